@@ -1,0 +1,81 @@
+"""The `heedful` command: parse, call, print. Commands are imported when they are run, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from heedful.errors import HeedfulError
+from heedful.progress import show_progress
+
+__all__ = ["main"]
+
+# Command -> (module, its line in `heedful --help`); the module is imported only when the command is run.
+_COMMANDS = {
+    "demo": ("heedful.cli.demo", "The whole pipeline on real retail data, ending in a report and recommendations."),
+    "prepare": ("heedful.cli.prepare", "Event log -> sequences."),
+    "embed": ("heedful.cli.embed", "Sequences -> item embeddings."),
+    "import": ("heedful.cli.embed", "Your own vectors -> item embeddings."),
+    "similar": ("heedful.cli.embed", "The neighbours of an item, with titles."),
+    "train": ("heedful.cli.train", "Sequences and embeddings -> model."),
+    "score": ("heedful.cli.rank", "Requests with candidates -> scores."),
+    "recommend": ("heedful.cli.rank", "Requests -> the best of the catalogue."),
+    "evaluate": ("heedful.cli.evaluate", "Split in time, train the models, compare them, write a report."),
+    "verify": ("heedful.cli.verify", "Check every byte of a finished folder against its manifest."),
+}
+_INTERRUPTED = 130
+
+
+class _Commands(click.Group):
+    """The commands, imported one at a time."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        commands: dict[str, click.Command] = importlib.import_module(_COMMANDS[cmd_name][0]).COMMANDS
+        return commands[cmd_name]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in _COMMANDS.items()])
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="heedful")
+@click.option("--quiet", is_flag=True, help="No progress on standard error.")
+def cli(quiet: bool) -> None:
+    """Personalised rankings from an event log.
+
+    Each stage reads finished folders and writes a new one: prepare, embed, train, then score, recommend or evaluate.
+    Every command explains its options with --help.
+    """
+    show_progress(not quiet)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command and exit: 0 done, 1 an error that the message explains, 2 wrong usage, 130 interrupted."""
+    sys.exit(_run(arguments))
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    try:
+        outcome: Any = cli.main(arguments, prog_name="heedful", standalone_mode=False)
+        return outcome if isinstance(outcome, int) else 0
+    except HeedfulError as error:
+        click.echo(f"heedful: {error}", err=True)
+        return 1
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("\nheedful: interrupted; no unfinished folder was left behind", err=True)
+        return _INTERRUPTED
+    except BrokenPipeError:
+        return 1

@@ -1,0 +1,67 @@
+"""`heedful embed`, `heedful import` and `heedful similar`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from heedful.cli.options import chosen, config_options, out_option, overwrite_option
+from heedful.embeddings.importing import read_embeddings
+from heedful.embeddings.skipgram import SkipGram, SkipGramConfig
+from heedful.embeddings.table import ItemEmbeddings
+from heedful.errors import InputError
+from heedful.events.catalog import describe
+from heedful.events.log import EventLog
+from heedful.folders import check_writable
+
+__all__ = ["COMMANDS"]
+
+
+@click.command("embed")
+@click.argument("sequences", type=click.Path())
+@out_option("the folder of embeddings")
+@config_options(SkipGramConfig)
+@overwrite_option
+def embed_command(sequences: str, out: str, overwrite: bool, **options: Any) -> None:
+    """Sequences -> item embeddings, by skip-gram with negative sampling."""
+    trainer = SkipGram(**chosen(options))
+    check_writable(out, kind="embeddings", overwrite=overwrite)
+    items = trainer.fit(EventLog.load(sequences))
+    items.save(out, overwrite=overwrite)
+    click.echo(f"{out}: {len(items):,} items, width {items.width}")
+    click.echo(f"next: heedful train {sequences} --embeddings {out} --out model/")
+
+
+@click.command("import")
+@click.argument("source", type=click.Path())
+@out_option("the folder of embeddings")
+@click.option("--ids", default=None, type=click.Path(), help="Ids of the rows of an .npy file: .txt, .parquet or .npy.")
+@overwrite_option
+def import_command(source: str, out: str, ids: str | None, overwrite: bool) -> None:
+    """Your own vectors -> item embeddings: .npy with --ids, Parquet, word2vec text or binary."""
+    check_writable(out, kind="embeddings", overwrite=overwrite)
+    items = read_embeddings(source, ids=ids)
+    items.save(out, overwrite=overwrite)
+    click.echo(f"{out}: {len(items):,} items, width {items.width}")
+
+
+@click.command("similar")
+@click.argument("item")
+@click.option("--embeddings", default="embeddings", show_default=True, type=click.Path(), help="Folder of embeddings.")
+@click.option("-k", default=10, show_default=True, help="Neighbours to list.")
+def similar_command(item: str, embeddings: str, k: int) -> None:
+    """The neighbours of ITEM by cosine, with titles."""
+    table = ItemEmbeddings.load(embeddings)
+    row = int(table.items.rows([item])[0])
+    if row < 0:
+        table.similar(item, k)  # raises, naming ids of similar spelling
+        raise InputError("the table does not have that item", got=repr(item))
+    found = table.similar(table.items.ids[row].as_py(), k)
+    click.echo(f"{item}  {describe(table.items, table.attributes, row)}")
+    for neighbour, cosine in found:
+        place = int(table.items.rows([neighbour])[0])
+        click.echo(f"  {cosine:6.3f}  {neighbour}  {describe(table.items, table.attributes, place)}")
+
+
+COMMANDS = {"embed": embed_command, "import": import_command, "similar": similar_command}

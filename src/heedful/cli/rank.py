@@ -1,0 +1,99 @@
+"""`heedful score` and `heedful recommend`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from heedful.embeddings.table import ItemEmbeddings
+from heedful.ranking.models import load_ranker
+from heedful.ranking.ranker import Ranker
+from heedful.recommending.requests import RankingReport, recommend_requests, score_requests
+
+__all__ = ["COMMANDS"]
+
+
+class _Gamma(click.ParamType):
+    """A number, or "none"."""
+
+    name = "NUMBER|none"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
+        if value == "none":
+            return "none"
+        try:
+            return float(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a number nor none", param, ctx)
+
+
+_pool_gamma = click.option(
+    "--pool-gamma",
+    default=0.0,
+    show_default=True,
+    type=_Gamma(),
+    help="How the candidates were chosen: in proportion to popularity ** this. 0: a whole catalogue or a hand-picked list. "
+    "none: the plain logit, without the sampling prior.",
+)
+_embeddings = click.option("--embeddings", default=None, type=click.Path(), help="Embeddings, when they were moved.")
+
+
+@click.command("score")
+@click.argument("model", type=click.Path())
+@click.argument("requests", type=click.Path())
+@click.option("--out", required=True, type=click.Path(), help="Parquet of scores: request_id, scores in candidate order.")
+@_pool_gamma
+@_embeddings
+def score_command(model: str, requests: str, out: str, pool_gamma: float | str, embeddings: str | None) -> None:
+    """Requests with candidates -> scores.
+
+    REQUESTS is Parquet: request_id, history (list of item ids, oldest first), candidates (list of item ids), and maybe
+    history_times (unix seconds) and history_kinds.
+    """
+    report = score_requests(_load(model, embeddings), requests, out, pool_gamma=_plain(pool_gamma))
+    _print(report, out, "candidates scored")
+
+
+@click.command("recommend")
+@click.argument("model", type=click.Path())
+@click.argument("requests", type=click.Path())
+@click.option("--out", required=True, type=click.Path(), help="Parquet of recommendations: request_id, items, scores.")
+@click.option("-k", default=10, show_default=True, help="Items for each request.")
+@click.option("--exclude-history/--no-exclude-history", default=True, show_default=True,
+              help="Leave out what the user already touched.")  # fmt: skip
+@_pool_gamma
+@_embeddings
+def recommend_command(
+    model: str, requests: str, out: str, k: int, exclude_history: bool, pool_gamma: float | str, embeddings: str | None
+) -> None:
+    """Requests -> the best of the catalogue.
+
+    REQUESTS is Parquet as for `heedful score`, without candidates.
+    """
+    ranker = _load(model, embeddings)
+    gamma = _plain(pool_gamma)
+    report = recommend_requests(ranker, requests, out, k=k, exclude_history=exclude_history, pool_gamma=gamma)
+    _print(report, out, "items recommended")
+
+
+def _load(model: str, embeddings: str | None) -> Ranker:
+    return load_ranker(model, embeddings=ItemEmbeddings.load(embeddings) if embeddings else None)
+
+
+def _plain(gamma: float | str) -> float | None:
+    return None if isinstance(gamma, str) else gamma
+
+
+def _print(report: RankingReport, out: str, what: str) -> None:
+    click.echo(f"{out}: {report.requests:,} requests, {report.candidates:,} {what}")
+    for count, meaning in (
+        (report.unknown_history, "past items are unknown to the model and were left out"),
+        (report.unknown_candidates, "candidates are unknown to the model and stand below all others"),
+        (report.empty, "requests have no known past item and are ranked by popularity"),
+    ):
+        if count:
+            click.echo(f"  {count:,} {meaning}")
+
+
+COMMANDS = {"score": score_command, "recommend": recommend_command}

@@ -1,0 +1,87 @@
+"""`heedful train`."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import click
+
+from heedful.cli.options import chosen, config_options, out_option, overwrite_option
+from heedful.embeddings.table import ItemEmbeddings
+from heedful.errors import ConfigError
+from heedful.events.log import EventLog
+from heedful.folders import check_writable
+from heedful.ranking.heuristics import WeightedSumConfig
+from heedful.ranking.models import MODELS
+from heedful.ranking.neural import AttentionConfig, AveragingConfig, NeuralRanker
+from heedful.ranking.ranker import Ranker
+
+__all__ = ["COMMANDS", "make_ranker"]
+
+
+@click.command("train")
+@click.argument("sequences", type=click.Path())
+@click.option("--embeddings", required=True, type=click.Path(), help="Folder of embeddings.")
+@out_option("the model folder")
+@click.option("--model", default="attention", show_default=True, type=click.Choice(list(MODELS)), help="Which ranker.")
+@click.option("--preset", default="default", show_default=True, type=click.Choice(["default", "paper"]),
+              help="paper: the settings of section 4.3, for a large log and patience.")  # fmt: skip
+@click.option("--resume", is_flag=True, help="Go on from the checkpoint that a killed run left beside --out.")
+@click.option("--pack", is_flag=True, help="Copy the embeddings into the model folder, so that it can be shipped alone.")
+@config_options(AttentionConfig, AveragingConfig, WeightedSumConfig)
+@overwrite_option
+def train_command(
+    sequences: str,
+    embeddings: str,
+    out: str,
+    model: str,
+    preset: str,
+    resume: bool,
+    pack: bool,
+    overwrite: bool,
+    **options: Any,
+) -> None:
+    """Sequences and embeddings -> model.
+
+    Options that a model does not have are refused. The checkpoint lies beside --out until the model is finished.
+    """
+    ranker = make_ranker(model, preset, chosen(options))
+    check_writable(out, kind="model", overwrite=overwrite)
+    log, items = EventLog.load(sequences), ItemEmbeddings.load(embeddings)
+    if isinstance(ranker, NeuralRanker):
+        checkpoints = Path(f"{Path(out)}.training")
+        ranker.fit(log, items, checkpoints=checkpoints, resume=resume)
+        ranker.save(out, overwrite=overwrite, pack=pack)
+        shutil.rmtree(checkpoints, ignore_errors=True)
+        assert ranker.report is not None
+        click.echo(
+            f"{out}: {model}, {ranker.n_parameters:,} parameters, {ranker.report.steps:,} steps, "
+            f"hold-out loss {ranker.report.best_loss:.4f} at step {ranker.report.best_step:,}"
+        )
+    else:
+        ranker.fit(log, items)
+        ranker.save(out, overwrite=overwrite, pack=pack)
+        click.echo(f"{out}: {model}")
+    click.echo(f"next: heedful recommend {out} requests.parquet --out recommendations.parquet -k 10")
+
+
+def make_ranker(model: str, preset: str, options: dict[str, Any]) -> Ranker:
+    """A ranker that is not yet fitted.
+
+    Raises:
+        ConfigError: an option that this model does not have, or a value out of range.
+    """
+    ranker_class = MODELS[model]
+    names = [field.name for field in dataclasses.fields(ranker_class.config_class)]
+    foreign = [f"--{name.replace('_', '-')}" for name in options if name not in names]
+    if foreign:
+        raise ConfigError(f"{model} does not have these options", got=", ".join(foreign), fix="leave them out")
+    if issubclass(ranker_class, NeuralRanker):
+        return ranker_class(preset=preset, **options)
+    return ranker_class(**options)
+
+
+COMMANDS = {"train": train_command}

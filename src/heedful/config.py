@@ -1,0 +1,45 @@
+"""Configuration: frozen keyword-only dataclasses whose fields carry their own help.
+
+A configuration stands beside its owner, is checked in `__post_init__`, is the only place where a default is written,
+becomes command-line options by itself (`heedful.cli`) and is saved with the result.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Self
+
+from heedful.errors import ConfigError
+
+__all__ = ["Config", "option", "require"]
+
+
+def option(default: Any, help: str) -> Any:
+    """A dataclass field with its default and the line of help that the command line shows."""
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+def require(condition: bool, name: str, *, got: object, expected: str) -> None:
+    """Raise `ConfigError` for option `name` unless `condition` holds."""
+    if not condition:
+        raise ConfigError(f"option {name!r} is out of range", got=repr(got), expected=expected)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Base of all configurations."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, fit for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The inverse of `to_dict`; a name that is no field is a `ConfigError`."""
+        known = [field.name for field in dataclasses.fields(cls)]
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise ConfigError(
+                f"unknown option for {cls.__name__}", got=", ".join(unknown), expected=f"one of {', '.join(known)}"
+            )
+        return cls(**values)

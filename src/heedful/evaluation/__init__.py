@@ -1,0 +1,1 @@
+"""Honest comparison: metrics, candidate pools made once for all models, paired differences."""

@@ -1,0 +1,173 @@
+"""Many models, the same users, the same pools: who ranks better, by how much, and how sure that is (paper, section 5)."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from heedful.errors import ConfigError, InputError
+from heedful.evaluation.measures import CATALOGUE, Measure, ModelResult, Values, measure_catalogue, measure_pools
+from heedful.evaluation.options import RECALL_CURVE, EvaluationConfig
+from heedful.evaluation.pools import Pools, distinct_items, drawable_items, make_pools
+from heedful.evaluation.results import Comparison, Estimate, Verdict, table_measures
+from heedful.evaluation.significance import PairedTest, holm, paired_tests
+from heedful.evaluation.sources import Model, source_of
+from heedful.events.log import EventLog
+from heedful.events.vocabulary import Vocabulary
+from heedful.progress import progress
+
+__all__ = ["Comparison", "Estimate", "EvaluationConfig", "Verdict", "compare"]
+
+
+def compare(
+    models: Mapping[str, Model],
+    future: EventLog,
+    *,
+    past: EventLog,
+    items: Vocabulary | None = None,
+    pools: Pools | None = None,
+    config: EvaluationConfig | None = None,
+) -> Comparison:
+    """Rank what the test users newly touched in `future` by each model, and compare the models over users.
+
+    A model sees a user's events in `past` and a list of candidates. The candidates of a pool are the same for all models
+    and stand in an order that tells nothing.
+
+    Args:
+        models: by name: a ranker; a function from (histories, candidates), in rows of the pools' items, to scores; or the
+            path of a Parquet file with the scores of `Pools.save_requests`.
+        future: the events after the cut, from `EventLog.split`.
+        past: the events before it.
+        items: the items that can be ranked, such as those of the embedding table; None for those of the past.
+        pools: pools made or loaded before; None to make them from the configuration.
+        config: sizes, seeds and levels; `cut` and `days` were for the split.
+
+    Raises:
+        ConfigError: no models, a pool larger than the catalogue.
+        InputError: nobody to test, the past reaches into the future, a model was trained on events of the future, or a
+            model gave scores of another shape or not finite.
+    """
+    if not models:
+        raise ConfigError("there is nothing to compare", got="no models", expected="one or more")
+    _refuse_leaks(models, past, future)
+    config = _fitted(config or EvaluationConfig(), past, items, pools)
+    if pools is None:
+        pools = make_pools(
+            past,
+            future,
+            gammas=config.gammas,
+            size=max(config.pool_sizes),
+            max_users=config.max_users,
+            kinds=config.kinds,
+            items=items,
+            seed=config.seed,
+        )
+    results = {name: _measure(name, model, pools, past, config) for name, model in models.items()}
+    verdicts = _verdicts(results, config)
+    lengths = past.histories.lengths[pools.past_rows]
+    return Comparison(config, pools, results, verdicts, (*pools.notes, *_notes(results, pools)), lengths)
+
+
+def _refuse_leaks(models: Mapping[str, Model], past: EventLog, future: EventLog) -> None:
+    if not past.n_events or not future.n_events:
+        raise InputError(f"the {'future' if past.n_events else 'past'} has no events", fix="choose another cut")
+    cut = int(future.histories.times.min())
+    if int(past.histories.times.max()) >= cut:
+        raise InputError("the past reaches into the future", fix="make both with EventLog.split")
+    for name, model in models.items():
+        last = getattr(model, "last_time", None)
+        if last is not None and last >= cut:
+            raise InputError(
+                f"{name!r} was trained on events of the test period",
+                got=f"training events up to {last} (unix seconds)",
+                expected=f"none at or after {cut}",
+                fix="fit it on the past alone",
+            )
+
+
+def _fitted(config: EvaluationConfig, past: EventLog, items: Vocabulary | None, pools: Pools | None) -> EvaluationConfig:
+    """The configuration with pool sizes filled in, or with what given pools prescribe."""
+    if pools is None:
+        return config.fitted(drawable_items(past, items, config.gammas))
+    config = replace(config, gammas=pools.gammas, seed=pools.seed).fitted(pools.size + 1)
+    if max(config.pool_sizes) > pools.size:
+        raise ConfigError(
+            "the pools that were given are too small",
+            got=f"{pools.size} negatives",
+            expected=f"at least {max(config.pool_sizes)}",
+            fix="make larger pools, or ask for smaller sizes",
+        )
+    return config
+
+
+def _measure(name: str, model: Model, pools: Pools, past: EventLog, config: EvaluationConfig) -> ModelResult:
+    assert config.pool is not None
+    source = source_of(name, model, pools, past)
+    result = ModelResult(name, corrected=Values() if getattr(model, "uses_prior", False) else None)
+    ks = tuple(sorted({*config.ks, *RECALL_CURVE}))
+    with progress(f"evaluating {name} in pools", len(pools) * len(pools.gammas), "users") as meter:
+        measure_pools(result, source, pools, size=config.pool, sizes=config.pool_sizes, ks=ks, meter=meter)
+    if source.ranks_catalogue:
+        users = pools.sample(config.catalogue_users)
+        touched = distinct_items(past, pools.past_rows, pools.items.rows(past.catalog.items.ids))
+        with progress(f"evaluating {name} on the catalogue", len(users), "users") as meter:
+            measure_catalogue(result, source, pools, touched, users=users, ks=config.ks, meter=meter)
+    return result
+
+
+def _verdicts(results: dict[str, ModelResult], config: EvaluationConfig) -> tuple[Verdict, ...]:
+    """All pairs of models in all measures of the tables; one family for Holm's correction."""
+    cases = [
+        (measure, first, second)
+        for measure in table_measures(config)
+        for first, second in itertools.combinations(results, 2)
+        if all(measure in results[name].best.by_user for name in (first, second))
+    ]
+    tests: dict[int, PairedTest] = {}
+    for numbers, differences in _groups(cases, results):
+        # So many flips that one test among all of them can still pass the corrected level.
+        flips = max(config.resamples, math.ceil(2 * len(cases) / config.alpha))
+        found = paired_tests(
+            differences, confidence=1 - config.alpha, resamples=config.resamples, seed=config.seed, flips=flips
+        )
+        tests |= dict(zip(numbers, found, strict=True))
+    corrected = holm([tests[number].p for number in range(len(cases))])
+    return tuple(
+        Verdict(*case, tests[number], p, _better(case, tests[number], p <= config.alpha))
+        for number, (case, p) in enumerate(zip(cases, corrected, strict=True))
+    )
+
+
+def _groups(cases: list[tuple[Measure, str, str]], results: dict[str, ModelResult]) -> list[tuple[list[int], np.ndarray]]:
+    """Differences of the cases that concern the same users, float64 [users, cases], with the numbers of the cases."""
+    groups: dict[bytes, list[int]] = {}
+    differences = [results[a].best.by_user[measure] - results[b].best.by_user[measure] for measure, a, b in cases]
+    for number, difference in enumerate(differences):
+        groups.setdefault(np.isfinite(difference).tobytes(), []).append(number)
+    return [
+        (numbers, np.stack([differences[n][np.isfinite(differences[n])] for n in numbers], axis=1))
+        for numbers in groups.values()
+    ]
+
+
+def _better(case: tuple[Measure, str, str], test: PairedTest, significant: bool) -> str | None:
+    if not significant:
+        return None
+    return case[1] if test.difference > 0 else case[2]
+
+
+def _notes(results: dict[str, ModelResult], pools: Pools) -> list[str]:
+    notes = [
+        "Metrics among sampled negatives can order models otherwise than metrics over the whole catalogue (Krichene and "
+        "Rendle, 2020, On sampled metrics for item recommendation); where the two disagree, trust the catalogue."
+    ]
+    for name, result in results.items():
+        if not any(measure.pool == CATALOGUE for measure in result.best.by_user):
+            notes.append(f"{name} is a file of scores for the pools, so it is not measured over the catalogue.")
+    if len(pools) < 100:
+        notes.append(f"Only {len(pools)} test users: differences have to be large to be seen at all.")
+    return notes

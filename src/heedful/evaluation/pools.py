@@ -1,0 +1,342 @@
+"""Who is tested, on what, against what: made once from a seed, the same for every model (paper, sections 5.1 and 5.3)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from heedful.errors import ConfigError, InputError, MismatchError
+from heedful.evaluation.sampling import draw_negatives, hide_positives, reveal_positives, stream_keys, weights
+from heedful.events.candidates import Candidates
+from heedful.events.histories import Histories, ragged_positions
+from heedful.events.log import EventLog
+from heedful.events.vocabulary import Vocabulary
+from heedful.folders import write_atomically
+
+__all__ = ["Pools", "distinct_items", "drawable_items", "make_pools"]
+
+# Purposes of random streams; those of the negatives are the gammas themselves, which are not negative.
+_CHOOSE_USERS, _HIDE = -1.0, -2.0
+
+
+@dataclass(frozen=True)
+class Pools:
+    """The test users, their positives, and negatives for each gamma; made by `make_pools`.
+
+    Attributes:
+        items: every item that can be ranked, [I]; rows below are rows of this vocabulary.
+        counts: distinct users of each item in the past, int64 [I]: the sum in equation 5 of the paper.
+        users: ids of the test users, [B].
+        user_rows: their rows in the future log, int64 [B].
+        past_rows: their rows in the past log, int64 [B].
+        positives: items that a user touches for the first time after the cut, in row order.
+        negatives: by gamma, distinct items drawn from P_gamma that the user touched neither before nor after the cut, in
+            the order in which they were drawn, so that the first n are a fair pool of n; int32 rows.
+        seed: the seed that, with the two logs, determines everything.
+        notes: what a reader of the results should know of how the users were chosen.
+    """
+
+    items: Vocabulary
+    counts: np.ndarray
+    users: pa.Array
+    user_rows: np.ndarray
+    past_rows: np.ndarray
+    positives: Candidates
+    negatives: dict[float, Candidates]
+    seed: int
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    @property
+    def gammas(self) -> tuple[float, ...]:
+        """The smoothing powers for which there are negatives."""
+        return tuple(self.negatives)
+
+    @property
+    def size(self) -> int:
+        """Negatives in the largest pool."""
+        return max((int(drawn.lengths.max(initial=0)) for drawn in self.negatives.values()), default=0)
+
+    def candidates(self, gamma: float, users: slice) -> Candidates:
+        """What a model is asked to rank: positives and negatives of some users, in an order that tells nothing."""
+        positives, negatives = self.positives.part(users), self.negatives[gamma].part(users)
+        pool = Candidates.from_lengths(positives.lengths + negatives.lengths, np.empty(0, np.int64))
+        rows = np.empty(pool.offsets[-1], np.int64)
+        first = np.zeros(len(rows), bool)
+        first[_starts(pool.offsets, positives)] = True
+        rows[first], rows[~first] = positives.rows, negatives.rows
+        return hide_positives(Candidates(pool.offsets, rows), positives.lengths, self._hiding(gamma, users))
+
+    def reveal(self, scores: np.ndarray, gamma: float, users: slice) -> np.ndarray:
+        """Put scores of `candidates` in the order: a user's positives, then its negatives as drawn."""
+        positives, negatives = self.positives.part(users), self.negatives[gamma].part(users)
+        offsets = positives.offsets + negatives.offsets
+        return reveal_positives(scores, offsets, positives.lengths, self._hiding(gamma, users))
+
+    def _hiding(self, gamma: float, users: slice) -> np.ndarray:
+        return stream_keys(self.seed, _HIDE - gamma, self.user_rows[users])
+
+    @cached_property
+    def hash(self) -> str:
+        """Hash of the items, the users, the positives and all negatives in their order."""
+        digest = hashlib.sha256()
+        for ids in (self.items.ids, self.users):
+            digest.update("\x00".join(map(str, ids.to_pylist())).encode() + b"\x01")
+        parts = [self.positives, *(self.negatives[gamma] for gamma in sorted(self.negatives))]
+        digest.update(json.dumps(sorted(self.negatives)).encode())
+        for part in parts:
+            digest.update(part.offsets.astype("<i8").tobytes())
+            digest.update(part.rows.astype("<i4").tobytes())
+        return digest.hexdigest()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a Parquet file: for each gamma and user the ids of the positives, and of the negatives as drawn."""
+        facts = {"seed": self.seed, "hash": self.hash, "notes": list(self.notes)}
+        listed = pa.list_(self.items.ids.type)
+        columns = {"gamma": pa.float64(), "user_id": self.users.type, "positives": listed, "negatives": listed}
+        schema = pa.schema(columns, metadata={"heedful.pools": json.dumps(facts)})
+        with write_atomically(path) as partial, pq.ParquetWriter(partial, schema) as writer:
+            for gamma in self.gammas:
+                for start in range(0, len(self), _USERS_AT_ONCE):
+                    writer.write_table(self._saved_part(gamma, slice(start, start + _USERS_AT_ONCE), schema))
+
+    def _saved_part(self, gamma: float, users: slice, schema: pa.Schema) -> pa.Table:
+        lists = [_as_lists(part.part(users), self.items) for part in (self.positives, self.negatives[gamma])]
+        ids = self.users[users]
+        return pa.table([pa.array(np.full(len(ids), gamma)), ids, *lists], schema=schema)
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike[str], past: EventLog, future: EventLog, *, items: Vocabulary | None = None
+    ) -> Pools:
+        """Read pools that were saved, for the same two logs and items; nothing is drawn again.
+
+        Raises:
+            InputError: no file of pools.
+            MismatchError: they were made for other logs or items, or changed since.
+        """
+        try:
+            table = pq.read_table(path)
+            facts = json.loads(table.schema.metadata[b"heedful.pools"])
+        except (OSError, pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{path} is no file of pools", got=error, expected="a file that `Pools.save` wrote") from error
+        universe, counts = _universe(past, items)
+        gammas = np.unique(table["gamma"].to_numpy())[::-1]
+        by_gamma = [table.filter(np.asarray(table["gamma"]) == gamma) for gamma in gammas]
+        users = by_gamma[0]["user_id"].combine_chunks()
+        pools = cls(
+            universe,
+            counts,
+            users,
+            future.users.rows(users),
+            past.users.rows(users),
+            _from_lists(by_gamma[0]["positives"], universe),
+            {float(g): _from_lists(part["negatives"], universe) for g, part in zip(gammas, by_gamma, strict=True)},
+            facts["seed"],
+            tuple(facts["notes"]),
+        )
+        if pools.hash != facts["hash"] or min(pools.user_rows.min(), pools.past_rows.min()) < 0:
+            raise MismatchError(
+                f"{path} does not belong to these logs", got=pools.hash, expected=facts["hash"], fix="make the pools anew"
+            )
+        return pools
+
+    def save_requests(self, path: str | os.PathLike[str], past: EventLog) -> None:
+        """Write every pool as batch-scoring requests, so that another system can answer them with a file of scores.
+
+        Parquet with request_id (integer), gamma, user_id, history, history_times and candidates. The answer has
+        request_id and scores, a list of numbers in candidate order; pass its path to `compare` as a model.
+        """
+        listed = pa.list_(self.items.ids.type)
+        past_ids = pa.list_(past.catalog.items.ids.type)
+        columns = {"request_id": pa.int64(), "gamma": pa.float64(), "user_id": self.users.type}
+        columns |= {"history": past_ids, "history_times": pa.list_(pa.int64()), "candidates": listed}
+        with write_atomically(path) as partial, pq.ParquetWriter(partial, pa.schema(columns)) as writer:
+            for number, gamma in enumerate(self.gammas):
+                for start in range(0, len(self), _USERS_AT_ONCE):
+                    users = slice(start, min(start + _USERS_AT_ONCE, len(self)))
+                    histories = self.histories(past, users)
+                    requests = [
+                        pa.array(np.arange(users.start, users.stop) + number * len(self)),
+                        pa.array(np.full(len(histories), gamma)),
+                        self.users[users],
+                        _as_lists(Candidates(histories.offsets, histories.items), past.catalog.items),
+                        pa.LargeListArray.from_arrays(histories.offsets, histories.times).cast(pa.list_(pa.int64())),
+                        _as_lists(self.candidates(gamma, users), self.items),
+                    ]
+                    writer.write_table(pa.table(requests, schema=pa.schema(columns)))
+
+    def sample(self, n: int) -> np.ndarray:
+        """Positions of `n` random test users, rising, int64; 0, or more than there are, for all."""
+        return _lottery(self.user_rows, self.seed, n or len(self))
+
+    def histories(self, past: EventLog, users: slice) -> Histories:
+        """What the test users did before the cut, in rows of the past log."""
+        return past.histories.take(self.past_rows[users])
+
+
+# Users whose pools are turned into ids at once: ten million ids at the paper's largest pools.
+_USERS_AT_ONCE = 1000
+
+
+def make_pools(
+    past: EventLog,
+    future: EventLog,
+    *,
+    gammas: tuple[float, ...],
+    size: int,
+    max_users: int = 0,
+    kinds: tuple[str, ...] = (),
+    items: Vocabulary | None = None,
+    seed: int = 0,
+) -> Pools:
+    """Choose the test users and draw their pools.
+
+    A test user has a past and, in the future, touches at least one of the items for the first time.
+
+    Args:
+        past: the events before the cut.
+        future: the events after it.
+        gammas: powers of popularity from which the negatives are drawn; 0 is uniform.
+        size: negatives in each pool; a user for whom fewer items are left is ranked against all of these.
+        max_users: a sample of so many test users; 0 for all.
+        kinds: kinds of future events that make a positive; none for all. What is touched in any way is no negative.
+        items: the items that can be ranked, such as those of an embedding table; None for those of the past. Items that
+            the past lacks can be positives, and negatives for gamma 0.
+        seed: makes the same pools again.
+
+    Raises:
+        ConfigError: a pool larger than the catalogue.
+        InputError: no test user.
+    """
+    universe, counts = _universe(past, items)
+    _check_size(size, gammas, counts)
+    to_universe = universe.rows(future.catalog.items.ids)
+    past_rows = past.users.rows(future.users.ids)
+    everybody = np.arange(len(future.users))
+    before = distinct_items(past, np.maximum(past_rows, 0), universe.rows(past.catalog.items.ids))
+    before = before.where((past_rows >= 0)[before.owners])
+    after = distinct_items(future, everybody, to_universe)
+    positives = _new_items(before, distinct_items(future.select(kinds), everybody, to_universe), len(universe))
+    chosen, notes = _choose(positives, past_rows, max_users, seed, future)
+    banned = _union(before.take(chosen), after.take(chosen), len(universe))
+    negatives = {g: draw_negatives(stream_keys(seed, g, chosen), weights(counts, g), banned, size) for g in gammas}
+    return Pools(
+        universe,
+        counts,
+        future.users.take(chosen),
+        chosen,
+        past_rows[chosen],
+        positives.take(chosen),
+        negatives,
+        seed,
+        (*notes, *_note_short_pools(negatives, size)),
+    )
+
+
+def drawable_items(past: EventLog, items: Vocabulary | None, gammas: tuple[float, ...]) -> int:
+    """How many items can be drawn as negatives for each of the gammas."""
+    _, counts = _universe(past, items)
+    return min(int((weights(counts, gamma) > 0).sum()) for gamma in gammas)
+
+
+def _universe(past: EventLog, items: Vocabulary | None) -> tuple[Vocabulary, np.ndarray]:
+    if items is None:
+        return past.catalog.items, np.asarray(past.catalog.users)
+    rows = past.catalog.items.rows(items.ids)
+    return items, np.where(rows >= 0, past.catalog.users[rows], 0)
+
+
+def _check_size(size: int, gammas: tuple[float, ...], counts: np.ndarray) -> None:
+    for gamma in gammas:
+        possible = int((weights(counts, gamma) > 0).sum())
+        if size >= possible:
+            raise ConfigError(
+                f"a pool of {size} negatives is larger than the catalogue",
+                got=f"{possible} items that gamma {gamma:g} can draw",
+                expected=f"fewer than {possible} negatives",
+                fix="choose a smaller pool; the metrics over the whole catalogue need none",
+            )
+
+
+def distinct_items(log: EventLog, users: np.ndarray, rows: np.ndarray) -> Candidates:
+    """Distinct items that each of `users` (rows of the log) touched, renumbered by `rows` (-1: left out), sorted."""
+    histories = log.histories.take(users).with_rows(rows)
+    return _sorted_distinct(Candidates(histories.offsets, histories.items), int(rows.max(initial=0)) + 1)
+
+
+def _sorted_distinct(touched: Candidates, n_items: int) -> Candidates:
+    keys = np.unique(touched.owners * n_items + touched.rows)
+    lengths = np.bincount(keys // n_items, minlength=len(touched))
+    return Candidates.from_lengths(lengths, keys % n_items)
+
+
+def _new_items(before: Candidates, after: Candidates, n_items: int) -> Candidates:
+    seen = np.isin(after.owners * n_items + after.rows, before.owners * n_items + before.rows)
+    return after.where(~seen)
+
+
+def _union(one: Candidates, other: Candidates, n_items: int) -> Candidates:
+    owners, rows = np.concatenate([one.owners, other.owners]), np.concatenate([one.rows, other.rows])
+    order = np.argsort(owners, kind="stable")
+    return _sorted_distinct(Candidates.from_lengths(one.lengths + other.lengths, rows[order]), n_items)
+
+
+def _choose(
+    positives: Candidates, past_rows: np.ndarray, max_users: int, seed: int, future: EventLog
+) -> tuple[np.ndarray, list[str]]:
+    """Rows in the future log of the test users, rising, and what to say of those left out."""
+    fit = (positives.lengths > 0) & (past_rows >= 0)
+    active = future.histories.lengths > 0
+    chosen = np.flatnonzero(fit)
+    if not len(chosen):
+        raise InputError(
+            "nobody can be tested: no user with a past touches a new item after the cut",
+            got=f"{int(active.sum())} users after the cut, {int((active & (past_rows >= 0)).sum())} of them with a past",
+            fix="choose an earlier cut or more days; ids must mean the same before and after the cut",
+        )
+    notes = [
+        f"{len(chosen)} of {int(active.sum())} users of the test period can be tested: "
+        f"{int((active & (past_rows < 0)).sum())} have no past, the others touch nothing new."
+    ]
+    if 0 < max_users < len(chosen):
+        chosen = chosen[_lottery(chosen, seed, max_users)]
+        notes.append(f"A random sample of {max_users} of them is tested.")
+    return chosen, notes
+
+
+def _lottery(users: np.ndarray, seed: int, n: int) -> np.ndarray:
+    """Places of `n` random users, rising; a smaller sample is part of a larger one."""
+    return np.sort(np.argsort(stream_keys(seed, _CHOOSE_USERS, users), kind="stable")[:n])
+
+
+def _note_short_pools(negatives: dict[float, Candidates], size: int) -> list[str]:
+    short = max(int((drawn.lengths < size).sum()) for drawn in negatives.values()) if negatives else 0
+    if not short:
+        return []
+    return [f"{short} users have touched so many items that fewer than {size} negatives are left; they meet all of them."]
+
+
+def _starts(offsets: np.ndarray, positives: Candidates) -> np.ndarray:
+    """Places of the positives where each user's positives stand first; int64."""
+    return ragged_positions(offsets[:-1], positives.lengths)
+
+
+def _as_lists(candidates: Candidates, items: Vocabulary) -> pa.Array:
+    ids = items.ids.take(pa.array(candidates.rows))
+    return pa.LargeListArray.from_arrays(pa.array(candidates.offsets), ids).cast(pa.list_(items.ids.type))
+
+
+def _from_lists(lists: pa.ChunkedArray, items: Vocabulary) -> Candidates:
+    array = lists.combine_chunks()
+    rows = items.rows(array.flatten())
+    return Candidates.from_lengths(np.diff(array.offsets.to_numpy()), rows.astype(np.int32))

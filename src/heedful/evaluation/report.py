@@ -1,0 +1,253 @@
+"""The report: one HTML file that opens anywhere, the figures as PNG and SVG, and the numbers as JSON and Parquet."""
+
+from __future__ import annotations
+
+import contextlib
+import html
+import json
+import os
+from collections.abc import Mapping
+from importlib import metadata
+
+import pyarrow.parquet as pq
+from matplotlib.figure import Figure
+
+from heedful.evaluation.figures import (
+    COLOURS,
+    GRID,
+    INK,
+    Panel,
+    depth_panels,
+    draw,
+    ndcg_panels,
+    recall_panels,
+    to_png,
+    to_svg,
+)
+from heedful.evaluation.measures import CATALOGUE, TOP, Measure, ModelResult, pool_name
+from heedful.evaluation.results import Comparison, estimate
+from heedful.evaluation.tables import Table
+from heedful.folders import new_folder
+
+__all__ = ["KIND", "write_report"]
+
+KIND = "report"
+_PACKAGES = ("heedful", "numpy", "numba", "torch", "pyarrow", "duckdb", "matplotlib")
+_DARK_COLOURS = ("#62b8ee", "#ff9656", "#35cfa2", "#e8a0cc", "#e6bd55", "#a5d5f5", "#b9bac1", "#ff8f9b")
+
+_INTRODUCTION = (
+    "What each test user touched for the first time after the cut is ranked among items that the user never touched. "
+    "Negatives are drawn without replacement in proportion to popularity to the power γ: γ = 1 is the hardest pool, γ = 0 "
+    "draws all items alike. Tied scores share their mean rank. A model trained on negatives from one γ is corrected "
+    "for the γ of the pool at hand; the same model without that correction stands beside it as “no prior”. All models meet "
+    "the same pools."
+)
+
+
+def write_report(
+    comparison: Comparison,
+    out: str | os.PathLike[str],
+    *,
+    depths: Mapping[int, ModelResult] | None = None,
+    facts: Mapping[str, str] | None = None,
+    title: str = "Recommenders compared",
+    overwrite: bool = False,
+) -> None:
+    """Write a report folder: report.html, figure-*.png and .svg, results.json, per_user.parquet and pools.parquet.
+
+    Args:
+        comparison: what `compare` found.
+        out: the folder to be made.
+        depths: results of the attention ranker by depth, in the same pools, for figure 4.
+        facts: lines for the head of the report, such as where the log lies and where it was cut.
+        title: of the page.
+        overwrite: replace a finished report.
+
+    Raises:
+        FolderError: the place is taken or cannot be written.
+    """
+    figures = {
+        "figure-2": ("NDCG against the number of negatives", ndcg_panels(comparison)),
+        "figure-3": ("Recall@K against K", recall_panels(comparison)),
+    }
+    if depths:
+        panels = depth_panels(depths, gamma=comparison.config.gammas[0], size=comparison.size, ks=comparison.config.ks)
+        figures["figure-4"] = ("Effect of depth on the attention ranker", panels)
+    with new_folder(out, kind=KIND, overwrite=overwrite) as folder:
+        for name, (_, panels) in figures.items():
+            figure = draw(panels)
+            (folder.path / f"{name}.png").write_bytes(to_png(figure))
+            (folder.path / f"{name}.svg").write_text(to_svg(figure, name=name), encoding="utf-8")
+        results = comparison.to_dict() | {"facts": dict(facts or {})}
+        (folder.path / "results.json").write_text(json.dumps(results, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        pq.write_table(comparison.per_user(), folder.path / "per_user.parquet")
+        comparison.pools.save(folder.path / "pools.parquet")
+        (folder.path / "report.html").write_text(_page(comparison, figures, facts or {}, title), encoding="utf-8")
+        folder.manifest["pools"] = comparison.pools.hash
+        folder.manifest["profile"] = {
+            name: {"scoring_seconds": round(result.scoring_seconds, 3), "ranking_seconds": round(result.ranking_seconds, 3)}
+            for name, result in comparison.results.items()
+        }
+
+
+def _page(
+    comparison: Comparison, figures: Mapping[str, tuple[str, list[Panel]]], facts: Mapping[str, str], title: str
+) -> str:
+    headline = comparison.verdict_table(metrics=("NDCG", f"NDCG@{TOP}"))
+    beyond = comparison.beyond_table()
+    sections = [
+        f"<header><h1>{html.escape(title)}</h1><p>{_INTRODUCTION}</p>{_facts(comparison, facts)}</header>",
+        _section("Who ranks best", _winners(comparison)),
+        _section(
+            "Accuracy", "<p>Means over users ± standard error.</p>" + _join(comparison.accuracy_tables()), _notes(comparison)
+        ),
+        *(_figure_section(name, heading, panels) for name, (heading, panels) in figures.items()),
+    ]
+    if comparison.verdicts:
+        every = f"<details><summary>All comparisons</summary>{comparison.verdict_table().html()}</details>"
+        sections.append(_section("Verdicts", headline.html(), every))
+    if beyond is not None:
+        sections.append(_section("Beyond accuracy", beyond.html()))
+    sections.append(_section("For whom, and for what", _join(comparison.class_tables())))
+    sections.append(_section("How to get these numbers again", _origin(comparison)))
+    return _PAGE.format(title=html.escape(title), style=_style(), body="\n".join(sections))
+
+
+def _section(heading: str, *parts: str) -> str:
+    return f"<section><h2>{html.escape(heading)}</h2>{''.join(parts)}</section>"
+
+
+def _join(tables: list[Table]) -> str:
+    return "".join(table.html() for table in tables)
+
+
+def _facts(comparison: Comparison, facts: Mapping[str, str]) -> str:
+    pools = comparison.pools
+    lines = {
+        **facts,
+        "Test users": f"{len(pools):,}, with {pools.positives.lengths.mean():.2f} new items each on average",
+        "Items": f"{len(pools.items):,}",
+        "Pools": f"{comparison.size:,} negatives in the tables; hash {pools.hash[:16]}; seed {pools.seed}",
+    }
+    return _definitions(lines)
+
+
+def _definitions(lines: Mapping[str, str]) -> str:
+    return "<dl>" + "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in lines.items()) + "</dl>"
+
+
+def _winners(comparison: Comparison) -> str:
+    """For each pool the model with the highest NDCG, and which of the others it is shown to beat."""
+    size = comparison.size
+    measures = [Measure(pool_name(g), size, "NDCG") for g in comparison.config.gammas] + [
+        Measure(CATALOGUE, 0, f"NDCG@{TOP}")
+    ]
+    lines = []
+    for measure in measures:
+        found = {name: estimate(result.best, measure) for name, result in comparison.results.items()}
+        means = {name: value.mean for name, value in found.items() if value is not None}
+        if means:
+            best = max(means, key=lambda name: means[name])
+            where, name = html.escape(str(measure)), html.escape(best)
+            lines.append(f"<li>{where}: <strong>{name}</strong> ({means[best]:.4f}){_beats(comparison, measure, best)}</li>")
+    return f"<ul>{''.join(lines)}</ul>"
+
+
+def _beats(comparison: Comparison, measure: Measure, best: str) -> str:
+    about = [v for v in comparison.verdicts if v.measure == measure and best in (v.first, v.second)]
+    even = [v.second if v.first == best else v.first for v in about if v.better is None]
+    if not about:
+        return ""
+    if not even:
+        return f", better than each of the others at level {comparison.config.alpha:g}"
+    return html.escape(f"; no difference to {', '.join(even)} is shown at level {comparison.config.alpha:g}")
+
+
+def _notes(comparison: Comparison) -> str:
+    return '<ul class="notes">' + "".join(f"<li>{html.escape(note)}</li>" for note in comparison.notes) + "</ul>"
+
+
+def _figure_section(name: str, heading: str, panels: list[Panel]) -> str:
+    drawn = "".join(f'<div class="panel">{_inline(draw([panel]), f"{name}-{n}")}</div>' for n, panel in enumerate(panels))
+    number = name.removeprefix("figure-")
+    caption = f"As figure {number} of the paper. Bands: 95 % over users."
+    if any(line.dashed for panel in panels for line in panel.lines):
+        caption += " Dashed: the same model without its prior."
+    return _section(heading, f'<figure><div class="panels">{drawn}</div><figcaption>{caption}</figcaption></figure>')
+
+
+def _inline(figure: Figure, name: str) -> str:
+    """SVG for the page: without the XML head, scaling with its place, in the colours of the page."""
+    svg = to_svg(figure, name=name)
+    svg = svg[svg.index("<svg") :]
+    for colour, variable in ((INK, "ink"), (GRID, "grid"), *((c, f"c{n}") for n, c in enumerate(COLOURS))):
+        svg = svg.replace(colour, f"var(--{variable})")
+    return svg.replace("<svg ", '<svg role="img" ', 1)
+
+
+def _origin(comparison: Comparison) -> str:
+    versions = {}
+    for package in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    options = {name: json.dumps(value) for name, value in comparison.config.to_dict().items()}
+    pools = {"Seed": str(comparison.pools.seed), "Hash of the pools": comparison.pools.hash}
+    software = {"Versions": ", ".join(f"{name} {version}" for name, version in versions.items())}
+    return _definitions(pools | software) + f"<details><summary>All options</summary>{_definitions(options)}</details>"
+
+
+def _style() -> str:
+    light = "".join(f"--c{n}:{colour};" for n, colour in enumerate(COLOURS))
+    dark = "".join(f"--c{n}:{colour};" for n, colour in enumerate(_DARK_COLOURS))
+    return (
+        f":root{{color-scheme:light dark;--ink:{INK};--grid:{GRID};--page:#fff;--mark:#eaf5ef;--quiet:#5c5e66;{light}}}"
+        "@media (prefers-color-scheme:dark){"
+        f":root{{--ink:#e7e8ec;--grid:#3b3d45;--page:#15161a;--mark:#1d3329;--quiet:#a6a8b0;{dark}}}}}" + _RULES
+    )
+
+
+_RULES = """
+*{box-sizing:border-box}
+body{margin:0 auto;padding:1rem;max-width:76rem;background:var(--page);color:var(--ink);
+ font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
+h1{font-size:1.6rem;line-height:1.2;margin:.5rem 0}h2{font-size:1.2rem;margin:2.2rem 0 .6rem}
+p,li{max-width:48rem}figure{margin:1rem 0}
+figcaption{color:var(--quiet);font-size:.9rem;max-width:48rem}
+.scroll{overflow-x:auto}
+table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.9rem;margin:.3rem 0}
+table.wide{font-size:.84rem}.wide th,.wide td{padding:.25rem .5rem}
+th,td{padding:.3rem .7rem;border-bottom:1px solid var(--grid);text-align:right;white-space:nowrap}
+th:first-child{text-align:left;position:sticky;left:0;background:var(--page)}
+tr.marked>*{background:var(--mark)}
+tr.marked>th:first-child{background:var(--mark)}
+tbody th{font-weight:600}
+dl{display:grid;grid-template-columns:minmax(7rem,max-content) 1fr;gap:.2rem 1rem;font-size:.9rem}
+dt{color:var(--quiet)}dd{margin:0;overflow-wrap:anywhere}
+.panels{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,20rem),1fr));gap:1rem}
+.panel svg{width:100%;height:auto;max-width:32rem;display:block}
+summary{cursor:pointer;padding:.4rem 0}
+.notes{padding-left:1.2rem}
+.error{color:var(--quiet)}
+@media (max-width:40rem){
+ th,td{padding:.3rem .25rem}thead th{font-size:.78rem}th:first-child{max-width:6.6rem;white-space:normal}
+ table:not(.wide) .error{display:block;font-size:.85em}
+ .wide thead{display:none}.wide,.wide tbody,.wide tr,.wide th,.wide td{display:block}
+ .wide tr{padding:.4rem 0;border-bottom:1px solid var(--grid)}
+ .wide th,.wide td{border:0;padding:.1rem .3rem;text-align:left;white-space:normal;max-width:none}
+ .wide td{display:flex;justify-content:space-between;gap:1rem}.wide td::before{content:attr(data-label);color:var(--quiet)}
+}
+"""
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+{body}
+</body>
+</html>
+"""

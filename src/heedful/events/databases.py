@@ -1,0 +1,240 @@
+"""Tables of databases by URL: DuckDB attached, SQLite and PostgreSQL streamed; all of them read-only.
+
+DuckDB has extensions for the latter two, but fetches them from the internet at run time; SQLite comes with Python, and
+PostgreSQL needs the extra `postgres`.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
+
+import duckdb
+import pyarrow as pa
+
+from heedful.errors import InputError, MissingExtraError
+from heedful.events.session import Session, identifier, literal
+
+__all__ = ["TableUrl", "open_table", "split_url"]
+
+_BATCH_ROWS = 65_536
+_SCHEMES = {"duckdb": "duckdb", "sqlite": "sqlite", "postgresql": "postgresql", "postgres": "postgresql"}
+_EXAMPLES = "duckdb:///shop.db?table=events, sqlite:///shop.db?table=events, postgresql://user@host/shop?table=events"
+_OID_TYPES = {20: pa.int64(), 21: pa.int64(), 23: pa.int64(), 700: pa.float64(), 701: pa.float64(), 17: pa.binary()}
+
+Opened = tuple[dict[str, Any], list[str], Callable[[Sequence[str]], str]]
+
+
+@dataclass(frozen=True, repr=False)
+class TableUrl:
+    """A table of a database.
+
+    Attributes:
+        system: "duckdb", "sqlite" or "postgresql".
+        url: the URL without the table; holds the password.
+        table: name of the table, maybe with its schema before a dot.
+
+    """
+
+    system: str
+    url: str
+    table: str
+
+    @property
+    def masked(self) -> str:
+        """The URL with `***` for the password, fit to be shown."""
+        masked = re.sub(r"(://[^/@:]*):[^/]*@", r"\1:***@", self.url)
+        return re.sub(r"(?i)([?&]pass[a-z]*=)[^&]*", r"\1***", masked)
+
+    @property
+    def file(self) -> Path:
+        """The database file: relative after three slashes, absolute after four, or absolute after three if it is there.
+
+        Raises:
+            InputError: no such file.
+
+        """
+        path = unquote(urlsplit(self.url).path)
+        places = [Path(path.removeprefix("/")), Path(path)]
+        found = next((place for place in places if place.is_file()), None)
+        if found is None:
+            raise InputError(
+                f"there is no database file {path.removeprefix('/')}", fix="check the path; an absolute one has four slashes"
+            )
+        return found
+
+    def without_secrets(self, text: str) -> str:
+        """A message of the database with the password replaced."""
+        parts = urlsplit(self.url)
+        secrets = [parts.password, unquote(parts.password or "")]
+        secrets += [value for key, value in parse_qsl(parts.query) if key.lower().startswith("pass")]
+        for secret in filter(None, secrets):
+            text = text.replace(secret, "***")
+        return " ".join(text.split())
+
+
+def split_url(source: str) -> TableUrl | None:
+    """The table that a URL names; None for what is no URL.
+
+    Raises:
+        InputError: a scheme that is not read here, or no table.
+
+    """
+    if not (match := re.match(r"([A-Za-z][A-Za-z0-9]+)(\+[a-z0-9]+)?://", source)):
+        return None
+    parts = urlsplit(source)
+    system = _SCHEMES.get(match[1].lower())
+    if system is None:
+        raise InputError("a URL of this kind is not read here", got=f"{match[1]}://", expected=_EXAMPLES)
+    options = parse_qsl(parts.query)
+    table = dict(options).get("table")
+    rest = urlencode([(key, value) for key, value in options if key != "table"])
+    url = TableUrl(system, f"{system}://{parts.netloc}{parts.path}{'?' if rest else ''}{rest}", table or "")
+    if not table:
+        raise InputError("the URL names no table", got=url.masked, expected=_EXAMPLES, fix="add ?table=name")
+    return url
+
+
+def open_table(url: TableUrl, session: Session) -> Opened:
+    """Open a table: its description for the manifest, its columns, and SQL for a part of them.
+
+    Raises:
+        InputError: no such database or table, or no access.
+        MissingExtraError: psycopg is not installed.
+
+    """
+    opened = {"duckdb": _open_duckdb, "sqlite": _open_sqlite, "postgresql": _open_postgresql}[url.system](url, session)
+    return {"type": url.system, "url": url.masked, "table": url.table}, *opened
+
+
+def _open_duckdb(url: TableUrl, session: Session) -> tuple[list[str], Callable[[Sequence[str]], str]]:
+    database = session.free_name()
+    try:
+        session.run(f"ATTACH {literal(str(url.file))} AS {identifier(database)} (READ_ONLY)")
+    except duckdb.Error as error:
+        raise _no_access(url, error) from error
+    tables = session.run(
+        "SELECT table_schema, table_name FROM information_schema.tables "
+        f"WHERE table_catalog = {literal(database)} ORDER BY ALL"
+    )
+    parts = _table_parts(url.table)
+    wanted = [("main", url.table), tuple(parts) if len(parts) > 1 else ("main", parts[0])]
+    found = next((table for table in wanted if table in tables), None)
+    if found is None:
+        raise _no_table(url, [f"{schema}.{name}" if schema != "main" else name for schema, name in tables])
+    relation = ".".join(identifier(part) for part in (database, *found))
+    return session.names(relation), lambda _: relation
+
+
+def _open_sqlite(url: TableUrl, session: Session) -> tuple[list[str], Callable[[Sequence[str]], str]]:
+    place = f"{url.file.resolve().as_uri()}?mode=ro"
+    try:
+        # The rows are fetched by threads of DuckDB, one after the other.
+        connection = sqlite3.connect(place, uri=True, check_same_thread=False)
+        session.closing.callback(connection.close)
+        tables = [
+            r[0] for r in connection.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view') ORDER BY 1")
+        ]
+        table = next((name for name in (url.table, *_table_parts(url.table)[-1:]) if name in tables), None)
+        if table is None:
+            raise _no_table(url, tables)
+        names = [row[0] for row in connection.execute(f"SELECT * FROM {identifier(table)} LIMIT 0").description]
+    except sqlite3.Error as error:
+        raise _no_access(url, error) from error
+
+    def relation(chosen: Sequence[str]) -> str:
+        schema = _sqlite_schema(connection, table, chosen)
+        columns = ", ".join(_sqlite_column(field) for field in schema)
+        cursor = connection.execute(f"SELECT {columns} FROM {identifier(table)}")
+        return session.register(pa.RecordBatchReader.from_batches(schema, _batches(cursor, schema)))
+
+    return names, relation
+
+
+def _sqlite_schema(connection: sqlite3.Connection, table: str, names: Sequence[str]) -> pa.Schema:
+    """Types of columns by what they hold, since a declared type binds nothing in SQLite."""
+    held = ", ".join(f"group_concat(DISTINCT typeof({identifier(name)}))" for name in names)
+    row = connection.execute(f"SELECT {held} FROM {identifier(table)}").fetchone()
+    return pa.schema([(name, _sqlite_type(set((kinds or "").split(",")))) for name, kinds in zip(names, row, strict=True)])
+
+
+def _sqlite_type(kinds: set[str]) -> pa.DataType:
+    kinds = kinds - {"null", ""}
+    if kinds and kinds <= {"integer", "real"}:
+        return pa.float64() if "real" in kinds else pa.int64()
+    return pa.binary() if kinds == {"blob"} else pa.string()
+
+
+def _sqlite_column(field: pa.Field) -> str:
+    name = identifier(field.name)
+    return f"CAST({name} AS TEXT)" if pa.types.is_string(field.type) else name
+
+
+def _open_postgresql(url: TableUrl, session: Session) -> tuple[list[str], Callable[[Sequence[str]], str]]:
+    try:
+        import psycopg
+        from psycopg import sql
+    except ImportError as error:
+        raise MissingExtraError("psycopg", "postgres") from error
+    table = sql.Identifier(*_table_parts(url.table))
+    try:
+        connection = psycopg.connect(url.url)
+        session.closing.callback(connection.close)
+        connection.read_only = True
+        connection.execute("SET TIME ZONE 'UTC'")
+        connection.execute("SET DateStyle = 'ISO'")
+        columns = connection.execute(sql.SQL("SELECT * FROM {} LIMIT 0").format(table)).description or []
+    except psycopg.errors.UndefinedTable:
+        listing = (
+            "SELECT schemaname || '.' || tablename FROM pg_tables WHERE schemaname !~ '^(pg_|information_s)' ORDER BY 1"
+        )
+        connection.rollback()
+        raise _no_table(url, [row[0] for row in connection.execute(listing)]) from None
+    except psycopg.Error as error:
+        # The original error may quote the URL with its password.
+        raise _no_access(url, error) from None
+    types = {column.name: _OID_TYPES.get(column.type_code, pa.string()) for column in columns}
+
+    def relation(chosen: Sequence[str]) -> str:
+        schema = pa.schema([(name, types[name]) for name in chosen])
+        texts = [sql.SQL("{}::text" if pa.types.is_string(f.type) else "{}").format(sql.Identifier(f.name)) for f in schema]
+        # A named cursor stays on the server, which sends the rows by and by.
+        cursor = connection.cursor(name="heedful")
+        session.closing.callback(cursor.close)
+        try:
+            cursor.execute(sql.SQL("SELECT {} FROM {}").format(sql.SQL(", ").join(texts), table))
+        except psycopg.Error as error:
+            raise _no_access(url, error) from None
+        return session.register(pa.RecordBatchReader.from_batches(schema, _batches(cursor, schema)))
+
+    return list(types), relation
+
+
+def _batches(cursor: Any, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    while rows := cursor.fetchmany(_BATCH_ROWS):
+        columns = zip(*rows, strict=True)
+        arrays = [pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)]
+        yield pa.record_batch(arrays, schema=schema)
+
+
+def _table_parts(table: str) -> list[str]:
+    """`schema.table` in its parts; a part in double quotes may hold a dot."""
+    parts = re.findall(r'"(?:[^"]|"")+"|[^."]+', table)
+    return [part[1:-1].replace('""', '"') if part.startswith('"') else part for part in parts] or [table]
+
+
+def _no_table(url: TableUrl, present: Sequence[str]) -> InputError:
+    return InputError(f"{url.masked} has no table {url.table!r}", got=f"the tables {', '.join(present) or '(none)'}")
+
+
+def _no_access(url: TableUrl, error: BaseException) -> InputError:
+    return InputError(
+        f"{url.masked} cannot be read",
+        got=url.without_secrets(str(error)),
+        fix="check address, rights and password",
+    )

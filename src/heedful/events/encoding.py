@@ -1,0 +1,156 @@
+"""From validated rows to the files of a folder of sequences, all of it streamed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from heedful.errors import InputError
+from heedful.events.session import Session
+from heedful.progress import progress
+
+__all__ = ["Encoded", "encode", "write_items", "write_parquet"]
+
+_MOST_KINDS = 255
+_ROW_GROUP = 131_072
+
+
+@dataclass
+class Encoded:
+    """What the encoding of events found, in the words of `EventLog.facts`."""
+
+    n_events: int
+    n_users: int
+    n_items: int
+    kinds: tuple[str, ...]
+    first_time: int
+    last_time: int
+    duplicates: int
+
+
+def encode(session: Session, folder: Path) -> Encoded:
+    """Write `users.parquet`, `offsets.npy`, `items.npy`, `times.npy` and `kinds.npy` from the tables of `validate`.
+
+    Raises:
+        InputError: more than 255 kinds of events.
+
+    """
+    kinds = _name_kinds(session)
+    session.run(
+        "CREATE TABLE users AS SELECT user_id, (row_number() OVER (ORDER BY user_id) - 1)::INTEGER AS row "
+        "FROM (SELECT DISTINCT user_id FROM kept)"
+    )
+    session.run(
+        "CREATE TABLE coded AS SELECT users.row AS user, items.row AS item, kept.moment, kind_codes.code AS kind "
+        "FROM kept JOIN users USING (user_id) JOIN items USING (item_id) JOIN kind_codes USING (kind)"
+    )
+    n_events, n_users, n_items = (int(session.value(f"SELECT count(*) FROM {t}")) for t in ("coded", "users", "items"))
+    write_parquet(session, "SELECT user_id FROM users ORDER BY row", folder / "users.parquet")
+    encoded = Encoded(n_events, n_users, n_items, kinds, 2**62, 0, 0)
+    _write_events(session, folder, encoded)
+    return encoded
+
+
+def write_items(session: Session, folder: Path, *, attributes: bool) -> None:
+    """Write `items.parquet` from the tables `items` and `coded`, and with `attributes` from the table of that name."""
+    session.run(
+        "CREATE TABLE reach AS SELECT item, count(*) AS users FROM (SELECT DISTINCT user, item FROM coded) GROUP BY item"
+    )
+    more = ", attributes.* EXCLUDE (item_id)" if attributes else ""
+    join = "LEFT JOIN attributes ON attributes.item_id = items.item_id" if attributes else ""
+    write_parquet(
+        session,
+        f"SELECT items.item_id, items.events, reach.users{more} FROM items JOIN reach ON reach.item = items.row {join} "
+        "ORDER BY items.row",
+        folder / "items.parquet",
+    )
+
+
+def write_parquet(session: Session, sql: str, path: Path) -> None:
+    """Stream a result into a Parquet file whose bytes depend on the rows and their order alone."""
+    with pq.ParquetWriter(path, session.schema(sql)) as writer:
+        for table in _regroup(session.batches(sql), _ROW_GROUP):
+            writer.write_table(table)
+
+
+def _regroup(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
+    """The same rows in tables of exactly `rows` rows each but the last, whatever the sizes of the batches."""
+    waiting: list[pa.RecordBatch] = []
+    for batch in batches:
+        waiting.append(batch)
+        while sum(map(len, waiting)) >= rows:
+            table = pa.Table.from_batches(waiting)
+            yield table.slice(0, rows).combine_chunks()
+            waiting = table.slice(rows).to_batches()
+    if waiting:
+        yield pa.Table.from_batches(waiting).combine_chunks()
+
+
+class _ArrayFile:
+    """An .npy file of known length, written piece by piece: what `numpy.save` writes, without the array in memory."""
+
+    def __init__(self, path: Path, length: int, dtype: type[np.generic]) -> None:
+        self._dtype, self._left = np.dtype(dtype), length
+        self._stream = path.open("wb")
+        header = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False, "shape": (length,)}
+        np.lib.format.write_array_header_1_0(self._stream, header)
+
+    def append(self, values: np.ndarray) -> None:
+        self._left -= len(values)
+        self._stream.write(np.ascontiguousarray(values, self._dtype).data)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stream.close()
+        assert error is not None or self._left == 0, "as many values as announced"
+
+
+def _name_kinds(session: Session) -> tuple[str, ...]:
+    """Make `kind_codes`; the kinds, most frequent first."""
+    kinds = [row[0] for row in session.run("SELECT kind FROM kept GROUP BY kind ORDER BY count(*) DESC, kind LIMIT 1000")]
+    if len(kinds) > _MOST_KINDS:
+        raise InputError(
+            "too many kinds of events",
+            got=f"{len(kinds)}{'+' if len(kinds) == 1000 else ''} ({', '.join(kinds[:5])}, ...)",
+            expected=f"at most {_MOST_KINDS}",
+            fix="name the right column with event_column, or keep the ones that count with kinds",
+        )
+    codes = session.register(pa.table({"kind": pa.array(kinds, pa.string()), "code": np.arange(len(kinds), dtype=np.uint8)}))
+    session.run(f"CREATE TABLE kind_codes AS FROM {codes}")
+    return tuple(kinds)
+
+
+def _write_events(session: Session, folder: Path, encoded: Encoded) -> None:
+    rows = session.batches("SELECT user, moment, item, kind FROM coded ORDER BY user, moment, item, kind")
+    before: np.ndarray = np.full((4, 1), -1, np.int64)
+    position = 0
+    with (
+        _ArrayFile(folder / "offsets.npy", encoded.n_users + 1, np.int64) as offsets,
+        _ArrayFile(folder / "items.npy", encoded.n_events, np.int32) as items,
+        _ArrayFile(folder / "times.npy", encoded.n_events, np.int64) as times,
+        _ArrayFile(folder / "kinds.npy", encoded.n_events, np.uint8) as kinds,
+        progress("encoding", encoded.n_events, "events") as meter,
+    ):
+        for batch in rows:
+            block = np.stack([column.to_numpy().astype(np.int64) for column in batch.columns])
+            steps = np.diff(np.concatenate([before, block], axis=1), axis=1)
+            offsets.append(np.flatnonzero(steps[0]) + position)
+            encoded.duplicates += int((~steps.any(axis=0)).sum())
+            seconds = block[1] // 10**9
+            encoded.first_time = min(encoded.first_time, int(seconds.min()))
+            encoded.last_time = max(encoded.last_time, int(seconds.max()))
+            items.append(block[2])
+            times.append(seconds)
+            kinds.append(block[3])
+            before, position = block[:, -1:], position + block.shape[1]
+            meter.advance(block.shape[1])
+        offsets.append(np.array([position]))

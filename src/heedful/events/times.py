@@ -1,0 +1,116 @@
+"""Times: from numbers, text, dates and timestamps to nanoseconds since 1970, as SQL.
+
+A time is read into one of three columns: `whole` (BIGINT) and `real` (DOUBLE) hold numbers whose unit is found later
+from all of them, `moment` (BIGINT, nanoseconds) holds what needs no unit. Times that are readable but out of range
+are -1 in the end, unreadable ones NULL.
+"""
+
+from __future__ import annotations
+
+import re
+
+from heedful.errors import InputError
+from heedful.events.session import Session, identifier
+
+__all__ = ["NANOSECONDS", "find_unit", "moment_as_sql", "time_as_sql"]
+
+NANOSECONDS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
+_LAST = 4_102_444_800  # 2100-01-01 in unix seconds
+_INTEGERS = frozenset({"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"})
+_TIMESTAMPS = re.compile(r"DATE|TIMESTAMP(_S|_MS|_NS|TZ|TZ_NS)?( WITH TIME ZONE)?")
+# The magnitude of numbers after March 1973 and before the year 5138 tells their unit.
+_UPPER = (("s", 1e11), ("ms", 1e14), ("us", 1e17))
+
+
+def time_as_sql(column: str, kind: str) -> tuple[str, str, str]:
+    """SQL of `whole`, `real` and `moment` for a column of DuckDB type `kind`.
+
+    Raises:
+        InputError: the type is no time.
+
+    """
+    name = identifier(column)
+    if kind in _INTEGERS:
+        return f"{name}::BIGINT", "NULL::DOUBLE", "NULL::BIGINT"
+    if kind == "UBIGINT":
+        return f"least({name}, {2**63 - 1})::BIGINT", "NULL::DOUBLE", "NULL::BIGINT"
+    if kind in ("FLOAT", "DOUBLE", "HUGEINT", "UHUGEINT") or kind.startswith("DECIMAL("):
+        return "NULL::BIGINT", f"{name}::DOUBLE", "NULL::BIGINT"
+    if _TIMESTAMPS.fullmatch(kind):
+        return "NULL::BIGINT", "NULL::DOUBLE", _timestamp(name, kind)
+    if kind in ("VARCHAR", "NULL", '"NULL"') or kind.startswith("ENUM("):
+        return _text(f"trim({name}::VARCHAR)")
+    raise InputError(
+        f"the column {column!r} has a type that cannot be a time",
+        got=kind,
+        expected="numbers, ISO text, dates or timestamps",
+        fix="name another column with time_column",
+    )
+
+
+def find_unit(session: Session, table: str) -> str:
+    """The unit of the numbers in `whole` and `real`: that of the median magnitude; "s" when there are none.
+
+    Raises:
+        InputError: all numbers read like calendar dates (20240131), which are no unix times.
+
+    """
+    value = "coalesce(whole::DOUBLE, real)"
+    counts = ", ".join(f"count(*) FILTER (v < {limit})" for _, limit in _UPPER)
+    total, dates, *below = session.run(
+        f"SELECT count(*), count(*) FILTER ({_LOOKS_LIKE_A_DATE}), {counts} "
+        f"FROM (SELECT abs({value}) AS v FROM {table}) WHERE isfinite(v)"
+    )[0]
+    if total and dates == total:
+        raise InputError(
+            "the times read like calendar dates written as numbers",
+            expected="unix times, ISO text, dates or timestamps",
+            fix="convert them (20240131 to 2024-01-31), or set time_unit if they are unix times after all",
+        )
+    return next((unit for (unit, _), n in zip(_UPPER, below, strict=True) if 2 * n >= total), "ns")
+
+
+def moment_as_sql(unit: str) -> str:
+    """SQL of nanoseconds since 1970, from the columns `whole`, `real` and `moment`; -1 for what is out of range."""
+    factor = NANOSECONDS[unit]
+    last = _LAST * 10**9 // factor
+    # Clamped, as nothing promises that the product is only taken of numbers that are in range.
+    within = f"greatest(least(whole, {last}), 0)"
+    return (
+        "CASE WHEN moment IS NOT NULL THEN moment "
+        f"WHEN whole IS NOT NULL THEN CASE WHEN whole BETWEEN 0 AND {last} THEN {within} * {factor} ELSE -1 END "
+        "WHEN isnan(real) THEN NULL "
+        f"WHEN real IS NOT NULL THEN CASE WHEN real BETWEEN 0 AND {last} THEN try_cast(round(real * {factor}) AS BIGINT) ELSE -1 END "
+        "END"
+    )
+
+
+_LOOKS_LIKE_A_DATE = (
+    "v BETWEEN 19700101 AND 20991231 AND floor(v / 100) % 100 BETWEEN 1 AND 12 AND floor(v) % 100 BETWEEN 1 AND 31"
+)
+
+
+def _timestamp(value: str, kind: str) -> str:
+    # The range is checked first: nanoseconds since 1970 overflow before the year 1678 and after 2262.
+    precise = f"{value}::TIMESTAMP" if kind == "DATE" else value
+    return (
+        f"CASE WHEN {value} BETWEEN '1970-01-01'::{kind} AND '2100-01-01'::{kind} THEN epoch_ns({precise}) "
+        f"WHEN {value} IS NOT NULL THEN -1 END"
+    )
+
+
+def _text(value: str) -> tuple[str, str, str]:
+    # A cast to TIMESTAMPTZ honours zones but keeps microseconds; TIMESTAMP_NS drops the zone but keeps nanoseconds, whose
+    # last three digits no zone changes.
+    zoned = f"try_cast({value} AS TIMESTAMPTZ)"
+    last_digits = f"coalesce(epoch_ns(try_cast({value} AS TIMESTAMP_NS)) % 1000, 0)"
+    within = "BETWEEN '1970-01-01'::TIMESTAMPTZ AND '2100-01-01'::TIMESTAMPTZ"
+    whole = f"CASE WHEN regexp_full_match({value}, '[+-]?[0-9]+') THEN try_cast({value} AS BIGINT) END"
+    number = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
+    real = f"CASE WHEN regexp_full_match({value}, '{number}') THEN try_cast({value} AS DOUBLE) END"
+    moment = (
+        f"CASE WHEN NOT regexp_matches({value}, '^[0-9]{{4,}}-') THEN NULL "
+        f"WHEN {zoned} {within} THEN epoch_ns({zoned}) + {last_digits} "
+        f"WHEN {zoned} IS NOT NULL THEN -1 END"
+    )
+    return whole, real, moment

@@ -1,0 +1,202 @@
+"""Rows judged one by one, then users and items by how often they occur: what is kept, and why the rest is not.
+
+Everything is a table or view of the session, named here and read by `heedful.events.encoding`:
+
+    staged      the rows as read: user_id, item_id, event (as read), time_read, and the time in parts (see `times`)
+    judged      staged with the moment in nanoseconds, the kind, and the reason to refuse the row or NULL
+    events      the good rows of judged; without exact duplicates where these are dropped
+    kept        events without bots and rare items
+    items       item_id, events, row: the items of kept, most frequent first
+    rejected    user_id, item_id, timestamp, event as text, reason
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import duckdb
+
+from heedful.errors import ConfigError, InputError
+from heedful.events.columns import EVENT, ITEM, TIME, USER, find_column, id_as_sql, kind_as_sql, need_column
+from heedful.events.reading import Rows, unreadable
+from heedful.events.session import Session, literal
+from heedful.events.session import identifier as quoted
+from heedful.events.times import find_unit, moment_as_sql, time_as_sql
+
+if TYPE_CHECKING:
+    from heedful.events.preparing import PrepareConfig
+
+__all__ = ["Verdict", "stage", "validate"]
+
+
+@dataclass(frozen=True)
+class Staged:
+    """The rows as read.
+
+    Attributes:
+        columns: the column of the source behind each outside name.
+        types: SQL types of the ids, by outside name.
+        rows: number of rows.
+
+    """
+
+    columns: dict[str, str]
+    types: dict[str, str]
+    rows: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came of the rows; the names and counts that the manifest repeats."""
+
+    time_unit: str
+    rejected: dict[str, int]
+    kinds_left_out: dict[str, int]
+    duplicates_dropped: int
+    users_set_aside: int
+    items_set_aside: int
+
+
+def stage(rows: Rows, session: Session, config: PrepareConfig) -> Staged:
+    """Read the source, once, into the table `staged`.
+
+    Raises:
+        InputError: a column is missing or of a type that cannot be used, there are no rows, or they cannot be read.
+
+    """
+    user = need_column(rows.names, USER, config.user_column)
+    item = need_column(rows.names, ITEM, config.item_column)
+    time = need_column(rows.names, TIME, config.time_column)
+    event = find_column(rows.names, EVENT, config.event_column)
+    columns = {"user_id": user, "item_id": item, "timestamp": time} | ({"event": event} if event is not None else {})
+    try:
+        relation = rows.relation(list(dict.fromkeys(columns.values())))
+        found = session.types(relation)
+        user_sql, user_type = id_as_sql(user, found[user], USER)
+        item_sql, item_type = id_as_sql(item, found[item], ITEM)
+        whole, real, moment = time_as_sql(time, found[time])
+        session.run(
+            f"CREATE TABLE staged AS SELECT {user_sql} AS user_id, {item_sql} AS item_id, "
+            f"{kind_as_sql(event, found[event] if event else '')} AS event, {quoted(time)} AS time_read, "
+            f"{whole} AS whole, {real} AS real, {moment} AS moment FROM {relation}"
+        )
+    except duckdb.InterruptException:
+        raise
+    except duckdb.Error as error:
+        raise unreadable(str(rows.description["type"]), error) from error
+    n_rows = session.value("SELECT count(*) FROM staged")
+    if not n_rows:
+        raise InputError("the source has no rows", got=f"columns {', '.join(rows.names)}", fix="check what was exported")
+    return Staged(columns, {"user_id": user_type, "item_id": item_type}, n_rows)
+
+
+def validate(staged: Staged, session: Session, config: PrepareConfig) -> Verdict:
+    """Judge the staged rows and make the other tables.
+
+    Raises:
+        InputError: no row is left.
+        ConfigError: a kind to keep that the log does not have.
+
+    """
+    unit = config.time_unit if config.time_unit != "auto" else find_unit(session, "staged")
+    default = "unknown" if "event" in staged.columns else "event"
+    session.run(
+        "CREATE VIEW named AS SELECT user_id, item_id, event, time_read, "
+        f"coalesce(nullif(event, ''), {literal(default)}) AS kind, {moment_as_sql(unit)} AS moment FROM staged"
+    )
+    left_out = _leave_kinds_out(session, config.kinds)
+    wanted = f"WHERE kind IN ({', '.join(map(literal, config.kinds))})" if config.kinds else ""
+    session.run(f"CREATE VIEW judged AS SELECT *, {_reason_as_sql(staged)} AS reason FROM named {wanted}")
+    _choose_events(session, config)
+    bots = _find_bots(session, config.max_user_events)
+    rare = _count_items(session, config.min_item_events)
+    rejected = _collect_rejected(session, config)
+    n_events = session.value("SELECT coalesce(sum(events), 0)::BIGINT FROM items")
+    if not n_events:
+        reasons = ", ".join(f"{reason}: {n}" for reason, n in rejected.items())
+        raise InputError(
+            "no row is left",
+            got=f"{staged.rows} rows, rejected for {reasons}",
+            fix="check that the columns are the right ones",
+        )
+    dropped = staged.rows - n_events - sum(rejected.values()) - sum(left_out.values())
+    return Verdict(unit, rejected, left_out, dropped, bots, rare)
+
+
+def _leave_kinds_out(session: Session, kinds: Sequence[str]) -> dict[str, int]:
+    if not kinds:
+        return {}
+    counts = dict(session.run("SELECT kind, count(*) FROM named GROUP BY kind ORDER BY count(*) DESC, kind"))
+    unknown = [kind for kind in kinds if kind not in counts]
+    if unknown:
+        raise ConfigError(
+            "the log has no events of that kind", got=", ".join(unknown), expected=f"some of {', '.join(list(counts)[:20])}"
+        )
+    return {kind: n for kind, n in counts.items() if kind not in kinds}
+
+
+def _reason_as_sql(staged: Staged) -> str:
+    cases = []
+    for name, kind in staged.types.items():
+        cases.append(f"WHEN {name} IS NULL THEN 'missing {name}'")
+        if kind == "VARCHAR":
+            cases.append(f"WHEN {name} = '' THEN 'empty {name}'")
+    cases.append(
+        "WHEN moment IS NULL AND (time_read IS NULL OR trim(time_read::VARCHAR) IN ('', 'nan')) THEN 'missing time'"
+    )
+    cases.append("WHEN moment IS NULL THEN 'unreadable time'")
+    cases.append("WHEN moment < 0 THEN 'absurd time'")
+    return f"CASE {' '.join(cases)} END"
+
+
+def _choose_events(session: Session, config: PrepareConfig) -> None:
+    good = "FROM judged WHERE reason IS NULL"
+    if config.duplicates == "keep":
+        session.run(f"CREATE VIEW events AS SELECT user_id, item_id, moment, kind, time_read, event {good}")
+        return
+    # The smallest text stands for all, so that the result does not depend on their order.
+    session.run(
+        "CREATE TABLE events AS SELECT user_id, item_id, moment, kind, min(time_read) AS time_read, min(event) AS event "
+        f"{good} GROUP BY user_id, item_id, moment, kind"
+    )
+
+
+def _find_bots(session: Session, limit: int) -> int:
+    """Make `bots` and the view `human`; the number of bots."""
+    if not limit:
+        session.run("CREATE VIEW human AS FROM events")
+        return 0
+    session.run(f"CREATE TABLE bots AS SELECT user_id FROM events GROUP BY user_id HAVING count(*) > {limit}")
+    session.run("CREATE VIEW human AS SELECT * FROM events ANTI JOIN bots USING (user_id)")
+    return int(session.value("SELECT count(*) FROM bots"))
+
+
+def _count_items(session: Session, least: int) -> int:
+    """Make `items` and the view `kept`; the number of items that are too rare."""
+    session.run("CREATE TABLE counted AS SELECT item_id, count(*) AS events FROM human GROUP BY item_id")
+    session.run(
+        "CREATE TABLE items AS SELECT item_id, events, "
+        "(row_number() OVER (ORDER BY events DESC, item_id) - 1)::INTEGER AS row "
+        f"FROM counted WHERE events >= {least}"
+    )
+    frequent = "SEMI JOIN items USING (item_id)" if least > 1 else ""
+    session.run(f"CREATE VIEW kept AS SELECT * FROM human {frequent}")
+    return int(session.value(f"SELECT count(*) FROM counted WHERE events < {least}"))
+
+
+def _collect_rejected(session: Session, config: PrepareConfig) -> dict[str, int]:
+    columns = (
+        f"user_id::VARCHAR AS {USER.name}, item_id::VARCHAR AS {ITEM.name}, time_read::VARCHAR AS {quoted(TIME.name)}, "
+        f"event AS {EVENT.name}"
+    )
+    parts = [f"SELECT {columns}, reason FROM judged WHERE reason IS NOT NULL"]
+    if limit := config.max_user_events:
+        reason = literal(f"user with more than {limit} events")
+        parts.append(f"SELECT {columns}, {reason} FROM events SEMI JOIN bots USING (user_id)")
+    if (least := config.min_item_events) > 1:
+        reason = literal(f"item with fewer than {least} events")
+        parts.append(f"SELECT {columns}, {reason} FROM human ANTI JOIN items USING (item_id)")
+    session.run(f"CREATE TABLE rejected AS {' UNION ALL '.join(parts)}")
+    return dict(session.run("SELECT reason, count(*) FROM rejected GROUP BY reason ORDER BY count(*) DESC, reason"))

@@ -1,0 +1,168 @@
+"""The paper's experiment on any log: split in time, embed and train on the past, compare the models on what came after.
+
+Each stage is kept in a workspace and used again by the next run whose inputs and options are the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from heedful.embeddings.skipgram import SkipGram
+from heedful.embeddings.table import ItemEmbeddings
+from heedful.errors import FolderError
+from heedful.evaluation.comparison import Comparison, compare
+from heedful.evaluation.options import EvaluationConfig
+from heedful.evaluation.report import write_report
+from heedful.events.log import EventLog
+from heedful.folders import FORMAT_VERSION, write_atomically
+from heedful.progress import say
+from heedful.ranking.models import load_ranker
+from heedful.ranking.neural import NeuralRanker
+from heedful.ranking.ranker import Ranker
+
+__all__ = ["Experiment", "Workspace", "run_experiment"]
+
+Stage = TypeVar("Stage")
+_STAGES = "stages.json"
+
+
+class Workspace:
+    """A folder of finished stages, each remembered with a fingerprint of what it was made from.
+
+    Args:
+        path: the folder; made when needed.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    def stage(
+        self, name: str, inputs: Mapping[str, Any], make: Callable[[Path], None], load: Callable[[Path], Stage]
+    ) -> Stage:
+        """The stage of that name: the one of an earlier run if it had the same inputs, a new one otherwise.
+
+        Args:
+            name: of the folder in the workspace.
+            inputs: what determines the result, fit for JSON.
+            make: writes the stage's folder at a path.
+            load: reads it.
+        """
+        fingerprint = hashlib.sha256(json.dumps([FORMAT_VERSION, inputs], sort_keys=True, default=str).encode()).hexdigest()
+        folder = self.path / name
+        if self._known().get(name) == fingerprint and folder.exists():
+            try:
+                found = load(folder)
+            except FolderError as error:
+                say(f"{folder} is made again: {error}")
+            else:
+                say(f"{folder} is finished already")
+                return found
+        if folder.exists():
+            shutil.rmtree(folder)
+        say(f"making {folder}")
+        make(folder)
+        self._remember(name, fingerprint)
+        return load(folder)
+
+    def _known(self) -> dict[str, str]:
+        try:
+            known: dict[str, str] = json.loads((self.path / _STAGES).read_text())
+        except (OSError, ValueError):
+            return {}
+        return known
+
+    def _remember(self, name: str, fingerprint: str) -> None:
+        with write_atomically(self.path / _STAGES) as path:
+            path.write_text(json.dumps({**self._known(), name: fingerprint}, indent=1) + "\n")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What `run_experiment` made.
+
+    Attributes:
+        past: the events before the cut.
+        future: those of the test period.
+        items: embeddings learnt from the past, or those that were given.
+        rankers: the models by name, trained on the past.
+        comparison: how they compare on the future.
+    """
+
+    past: EventLog
+    future: EventLog
+    items: ItemEmbeddings
+    rankers: dict[str, Ranker]
+    comparison: Comparison
+
+
+def run_experiment(
+    log: EventLog,
+    rankers: Mapping[str, Ranker],
+    out: str | os.PathLike[str],
+    *,
+    workspace: Workspace,
+    config: EvaluationConfig,
+    skipgram: SkipGram,
+    items: ItemEmbeddings | None = None,
+    overwrite: bool = False,
+) -> Experiment:
+    """Split the log, train every ranker on the past with the same embeddings, compare them, write the report.
+
+    Args:
+        log: the whole log.
+        rankers: models by name, not yet fitted.
+        out: folder of the report.
+        workspace: where the past, the embeddings and the models are kept.
+        config: the cut, the pools and the tests.
+        skipgram: trainer of the embeddings.
+        items: embeddings to use instead. They must not have been learnt from the test period, which cannot be checked.
+        overwrite: replace a finished report.
+
+    Raises:
+        InputError: the cut leaves nothing before it, nothing after it, or no new items after it.
+        FolderError: a folder cannot be written.
+    """
+    past, future = config.split(log)
+    identity = {"log": log.folder.content_hash if log.folder else log.facts(), "cut": config.cut, "days": config.days}
+    past = workspace.stage("past", identity, past.save, EventLog.load)
+    assert past.folder is not None
+    inputs: dict[str, Any] = {"past": past.folder.content_hash}
+    if items is None:
+        items = workspace.stage(
+            "embeddings",
+            {**inputs, **skipgram.config.to_dict()},
+            lambda folder: skipgram.fit(past).save(folder),
+            ItemEmbeddings.load,
+        )
+    inputs["items"] = items.content_hash
+    fitted = {name: _fitted(name, ranker, past, items, inputs, workspace) for name, ranker in rankers.items()}
+    comparison = compare(fitted, future, past=past, items=items.items, config=config)
+    facts = {"Training events": f"{past.n_events:,}", "Training users": f"{len(past.users):,}"}
+    write_report(comparison, out, facts=facts, overwrite=overwrite)
+    return Experiment(past, future, items, fitted, comparison)
+
+
+def _fitted(
+    name: str, ranker: Ranker, past: EventLog, items: ItemEmbeddings, inputs: dict[str, Any], workspace: Workspace
+) -> Ranker:
+    def make(folder: Path) -> None:
+        if isinstance(ranker, NeuralRanker):
+            checkpoints = folder.with_name(f"{folder.name}.training")
+            ranker.fit(past, items, checkpoints=checkpoints, resume=True)
+            shutil.rmtree(checkpoints, ignore_errors=True)
+        else:
+            ranker.fit(past, items)
+        ranker.save(folder)
+
+    def load(folder: Path) -> Ranker:
+        return load_ranker(folder, embeddings=items)
+
+    described = {**inputs, "model": ranker.name, **ranker.config.to_dict()}
+    return workspace.stage(name, described, make, load)

@@ -1,0 +1,410 @@
+"""What the trained rankers share: conditioning of the inputs, the trend of items, fitting, scoring, folders.
+
+Shapes: B users, L past items (padded), C candidates, D embedding width, I items, F trend features.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+
+from heedful.config import option, require
+from heedful.embeddings.table import ItemEmbeddings
+from heedful.errors import FolderError
+from heedful.events.candidates import Candidates
+from heedful.events.histories import Histories
+from heedful.events.log import EventLog
+from heedful.folders import Folder
+from heedful.ranking.attention import Attention
+from heedful.ranking.averaging import DeepAveraging
+from heedful.ranking.instances import Batch, InstanceSampler
+from heedful.ranking.memory import Memory, build_memory
+from heedful.ranking.ranker import Ranker
+from heedful.ranking.training import TrainingConfig, TrainingReport, as_device, train_module
+from heedful.ranking.trend import N_TREND_FEATURES, TrendIndex
+
+__all__ = ["AttentionConfig", "AttentionRanker", "AveragingConfig", "AveragingRanker", "NeuralConfig", "NeuralRanker"]
+
+_TREND_UNITS = 32
+_DAY = 86400
+# The horizon of a moment is this part of the log's period, a day at least.
+_HORIZONS = 50
+# Elements of the largest intermediate array when scoring: users x candidates x (past items + hidden width).
+_SCORING_ELEMENTS = 2**24
+_CATALOGUE_CHUNK_ITEMS = 8192
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeuralConfig(TrainingConfig):
+    """What the trained rankers share beside their training."""
+
+    scale: float = option(3.0, "embeddings are centred and scaled to this length; 0: taken as they are")
+    trend: bool = option(
+        True, "learn how popularity moves: an item's rise and age at the moment of ranking add to its logit"
+    )
+    target_kinds: tuple[str, ...] = option((), "event kinds that count as future items; none: all")
+    history_kinds: tuple[str, ...] = option((), "event kinds that make up the history; none: all")
+
+    def __post_init__(self) -> None:
+        """Check every option."""
+        super().__post_init__()
+        require(self.scale >= 0, "scale", got=self.scale, expected="0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionConfig(NeuralConfig):
+    """The attention ranker; `AttentionConfig.paper()` gives the paper's settings."""
+
+    depth: int = option(4, "layers of attention, K")
+    hidden: int = option(128, "width of the layers, d'")
+    null_rows: int = option(4, "learnt rows in each layer's memory; 0: the paper's model")
+
+    def __post_init__(self) -> None:
+        """Check every option."""
+        super().__post_init__()
+        require(self.depth >= 1, "depth", got=self.depth, expected="1 or more")
+        require(self.hidden >= 1, "hidden", got=self.hidden, expected="1 or more")
+        require(self.null_rows >= 0, "null_rows", got=self.null_rows, expected="0 or more")
+
+
+_PAPER: dict[str, Any] = {
+    "learning_rate": 0.002,
+    "schedule": "plateau",
+    "batch_users": 64,
+    "gradient_norm": 10.0,
+    "assess_every": 5000,
+    "cuts": "last",
+    "objective": "logistic",
+    "positives": 10,
+    "negatives": 100,
+    "gamma": 0.75,
+    "average": 0.0,
+    "avoid_history": False,
+    "trend": False,
+}
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "attention": {"default": {}, "paper": {**_PAPER, "depth": 10, "hidden": 128, "null_rows": 0}},
+    "averaging": {"default": {}, "paper": {**_PAPER, "form": "inner", "hidden": 128}},
+}
+"""Options that a preset sets: "paper" is section 4.3, "default" is made for the log's size and a CPU."""
+
+
+class _Net(nn.Module):
+    """A model of section 4 or 5.2, and beside it what the trend of an item adds to its logit."""
+
+    def __init__(self, model: nn.Module, trend: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.trend: nn.Module | None = None
+        self.line: nn.Module | None = None
+        if trend:
+            line, last = nn.Linear(N_TREND_FEATURES, 1), nn.Linear(_TREND_UNITS, 1)
+            for layer in (line, last):  # at first the trend says nothing
+                nn.init.zeros_(layer.weight)
+                nn.init.zeros_(layer.bias)
+            self.line = line
+            self.trend = nn.Sequential(nn.Linear(N_TREND_FEATURES, _TREND_UNITS), nn.ReLU(), last)
+
+    def item_term(self, features: torch.Tensor) -> torch.Tensor:
+        """What the trend adds, from features [..., F]; [...]."""
+        assert self.line is not None and self.trend is not None
+        return (self.line(features) + self.trend(features)).squeeze(-1)  # type: ignore[no-any-return]
+
+
+class NeuralRanker(Ranker):
+    """A ranker whose module is trained by `train_module`.
+
+    Attributes:
+        report: what training did; None for a loaded model.
+    """
+
+    config: NeuralConfig
+    gamma: float
+    report: TrainingReport | None = None
+    _net: _Net
+    _mean: np.ndarray  # float32 [D]
+    _item_term: np.ndarray | None  # float32 [I]
+    _scratch: np.ndarray
+    _device: torch.device
+
+    def __init__(self, *, preset: str = "default", **options: Any) -> None:
+        presets = PRESETS[self.name]
+        require(preset in presets, "preset", got=preset, expected=", ".join(presets))
+        super().__init__(**{**presets[preset], **options})
+
+    @property
+    def n_parameters(self) -> int:
+        """Numbers that are learnt."""
+        return sum(parameter.numel() for parameter in self._net.parameters())
+
+    def fit(self, log: EventLog, items: ItemEmbeddings, *, checkpoints: Path | None = None, resume: bool = False) -> Self:
+        """Train on a log.
+
+        Args:
+            log: the training log.
+            items: embeddings; items of the log that the table lacks are left out.
+            checkpoints: folder for the checkpoint of each assessment.
+            resume: go on from that checkpoint, with the very same result as an uninterrupted run.
+
+        Raises:
+            TrainingError: nothing to learn from, or a loss that is not finite.
+            InputError: the table has none of the log's items.
+        """
+        histories = self._learn_catalogue(log, items)
+        if self.config.history_kinds:
+            wanted = log.kind_codes((*self.config.history_kinds, *self.config.target_kinds))
+            histories = histories.where(np.isin(histories.kinds, wanted))
+        self.config = _resolve(self.config, histories)
+        self.gamma = self.config.gamma
+        self._prepare(items)
+        with torch.random.fork_rng():
+            torch.manual_seed(self.config.seed)
+            self._net = _Net(self._model(items.width), self.config.trend)
+        self._net.to(self._device)
+        trend = TrendIndex(histories, len(self.items)) if self.config.trend else None
+        self.report = train_module(
+            self._net, _TrainingPass(self, trend), self._sampler(log, histories, trend), self.config,
+            title=f"training {self.name}", checkpoints=checkpoints, resume=resume,
+        )  # fmt: skip
+        self._net.eval()
+        self._item_term = self._final_item_term(trend) if trend is not None else None
+        return self
+
+    def _sampler(self, log: EventLog, histories: Histories, trend: TrendIndex | None) -> InstanceSampler:
+        config = self.config
+        targets = np.isin(histories.kinds, log.kind_codes(config.target_kinds or log.kinds))
+        period = int(histories.times.max()) - int(histories.times.min()) if len(histories.times) else 0
+        return InstanceSampler(
+            histories, targets, self.users_of_item, batch_users=config.batch_users, cuts=config.cuts,
+            positives=config.positives, negatives=config.negatives, gamma=config.gamma, avoid_history=config.avoid_history,
+            max_history=config.max_history, holdout_users=config.holdout_users, seed=config.seed,
+            horizon=max(_DAY, period / _HORIZONS), trend=trend,
+        )  # fmt: skip
+
+    def _prepare(self, items: ItemEmbeddings) -> None:
+        self._device = as_device(self.config.device)
+        self._mean = _mean_vector(items.vectors)
+        self._scratch = np.full(len(items.items), -1, np.int64)
+
+    @abstractmethod
+    def _model(self, width: int) -> nn.Module:
+        """A new, untrained module."""
+
+    @abstractmethod
+    def _forward(self, memory: Memory, xq_BCD: torch.Tensor) -> torch.Tensor:
+        """Logits of candidates without the trend, float [B, C]."""
+
+    def _inputs(self, rows: np.ndarray) -> torch.Tensor:
+        """Conditioned embeddings of rows of any shape, float [..., D]: scale decides whether attention trains at all."""
+        assert self.embeddings is not None
+        vectors = torch.from_numpy(np.asarray(self.embeddings.vectors[rows], np.float32))
+        if self.config.scale:
+            vectors = vectors - torch.from_numpy(self._mean)
+            vectors = vectors * (self.config.scale / vectors.norm(dim=-1, keepdim=True).clamp(min=1e-6))
+        return vectors.to(self._device)
+
+    def _final_item_term(self, trend: TrendIndex) -> np.ndarray:
+        """What an item adds to every logit from the end of the log on, float32 [I], so that scoring needs no log.
+
+        Training estimates log P(q | u) as model + trend + log share; with gamma log P taken off it is a logit against
+        negatives from P_gamma like any other, to which `Ranker.prior` applies.
+        """
+        terms = []
+        for start in range(0, len(self.items), _CATALOGUE_CHUNK_ITEMS):
+            rows = np.arange(start, min(start + _CATALOGUE_CHUNK_ITEMS, len(self.items)))
+            features, log_share = trend.features(rows, np.full(len(rows), trend.end))
+            with torch.no_grad():
+                learnt = self._net.item_term(torch.from_numpy(features).to(self._device)).cpu().numpy()
+            terms.append(learnt + log_share - self.gamma * self._log_popularity[rows])
+        return np.concatenate(terms).astype(np.float32)
+
+    def _logits(self, histories: Histories, candidates: Candidates) -> np.ndarray:
+        logits = np.empty(len(candidates.rows), np.float32)
+        memory = self._memory(histories)
+        for users in _alike(memory.lengths, candidates.lengths):
+            part = _part(memory, users)
+            longest = int(candidates.lengths[users].max())
+            places = candidates.offsets[:-1][users][:, None] + np.arange(longest)
+            used = np.arange(longest) < candidates.lengths[users][:, None]
+            rows = candidates.rows[np.minimum(places, len(candidates.rows) - 1)]
+            with torch.inference_mode():
+                scores = self._forward(part, self._inputs(rows)).float().cpu().numpy()
+            logits[places[used]] = scores[used]
+        return logits if self._item_term is None else np.asarray(logits + self._item_term[candidates.rows])
+
+    def _catalogue_logits(self, histories: Histories) -> np.ndarray:
+        logits = np.empty((len(histories), len(self.items)), np.float32)
+        memory = self._memory(histories)
+        chunk = min(_CATALOGUE_CHUNK_ITEMS, len(self.items))
+        groups = [(users, _part(memory, users)) for users in _alike(memory.lengths, np.full(len(histories), chunk))]
+        for start in range(0, len(self.items), chunk):
+            items = slice(start, start + chunk)
+            with torch.inference_mode():
+                xq_1CD = self._inputs(np.arange(len(self.items))[items])[None]
+                for users, part in groups:
+                    logits[users, items] = self._forward(part, xq_1CD).float().cpu().numpy()
+        return logits if self._item_term is None else logits + self._item_term
+
+    def _memory(self, histories: Histories) -> Memory:
+        ends = histories.offsets[1:]
+        last = histories.times[np.maximum(ends - 1, 0)] if len(histories.times) else np.zeros(len(histories), np.int64)
+        now = np.maximum(last, self.last_time + 1)
+        return build_memory(histories, now=now, max_items=self.config.max_history, scratch=self._scratch)
+
+    def _settings(self) -> dict[str, Any]:
+        report = asdict(self.report) if self.report is not None else None
+        return {
+            "width": len(self._mean),
+            "mean": self._mean.tolist(),
+            "n_parameters": self.n_parameters,
+            "report": report,
+        }
+
+    def _write(self, folder: Path) -> None:
+        tensors = {name: value.detach().cpu().contiguous() for name, value in self._net.state_dict().items()}
+        safetensors.torch.save_file(tensors, folder / "weights.safetensors")
+        if self._item_term is not None:
+            np.save(folder / "item_term.npy", self._item_term)
+
+    def _read(self, folder: Folder, settings: dict[str, Any]) -> None:
+        assert self.embeddings is not None
+        self._device = as_device("auto")
+        self._mean = np.array(settings["mean"], np.float32)
+        self._scratch = np.full(len(self.items), -1, np.int64)
+        self._net = _Net(self._model(settings["width"]), self.config.trend).to(self._device).eval()
+        try:
+            self._net.load_state_dict(safetensors.torch.load_file(folder.file("weights.safetensors")))
+        except (safetensors.SafetensorError, RuntimeError) as error:
+            raise FolderError(f"{folder.path}/weights.safetensors does not fit its config", got=error) from error
+        self._item_term = np.load(folder.file("item_term.npy"), mmap_mode="r") if folder.has("item_term.npy") else None
+
+
+class _TrainingPass:
+    """The forward pass of a training batch: the model, plus what was known of each item at the moment of ranking."""
+
+    def __init__(self, ranker: NeuralRanker, trend: TrendIndex | None) -> None:
+        self._ranker, self._trend = ranker, trend
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        ranker = self._ranker
+        logits_BC = ranker._forward(batch.memory, ranker._inputs(batch.candidates))
+        if self._trend is None:
+            return logits_BC
+        moments = np.repeat(batch.now, batch.candidates.shape[1])
+        features, log_share = self._trend.features(batch.candidates.ravel(), moments)
+        offset = log_share - self._trend.log_probability(log_share, moments)
+        shape = (*batch.candidates.shape, -1)
+        item_BC = ranker._net.item_term(torch.from_numpy(features).to(logits_BC.device).view(shape))
+        return logits_BC + item_BC + torch.from_numpy(offset).to(logits_BC.device).view(shape[:2])
+
+
+class AttentionRanker(NeuralRanker):
+    """The paper's attention ranker (sections 4.1 to 4.3), with null rows and the trend of items unless switched off.
+
+    Args:
+        preset: "default", or "paper" for the settings of section 4.3.
+        options: fields of `AttentionConfig`, which overrule the preset.
+    """
+
+    name: ClassVar[str] = "attention"
+    config_class = AttentionConfig
+    config: AttentionConfig
+
+    def _model(self, width: int) -> nn.Module:
+        config = self.config
+        return Attention(
+            width=width, hidden=config.hidden, depth=config.depth, null_rows=config.null_rows, scale=config.scale or 1.0
+        )
+
+    def _forward(self, memory: Memory, xq_BCD: torch.Tensor) -> torch.Tensor:
+        log_weight = np.where(memory.counts > 0, np.float32(0), np.float32(-np.inf))
+        if not self.config.null_rows:
+            log_weight[memory.lengths == 0] = 0  # without a past the paper's softmax is over nothing; the score is not used
+        x_BLD = self._inputs(memory.rows)
+        return self._net.model(x_BLD, torch.from_numpy(log_weight).to(x_BLD.device), xq_BCD)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AveragingConfig(NeuralConfig):
+    """The deep averaging network."""
+
+    form: Literal["inner", "sum"] = option("inner", "inner: mu(mean)^T x_q; sum: mu(mean + x_q)")
+    hidden: int = option(128, "rectified linear units of each of the two layers")
+
+    def __post_init__(self) -> None:
+        """Check every option."""
+        super().__post_init__()
+        require(self.form in ("inner", "sum"), "form", got=self.form, expected="inner or sum")
+        require(self.hidden >= 1, "hidden", got=self.hidden, expected="1 or more")
+
+
+class AveragingRanker(NeuralRanker):
+    """The deep averaging network of section 5.2, trained exactly as the attention ranker is.
+
+    Args:
+        preset: "default", or "paper" for the settings of section 4.3.
+        options: fields of `AveragingConfig`, which overrule the preset.
+    """
+
+    name: ClassVar[str] = "averaging"
+    config_class = AveragingConfig
+    config: AveragingConfig
+
+    def _model(self, width: int) -> nn.Module:
+        return DeepAveraging(width=width, hidden=self.config.hidden, form=self.config.form)
+
+    def _forward(self, memory: Memory, xq_BCD: torch.Tensor) -> torch.Tensor:
+        x_BLD = self._inputs(memory.rows)
+        weight_BL = torch.from_numpy((memory.counts > 0).astype(np.float32)).to(x_BLD.device)
+        return self._net.model(x_BLD, weight_BL, xq_BCD)  # type: ignore[no-any-return]
+
+
+def _resolve(config: NeuralConfig, histories: Histories) -> NeuralConfig:
+    """Fill in the options that depend on the size of the log."""
+    users = int(np.count_nonzero(histories.lengths >= 2))
+    holdout = config.holdout_users or min(2000, users // 20)
+    steps = config.steps
+    if not steps and config.schedule == "linear":
+        steps = 1200
+    assess_every = config.assess_every or max(steps // 10, 1)
+    return replace(config, steps=steps, assess_every=assess_every, holdout_users=min(holdout, users // 2))
+
+
+def _mean_vector(vectors: np.ndarray) -> np.ndarray:
+    """Mean of the rows, float32 [D], without a copy of the table."""
+    total = np.zeros(vectors.shape[1])
+    for start in range(0, len(vectors), _CATALOGUE_CHUNK_ITEMS):
+        total += vectors[start : start + _CATALOGUE_CHUNK_ITEMS].sum(axis=0, dtype=np.float64)
+    return np.asarray(total / max(len(vectors), 1), np.float32)
+
+
+def _alike(lengths: np.ndarray, candidates: np.ndarray) -> Iterator[np.ndarray]:
+    """Users in groups of like length that fit into memory together, so that little is spent on padding."""
+    order = np.argsort(lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        stop = start + 1
+        most = candidates[order[start]]
+        while stop < len(order):
+            most = max(most, candidates[order[stop]])
+            size = lengths[order[stop]]
+            if (stop + 1 - start) * most * (size + 128) > _SCORING_ELEMENTS or size > 1.25 * lengths[order[start]] + 8:
+                break
+            stop += 1
+        yield order[start:stop]
+        start = stop
+
+
+def _part(memory: Memory, users: np.ndarray) -> Memory:
+    longest = int(memory.lengths[users].max(initial=0))
+    columns = (memory.rows, memory.ages, memory.counts, memory.kinds)
+    return Memory(memory.lengths[users], *(column[users, :longest] for column in columns))

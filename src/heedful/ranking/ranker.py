@@ -1,0 +1,397 @@
+"""What all rankers share: one interface over ids and rows, the sampling prior, unknown items, empty histories, folders.
+
+Shapes: B users, C candidates laid end to end, I items of the ranker.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from heedful.config import Config
+from heedful.embeddings.table import ItemEmbeddings
+from heedful.errors import ConfigError, FolderError, InputError, MismatchError
+from heedful.events.candidates import Candidates
+from heedful.events.catalog import describe
+from heedful.events.histories import Histories
+from heedful.events.log import EventLog, count_items
+from heedful.events.vocabulary import Vocabulary
+from heedful.folders import Folder, new_folder, open_folder
+
+__all__ = ["KIND", "UNKNOWN_SCORE", "Ranker"]
+
+KIND = "model"
+UNKNOWN_SCORE = -1e9
+"""Score of an item that the ranker does not know: finite, and below that of every item that it does."""
+
+# Popularity of an item that nobody touched in the training log, so that its logarithm is finite.
+_UNSEEN_USERS = 0.5
+_CATALOGUE_CHUNK_USERS = 64
+# Candidates that are scored together, so that memory does not grow with the number of requests.
+_PART_CANDIDATES = 2**19
+
+
+class Ranker(ABC):
+    """A fitted ranker scores candidates for users given by their past actions alone; a new user needs no retraining.
+
+    Attributes:
+        config: the options it was made with.
+        items: ids of the items that it knows, [I].
+        users_of_item: distinct users of each item in the training log, int64 [I]; 0 for an item that the embedding table
+            has and the log lacks.
+        attributes: what is known of the items (title, ...), [I] rows.
+        kinds: names of the event kinds of the training log.
+        last_time: time of the last event of the training log, unix seconds.
+        embeddings: the item embeddings, None for a ranker that needs none.
+    """
+
+    name: ClassVar[str]
+    """The name under which `heedful train --model` and a model folder know it."""
+    config_class: ClassVar[type[Config]]
+    needs_embeddings: ClassVar[bool] = True
+    gamma: float | None = None
+    """Exponent of the popularity that training negatives were drawn from; None where the score has no such prior."""
+
+    config: Config
+    items: Vocabulary
+    users_of_item: np.ndarray
+    attributes: pa.Table
+    kinds: tuple[str, ...]
+    last_time: int
+    embeddings: ItemEmbeddings | None = None
+
+    def __init__(self, **options: Any) -> None:
+        self.config = self.config_class.from_dict(options)
+
+    @abstractmethod
+    def fit(self, log: EventLog, items: ItemEmbeddings) -> Self:
+        """Learn from a log and the embeddings of its items."""
+
+    @property
+    def uses_prior(self) -> bool:
+        """Whether `pool_gamma` changes the scores."""
+        return self.gamma is not None
+
+    def score(
+        self,
+        history: Sequence[Any],
+        candidates: Sequence[Any],
+        *,
+        history_times: Sequence[int] | None = None,
+        history_kinds: Sequence[str] | None = None,
+        pool_gamma: float | None = 0.0,
+    ) -> np.ndarray:
+        """Score candidates for one user.
+
+        Args:
+            history: ids of the user's past items, oldest first; unknown ids are left out.
+            candidates: ids to score; an unknown id gets `UNKNOWN_SCORE`.
+            history_times: unix seconds of each past action.
+            history_kinds: event kind of each past action.
+            pool_gamma: how the candidates were chosen: in proportion to popularity ** pool_gamma. 0 for a whole
+                catalogue or a hand-picked list. None leaves the logit of the paper as it is. See `prior`.
+
+        Returns:
+            float32 [C] in candidate order, higher is better. An empty history is ranked by popularity.
+
+        Raises:
+            InputError: times or kinds are not one for each past action.
+        """
+        histories = self.histories_of([history], [history_times], [history_kinds])
+        return self.score_rows(histories, Candidates.of([self.items.rows(candidates)]), pool_gamma=pool_gamma)
+
+    def describe(self, row: int) -> str:
+        """The item of a row in words."""
+        return describe(self.items, self.attributes, row)
+
+    def describe_item(self, item: Any) -> str:
+        """An item in words, by its id."""
+        row = int(self.items.rows([item])[0])
+        return self.describe(row) if row >= 0 else str(item)
+
+    def histories_of(
+        self,
+        items: Sequence[Sequence[Any]],
+        times: Sequence[Sequence[int] | None] | None = None,
+        kinds: Sequence[Sequence[str] | None] | None = None,
+    ) -> Histories:
+        """Past actions given by id as `Histories` in rows; ids that the ranker does not know are left out.
+
+        Missing times are taken as the end of the training log, missing or unknown kinds as its most frequent kind.
+
+        Raises:
+            InputError: times or kinds of a user are not as many as the items.
+        """
+        offsets = np.concatenate([[0], np.cumsum([len(history) for history in items])]).astype(np.int64)
+        flat_times = np.full(offsets[-1], self.last_time, np.int64)
+        flat_kinds = np.full(offsets[-1], None, object)
+        for what, lists, flat in (("history_times", times, flat_times), ("history_kinds", kinds, flat_kinds)):
+            for b, values in enumerate(lists or []):
+                if values is not None:
+                    _check_one_each(what, b, len(values), len(items[b]))
+                    flat[offsets[b] : offsets[b + 1]] = values
+        known = self.items.rows([item for history in items for item in history])
+        return self.encode_histories(offsets, known, flat_times, self.kind_codes(flat_kinds.tolist()))
+
+    def encode_histories(self, offsets: np.ndarray, rows: np.ndarray, times: np.ndarray, kinds: np.ndarray) -> Histories:
+        """Histories from flat arrays as in `Histories`, with rows of -1 left out and actions put in order of time."""
+        owner = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+        if len(times) > 1 and np.any((np.diff(times) < 0) & (np.diff(owner) == 0)):
+            order = np.lexsort((times, owner))
+            rows, times, kinds = rows[order], times[order], kinds[order]
+        histories = Histories(offsets, np.maximum(rows, 0).astype(np.int32), times, kinds)
+        return histories.where(rows >= 0)
+
+    def kind_codes(self, names: Sequence[str | None]) -> np.ndarray:
+        """Codes of event kinds, uint8; one that the training log lacks, or None, counts as its most frequent kind."""
+        code_of = {kind: code for code, kind in enumerate(self.kinds)}
+        return np.array([code_of.get(name, 0) if name is not None else 0 for name in names], np.uint8)
+
+    def score_rows(self, histories: Histories, candidates: Candidates, *, pool_gamma: float | None = 0.0) -> np.ndarray:
+        """Score candidates for B users, all in item rows of this ranker (-1: unknown); float32 [C]."""
+        known = candidates.rows >= 0
+        rows = Candidates(candidates.offsets, np.where(known, candidates.rows, 0))
+        scores = np.empty(len(known), np.float32)
+        for users in _parts(candidates.offsets):
+            part = slice(candidates.offsets[users.start], candidates.offsets[users.stop])
+            scores[part] = self._logits(histories.take(np.arange(users.start, users.stop)), rows.part(users))
+        scores += np.broadcast_to(self.prior(pool_gamma), self.users_of_item.shape)[rows.rows]
+        without = np.repeat(histories.lengths == 0, candidates.lengths)
+        scores = np.where(without, self._log_popularity[rows.rows], scores)
+        return np.where(known, scores, np.float32(UNKNOWN_SCORE)).astype(np.float32)
+
+    def score_catalogue(self, histories: Histories, *, pool_gamma: float | None = 0.0) -> np.ndarray:
+        """Score every item for each of B users, float32 [B, I]."""
+        scores = self._catalogue_logits(histories).astype(np.float32) + self.prior(pool_gamma)
+        return np.where(histories.lengths[:, None] == 0, self._log_popularity, scores)
+
+    def top_rows(
+        self, histories: Histories, k: int, *, pool_gamma: float | None = 0.0, exclude_history: bool = True
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The best of the catalogue for each of B users.
+
+        Returns:
+            Rows int64 [B, k], best first, -1 where the catalogue has no more, and their scores float32 [B, k]. Equal
+            scores stand in row order.
+        """
+        rows = np.full((len(histories), k), -1, np.int64)
+        best = np.full((len(histories), k), -np.inf, np.float32)
+        for part, chunk in histories.chunks(_CATALOGUE_CHUNK_USERS):
+            scores = self.score_catalogue(chunk, pool_gamma=pool_gamma)
+            if exclude_history:
+                scores[np.repeat(np.arange(len(chunk)), chunk.lengths), chunk.items] = -np.inf
+            for place, user in enumerate(range(part.start, part.stop)):
+                top = _top(scores[place], k)
+                rows[user, : len(top)], best[user, : len(top)] = top, scores[place, top]
+        return rows, best
+
+    def prior(self, pool_gamma: float | None) -> np.ndarray | np.float32:
+        """What the candidates' origin adds to the logit, float32 [I] (or 0).
+
+        Trained with negatives from P_gamma, the logit estimates log P(q | u) - log P_gamma(q) + c. Among candidates from
+        P_gamma', ranking by P(q | u) / P_gamma'(q) is right, hence (gamma - gamma') log P(q) is added.
+
+        Raises:
+            ConfigError: `pool_gamma` is not a finite number.
+        """
+        if pool_gamma is None or self.gamma is None:
+            return np.float32(0)
+        if not np.isfinite(pool_gamma):
+            raise ConfigError("pool_gamma is not a number", got=pool_gamma, expected="a finite number, mostly 0 to 1")
+        return ((self.gamma - pool_gamma) * self._log_popularity).astype(np.float32)
+
+    @property
+    def _log_popularity(self) -> np.ndarray:
+        cached: np.ndarray | None = self.__dict__.get("_log_popularity_cache")
+        if cached is None:
+            users = np.maximum(self.users_of_item, _UNSEEN_USERS)
+            cached = np.log(users / max(self.users_of_item.sum(), 1)).astype(np.float32)
+            self.__dict__["_log_popularity_cache"] = cached
+        return cached
+
+    @abstractmethod
+    def _logits(self, histories: Histories, candidates: Candidates) -> np.ndarray:
+        """Scores without the prior for known candidates, float [C]; what an empty history gets is not used."""
+
+    def _catalogue_logits(self, histories: Histories) -> np.ndarray:
+        """Scores without the prior of every item, float [B, I]."""
+        everything = np.arange(len(self.items))
+        lists = Candidates.of([everything] * len(histories))
+        return self._logits(histories, lists).reshape(len(histories), -1)
+
+    # What fitting and folders need
+
+    def _learn_catalogue(self, log: EventLog, embeddings: ItemEmbeddings | None) -> Histories:
+        """Take over the catalogue and return the log's histories in this ranker's rows.
+
+        Raises:
+            InputError: the table has none of the log's items.
+        """
+        self.kinds, self.embeddings = log.kinds, embeddings
+        self.last_time = int(log.histories.times.max()) if log.n_events else 0
+        if embeddings is None:
+            self.items, self.attributes = log.catalog.items, log.catalog.attributes
+            histories = log.histories
+        else:
+            self.items, self.attributes = embeddings.items, embeddings.attributes
+            histories = _in_table_rows(log, embeddings)
+        self.users_of_item = count_items(histories, len(self.items))[1]
+        return histories
+
+    def _settings(self) -> dict[str, Any]:
+        """More plain values to be saved beside the config."""
+        return {}
+
+    def _write(self, folder: Path) -> None:  # noqa: B027, some have nothing to write
+        """Write what was learnt into the model folder."""
+
+    def _read(self, folder: Folder, settings: dict[str, Any]) -> None:  # noqa: B027
+        """Read back what `_write` and `_settings` saved."""
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False, pack: bool = False) -> None:
+        """Write a model folder: `config.json`, weights, the catalogue's counts and the hash of the embedding table.
+
+        Args:
+            path: the folder to be made.
+            overwrite: replace a finished model folder.
+            pack: put a copy of the embedding table into the folder, so that it can be shipped alone. A table that was
+                never saved is always packed.
+
+        Raises:
+            FolderError: the place is taken or cannot be written.
+        """
+        with new_folder(path, kind=KIND, overwrite=overwrite) as folder:
+            settings = {
+                "model": self.name,
+                "config": self.config.to_dict(),
+                "kinds": list(self.kinds),
+                "last_time": self.last_time,
+                "gamma": self.gamma,
+                **self._settings(),
+            }
+            (folder.path / "config.json").write_text(json.dumps(settings, indent=1) + "\n")
+            np.save(folder.path / "users_of_item.npy", self.users_of_item)
+            self._write(folder.path)
+            folder.manifest["model"] = self.name
+            folder.manifest["config"] = self.config.to_dict()
+            if self.embeddings is None:
+                table = pa.table({"item_id": self.items.ids})
+                for name in self.attributes.column_names:
+                    table = table.append_column(name, self.attributes[name])
+                pq.write_table(table, folder.path / "items.parquet")
+            else:
+                folder.manifest["embeddings"] = self._embeddings_reference(folder.path, Path(path).absolute(), pack)
+
+    def _embeddings_reference(self, partial: Path, target: Path, pack: bool) -> dict[str, str]:
+        assert self.embeddings is not None
+        if pack or self.embeddings.folder is None:
+            self.embeddings.save(partial / "embeddings")
+            where = "embeddings"
+        else:
+            where = os.path.relpath(self.embeddings.folder.path.absolute(), target)
+        return {"path": where, "content_hash": self.embeddings.content_hash}
+
+    @classmethod
+    def load_folder(cls, folder: Folder, settings: dict[str, Any], embeddings: ItemEmbeddings | None) -> Self:
+        ranker = cls.__new__(cls)
+        ranker.config = cls.config_class.from_dict(_as_tuples(settings["config"]))
+        ranker.kinds, ranker.last_time, ranker.gamma = tuple(settings["kinds"]), settings["last_time"], settings["gamma"]
+        ranker.users_of_item = np.load(folder.file("users_of_item.npy"))
+        if cls.needs_embeddings:
+            ranker.embeddings = _table_of(folder, embeddings)
+            ranker.items, ranker.attributes = ranker.embeddings.items, ranker.embeddings.attributes
+        else:
+            table = pq.read_table(folder.file("items.parquet"))
+            ranker.items, ranker.attributes = Vocabulary(table["item_id"]), table.drop_columns(["item_id"])
+        if len(ranker.users_of_item) != len(ranker.items):
+            raise FolderError(f"{folder.path} is damaged", got="counts for another number of items", fix="train it again")
+        ranker._read(folder, settings)
+        return ranker
+
+
+def _check_one_each(what: str, request: int, got: int, expected: int) -> None:
+    if got != expected:
+        raise InputError(
+            f"{what} of request {request} does not fit its history",
+            got=f"{got} values",
+            expected=f"{expected}, one for each past item",
+        )
+
+
+def _parts(offsets: np.ndarray) -> Iterator[slice]:
+    """Consecutive users with at most `_PART_CANDIDATES` candidates together (or one user with more)."""
+    start, n = 0, len(offsets) - 1
+    while start < n:
+        stop = int(np.searchsorted(offsets, offsets[start] + _PART_CANDIDATES, side="right")) - 1
+        stop = min(max(stop, start + 1), n)
+        yield slice(start, stop)
+        start = stop
+
+
+def open_model_folder(path: str | os.PathLike[str]) -> tuple[Folder, dict[str, Any]]:
+    """Open a model folder and read its `config.json`."""
+    folder = open_folder(path, kind=KIND)
+    try:
+        settings = json.loads(folder.file("config.json").read_text())
+    except ValueError as error:
+        raise FolderError(f"{folder.path}/config.json cannot be read", got=error, fix="train the model again") from error
+    return folder, settings
+
+
+def _table_of(folder: Folder, given: ItemEmbeddings | None) -> ItemEmbeddings:
+    """The embedding table that the model was trained on, and no other."""
+    reference = folder.manifest["embeddings"]
+    place = folder.path / reference["path"]
+    if given is None and not place.is_dir():
+        raise FolderError(
+            f"the embeddings of {folder.path} are not at {place}",
+            fix="name their folder with --embeddings, or make a folder to ship with `heedful train --pack`",
+        )
+    table = given if given is not None else ItemEmbeddings.load(place)
+    if table.content_hash != reference["content_hash"]:
+        raise MismatchError(
+            f"{folder.path} was trained on another embedding table",
+            got=f"a table with hash {table.content_hash[:12]}",
+            expected=f"hash {reference['content_hash'][:12]}",
+            fix="give the table that it was trained on, or train again on this one",
+        )
+    return table
+
+
+def _in_table_rows(log: EventLog, embeddings: ItemEmbeddings) -> Histories:
+    if log.catalog.items == embeddings.items:
+        return log.histories
+    rows = embeddings.items.rows(log.catalog.items.ids)
+    if not (rows >= 0).any():
+        raise InputError(
+            "the embedding table is for other items",
+            got=f"none of the log's {len(rows)} items, e.g. {log.catalog.items.ids[0].as_py()!r}"
+            if len(rows)
+            else "no items",
+            expected=f"ids such as {embeddings.items.ids[0].as_py()!r}",
+            fix="embed this log, or give the table that belongs to it",
+        )
+    return log.histories.with_rows(rows)
+
+
+def _top(scores: np.ndarray, k: int) -> np.ndarray:
+    """Positions of the k highest finite scores, best first, equal ones by position."""
+    if k < len(scores):
+        threshold = np.partition(scores, len(scores) - k)[len(scores) - k]
+        places = np.flatnonzero(scores >= threshold)
+    else:
+        places = np.arange(len(scores))
+    places = places[np.isfinite(scores[places])]
+    return np.asarray(places[np.lexsort((places, -scores[places]))][:k])
+
+
+def _as_tuples(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

@@ -1,0 +1,172 @@
+"""How popular an item is at a moment, and where it is heading: what a ranker must know where tastes and stock move.
+
+Popularity here counts distinct users, as equation 5 of the paper does, but only those who had come to the item before the
+moment in question, so a training instance knows no more than could have been known then.
+
+Shapes: I items, F features, W windows, N (item, moment) pairs.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numba
+import numpy as np
+
+from heedful.events.histories import Histories
+
+__all__ = ["N_TREND_FEATURES", "TrendIndex"]
+
+_WINDOWS = 8
+# Share of the negatives of a moment that are drawn by popularity, the rest evenly: hard ones, and all of the catalogue.
+_POPULAR_SHARE = 0.5
+N_TREND_FEATURES = 2 * _WINDOWS + 3
+"""F: two for each window, and three for the item's whole life."""
+
+
+class TrendIndex:
+    """For each item, the times at which users first came to it.
+
+    The windows are the halves, quarters, ... of the log's period, so that the features mean the same in a log of hours
+    and in one of years.
+
+    Args:
+        histories: the training log in item rows.
+        n_items: I.
+    """
+
+    def __init__(self, histories: Histories, n_items: int) -> None:
+        first = _first_touches(np.asarray(histories.offsets), np.asarray(histories.items), n_items)
+        items, times = np.asarray(histories.items)[first], np.asarray(histories.times)[first]
+        order = np.lexsort((times, items))
+        self._times = times[order]
+        self._offsets = np.searchsorted(items[order], np.arange(n_items + 1)).astype(np.int64)
+        in_time = np.argsort(times, kind="stable")
+        self._all_times, self._all_items = times[in_time], items[in_time].astype(np.int64)
+        births = np.flatnonzero(np.diff(self._offsets))
+        in_time = np.argsort(self._times[self._offsets[births]], kind="stable")
+        self._births, self._born = self._times[self._offsets[births]][in_time], births[in_time].astype(np.int64)
+        everything = np.asarray(histories.times)
+        self.first_time = int(everything.min()) if len(everything) else 0
+        self.end = int(everything.max()) + 1 if len(everything) else 0
+        self.span = float(max(self.end - self.first_time, 1))
+        self._windows = self.span / 2.0 ** np.arange(1, _WINDOWS + 1)
+
+    def features(self, rows: np.ndarray, moments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What was known of items at moments.
+
+        Args:
+            rows: item rows, int64 [N].
+            moments: unix seconds, int64 [N]; events at the moment itself do not count.
+
+        Returns:
+            (features float32 [N, F], log of the item's share of all first touches before the moment, float32 [N]).
+        """
+        features = np.empty((len(rows), N_TREND_FEATURES), np.float32)
+        log_share = np.empty(len(rows), np.float32)
+        _describe(rows, moments, self._offsets, self._times, self._all_times, self._windows, self.span, features, log_share)
+        return features, log_share
+
+    def negatives(self, moments: np.ndarray, randoms: np.ndarray) -> np.ndarray:
+        """Draw items as they were found at each moment: half by popularity up to then, half evenly from those known then.
+
+        Args:
+            moments: unix seconds, int64 [N].
+            randoms: 64 random bits for each draw, uint64 [N].
+
+        Returns:
+            Item rows, int64 [N]; -1 where no item was known yet.
+        """
+        drawn = np.empty(len(moments), np.int64)
+        _draw_before(moments, randoms, self._all_times, self._all_items, self._births, self._born, drawn)
+        return drawn
+
+    def log_probability(self, log_share: np.ndarray, moments: np.ndarray) -> np.ndarray:
+        """Logarithm of the probability with which `negatives` draws items of a given log share; float32 [N]."""
+        known = np.maximum(np.searchsorted(self._births, moments), 1)
+        return np.asarray(np.log(_POPULAR_SHARE * np.exp(log_share) + (1 - _POPULAR_SHARE) / known), np.float32)
+
+
+@numba.njit(nogil=True, cache=True)
+def _draw_before(moments: Any, randoms: Any, all_times: Any, all_items: Any, births: Any, born: Any, drawn: Any) -> None:
+    total, known, moment = 0, 0, np.int64(-1)
+    for n in range(len(moments)):
+        if n == 0 or moments[n] != moment:
+            moment = moments[n]
+            total = _before(all_times, 0, len(all_times), moment)
+            known = _before(births, 0, len(births), moment)
+        bits = randoms[n]
+        place = (bits >> np.uint64(1)) & np.uint64(0x7FFFFFFFFFFF)
+        if known == 0:
+            drawn[n] = -1
+        elif bits >> np.uint64(63):
+            drawn[n] = all_items[np.int64(place % np.uint64(total))]
+        else:
+            drawn[n] = born[np.int64(place % np.uint64(known))]
+
+
+@numba.njit(nogil=True, cache=True)
+def _first_touches(offsets: Any, items: Any, n_items: int) -> Any:
+    """Which events are the user's first with the item, bool [E]."""
+    owner = np.full(n_items, -1, np.int64)
+    first = np.zeros(len(items), np.bool_)
+    for user in range(len(offsets) - 1):
+        for n in range(offsets[user], offsets[user + 1]):
+            if owner[items[n]] != user:
+                owner[items[n]] = user
+                first[n] = True
+    return first
+
+
+@numba.njit(inline="always")
+def _before(times: Any, low: Any, high: Any, moment: Any) -> Any:
+    """First position in times[low:high] (sorted) that is not before the moment."""
+    while low < high:
+        middle = (low + high) // 2
+        if times[middle] < moment:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@numba.njit(nogil=True, cache=True)
+def _describe(
+    rows: Any,
+    moments: Any,
+    offsets: Any,
+    times: Any,
+    all_times: Any,
+    windows: Any,
+    span: float,
+    features: Any,
+    log_share: Any,
+) -> None:
+    """Logarithms, each scaled to a standard deviation of about one."""
+    n_windows = len(windows)
+    of_all = np.zeros(n_windows)
+    total, moment = 0, np.int64(-1)
+    for n in range(len(rows)):
+        if n == 0 or moments[n] != moment:
+            moment = moments[n]
+            total = _before(all_times, 0, len(all_times), moment)
+            for w in range(n_windows):
+                of_all[w] = total - _before(all_times, 0, total, moment - windows[w])
+        start = offsets[rows[n]]
+        stop = _before(times, start, offsets[rows[n] + 1], moment)
+        count = stop - start
+        for w in range(n_windows):
+            recent = stop - _before(times, start, stop, moment - windows[w])
+            expected = count * of_all[w] / max(total, 1)
+            features[n, w] = 0.5 * math.log(1.0 + recent)
+            features[n, n_windows + w] = 0.7 * math.log((recent + 1.0) / (expected + 1.0))
+        features[n, 2 * n_windows] = 0.3 * math.log(1.0 + count)
+        features[n, 2 * n_windows + 1] = _age(moment - times[start], span) if count else -2.0
+        features[n, 2 * n_windows + 2] = _age(moment - times[stop - 1], span) if count else 2.0
+        log_share[n] = math.log((count + 0.5) / (total + 1.0))
+
+
+@numba.njit(inline="always")
+def _age(seconds: Any, span: Any) -> Any:
+    return 0.4 * math.log(1.0 + 256.0 * seconds / span) - 1.0

@@ -1,0 +1,209 @@
+"""Batch ranking through files: Parquet requests in, Parquet scores or recommendations out, one row for each request.
+
+A request carries its own history, so that a user whom the training log lacks is ranked like any other.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from heedful.config import require
+from heedful.errors import InputError
+from heedful.events.candidates import Candidates
+from heedful.events.histories import Histories
+from heedful.folders import write_atomically
+from heedful.progress import progress
+from heedful.ranking.ranker import Ranker
+
+__all__ = ["RankingReport", "recommend_requests", "score_requests"]
+
+_BATCH_REQUESTS = 512
+
+
+@dataclass
+class RankingReport:
+    """What a batch did.
+
+    Attributes:
+        requests: requests answered.
+        candidates: candidates scored, or items returned.
+        unknown_history: past items left out because the ranker does not know them.
+        unknown_candidates: candidates that got the score for unknown items.
+        empty: requests without a known past item, ranked by popularity.
+    """
+
+    requests: int = 0
+    candidates: int = 0
+    unknown_history: int = 0
+    unknown_candidates: int = 0
+    empty: int = 0
+
+
+def score_requests(
+    ranker: Ranker, requests: str | os.PathLike[str], out: str | os.PathLike[str], *, pool_gamma: float | None = 0.0
+) -> RankingReport:
+    """Score the candidates of each request.
+
+    Args:
+        ranker: a fitted ranker.
+        requests: Parquet with request_id, history (list of item ids, oldest first), candidates (list of item ids), and
+            maybe history_times (list of unix seconds) and history_kinds (list of strings).
+        out: Parquet to write: request_id, scores (list of float32, in candidate order).
+        pool_gamma: as in `Ranker.score`.
+
+    Raises:
+        InputError: the file is no Parquet, lacks a column, or has lists that do not fit.
+    """
+    report = RankingReport()
+
+    def answer(batch: pa.RecordBatch, histories: Histories) -> list[pa.Array]:
+        offsets, ids = _lists(batch, "candidates")
+        candidates = Candidates(offsets, ranker.items.rows(ids))
+        report.candidates += len(candidates.rows)
+        report.unknown_candidates += int(np.count_nonzero(candidates.rows < 0))
+        scores = ranker.score_rows(histories, candidates, pool_gamma=pool_gamma)
+        return [pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(scores))]
+
+    _answer_all(ranker, requests, out, ["candidates"], {"scores": pa.list_(pa.float32())}, answer, report)
+    return report
+
+
+def recommend_requests(
+    ranker: Ranker,
+    requests: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    k: int = 10,
+    exclude_history: bool = True,
+    pool_gamma: float | None = 0.0,
+) -> RankingReport:
+    """The k best of the catalogue for each request.
+
+    Args:
+        ranker: a fitted ranker.
+        requests: Parquet as for `score_requests`, without candidates.
+        out: Parquet to write: request_id, items (list of ids, best first), scores (list of float32).
+        k: items for each request.
+        exclude_history: never return an item of the request's history.
+        pool_gamma: as in `Ranker.score`.
+
+    Raises:
+        InputError: the file is no Parquet, lacks a column, or has lists that do not fit.
+    """
+    require(k >= 1, "k", got=k, expected="1 or more")
+    report = RankingReport()
+
+    def answer(batch: pa.RecordBatch, histories: Histories) -> list[pa.Array]:
+        rows, scores = ranker.top_rows(histories, k, pool_gamma=pool_gamma, exclude_history=exclude_history)
+        found = rows >= 0
+        offsets = pa.array(np.concatenate([[0], np.cumsum(found.sum(axis=1))]), pa.int32())
+        report.candidates += int(found.sum())
+        return [
+            pa.ListArray.from_arrays(offsets, ranker.items.take(rows[found])),
+            pa.ListArray.from_arrays(offsets, pa.array(scores[found])),
+        ]
+
+    columns = {"items": pa.list_(ranker.items.ids.type), "scores": pa.list_(pa.float32())}
+    _answer_all(ranker, requests, out, [], columns, answer, report)
+    return report
+
+
+def _answer_all(
+    ranker: Ranker,
+    requests: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    needed: list[str],
+    columns: dict[str, pa.DataType],
+    answer: Callable[[pa.RecordBatch, Histories], list[pa.Array]],
+    report: RankingReport,
+) -> None:
+    file = _open(requests, ["request_id", "history", *needed])
+    request_id = file.schema_arrow.field("request_id")
+    schema = pa.schema([request_id, *(pa.field(name, kind) for name, kind in columns.items())])
+    with (
+        write_atomically(out) as path,
+        pq.ParquetWriter(path, schema) as writer,
+        progress("ranking", file.metadata.num_rows, "requests") as meter,
+    ):
+        for batch in _batches(file, needed):
+            histories = _histories(ranker, batch, report)
+            writer.write_batch(pa.record_batch([batch["request_id"], *answer(batch, histories)], schema=schema))
+            report.requests += len(batch)
+            meter.advance(len(batch))
+
+
+def _open(requests: str | os.PathLike[str], needed: list[str]) -> pq.ParquetFile:
+    try:
+        file = pq.ParquetFile(requests)
+    except FileNotFoundError as error:
+        raise InputError(f"there is no file {requests}", fix="check the path") from error
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{requests} cannot be read", got=error, expected="a Parquet file of requests") from error
+    missing = [name for name in needed if name not in file.schema_arrow.names]
+    if missing:
+        raise InputError(
+            f"{requests} lacks a column",
+            got=", ".join(file.schema_arrow.names),
+            expected=", ".join(needed),
+            fix=f"add {', '.join(missing)}",
+        )
+    for name in needed[1:]:
+        kind = file.schema_arrow.field(name).type
+        if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+            raise InputError(f"column {name!r} of {requests} is no list", got=kind, expected="a list of item ids")
+    return file
+
+
+def _batches(file: pq.ParquetFile, needed: list[str]) -> Iterator[pa.RecordBatch]:
+    wanted = ["request_id", "history", *needed]
+    wanted += [name for name in ("history_times", "history_kinds") if name in file.schema_arrow.names]
+    return file.iter_batches(batch_size=_BATCH_REQUESTS, columns=wanted)  # type: ignore[no-any-return]
+
+
+def _histories(ranker: Ranker, batch: pa.RecordBatch, report: RankingReport) -> Histories:
+    offsets, ids = _lists(batch, "history")
+    rows = ranker.items.rows(ids)
+    times = np.full(len(rows), ranker.last_time, np.int64)
+    kinds = np.zeros(len(rows), np.uint8)
+    if "history_times" in batch.schema.names:
+        given = _one_each(batch, "history_times", offsets)
+        if given is not None:
+            times = pc.fill_null(given.cast(pa.int64()), ranker.last_time).to_numpy(zero_copy_only=False)
+    if "history_kinds" in batch.schema.names:
+        given = _one_each(batch, "history_kinds", offsets)
+        if given is not None:
+            kinds = ranker.kind_codes(given.to_pylist())
+    histories = ranker.encode_histories(offsets, rows, times, kinds)
+    report.unknown_history += int(np.count_nonzero(rows < 0))
+    report.empty += int(np.count_nonzero(histories.lengths == 0))
+    return histories
+
+
+def _one_each(batch: pa.RecordBatch, name: str, offsets: np.ndarray) -> pa.Array | None:
+    """Values of a list column that go with the history; None when the column is null throughout."""
+    column = batch[name]
+    if column.null_count == len(column):
+        return None
+    found, values = _lists(batch, name)
+    if not np.array_equal(found, offsets):
+        at = int(np.flatnonzero(np.diff(found) != np.diff(offsets))[0])
+        raise InputError(
+            f"{name} of request {batch['request_id'][at].as_py()!r} does not fit its history",
+            got=f"{int(np.diff(found)[at])} values",
+            expected=f"{int(np.diff(offsets)[at])}, one for each past item",
+        )
+    return values
+
+
+def _lists(batch: pa.RecordBatch, name: str) -> tuple[np.ndarray, pa.Array]:
+    """A list column as offsets int64 [B + 1] from 0 and its values laid end to end; a null list is an empty one."""
+    column = batch[name]
+    lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), column.flatten()

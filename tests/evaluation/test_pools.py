@@ -1,0 +1,152 @@
+"""Pools: who is tested, on what, and that nothing leaks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from evaluation_worlds import CUT, DAY, log_of, random_log
+
+from heedful.errors import ConfigError, InputError, MismatchError
+from heedful.evaluation.pools import Pools, make_pools
+from heedful.events.log import EventLog
+from heedful.events.vocabulary import Vocabulary
+
+GAMMAS = (1.0, 0.75, 0.0)
+
+
+@pytest.fixture(scope="module")
+def logs() -> tuple[EventLog, EventLog]:
+    return random_log(events=3000).split(CUT, days=7)
+
+
+def touched_ids(log: EventLog, user: str) -> set[str]:
+    row = int(log.users.rows([user])[0])
+    if row < 0:
+        return set()
+    start, stop = log.histories.offsets[row : row + 2]
+    return set(log.catalog.items.take(log.histories.items[start:stop]).to_pylist())
+
+
+def test_positives_and_negatives_by_the_definition(logs: tuple[EventLog, EventLog]) -> None:
+    past, future = logs
+    pools = make_pools(past, future, gammas=GAMMAS, size=50)
+    known, tested = set(past.catalog.items.ids.to_pylist()), pools.users.to_pylist()
+    expected = {
+        user: (touched_ids(future, user) & known) - touched_ids(past, user)
+        for user in future.users.ids.to_pylist()
+        if touched_ids(past, user)
+    }
+    assert tested == [user for user, new in expected.items() if new]
+    for number, user in enumerate(tested):
+        part = slice(number, number + 1)
+        assert set(pools.items.take(pools.positives.part(part).rows).to_pylist()) == expected[user]
+        for gamma in GAMMAS:
+            negatives = pools.items.take(pools.negatives[gamma].part(part).rows).to_pylist()
+            assert len(negatives) == len(set(negatives)) == 50
+            assert not set(negatives) & (touched_ids(past, user) | touched_ids(future, user))
+
+
+def test_the_same_seed_gives_the_same_pools_and_another_seed_others(logs: tuple[EventLog, EventLog]) -> None:
+    first, again, other = (make_pools(*logs, gammas=GAMMAS, size=20, seed=seed) for seed in (1, 1, 2))
+    assert first.hash == again.hash != other.hash
+
+
+def test_pools_are_nested_in_size_and_in_users(logs: tuple[EventLog, EventLog]) -> None:
+    large = make_pools(*logs, gammas=GAMMAS, size=100, max_users=40)
+    small = make_pools(*logs, gammas=GAMMAS, size=10, max_users=20)
+    assert (len(large), len(small), large.size) == (40, 20, 100)
+    places = {user: place for place, user in enumerate(large.users.to_pylist())}
+    for gamma in GAMMAS:
+        for number, user in enumerate(small.users.to_pylist()):
+            start = large.negatives[gamma].offsets[places[user]]
+            mine = small.negatives[gamma].rows[small.negatives[gamma].offsets[number] :][:10]
+            assert (large.negatives[gamma].rows[start : start + 10] == mine).all()
+    assert set(large.sample(5)) <= set(large.sample(10)) and len(large.sample(0)) == 40
+
+
+def test_candidates_hide_the_positives_and_reveal_undoes_it(logs: tuple[EventLog, EventLog]) -> None:
+    pools = make_pools(*logs, gammas=GAMMAS, size=30)
+    users = slice(3, 17)
+    hidden = pools.candidates(0.75, users)
+    revealed = pools.reveal(hidden.rows, 0.75, users)
+    for b in range(14):
+        start, stop = hidden.offsets[b : b + 2]
+        wanted = [
+            pools.positives.part(users).take(np.array([b])).rows,
+            pools.negatives[0.75].part(users).take(np.array([b])).rows,
+        ]
+        assert (revealed[start:stop] == np.concatenate(wanted)).all()
+    whole = pools.candidates(0.75, slice(0, len(pools)))
+    assert (whole.part(users).rows == hidden.rows).all()
+
+
+def test_items_that_only_the_table_has_can_be_ranked() -> None:
+    users, items = np.array([0, 0, 0, 1, 1, 1, 0, 1]), np.array([0, 1, 2, 1, 2, 3, 4, 5])
+    times = np.array([1, 2, 3, 1, 2, 3, DAY * 10, DAY * 10])
+    past, future = log_of(users, items, times, n_users=2, n_items=6).split(DAY * 9, days=7)
+    with pytest.raises(InputError, match="nobody can be tested"):
+        make_pools(past, future, gammas=(0.0,), size=1)
+    table = Vocabulary([f"i{i}" for i in range(6)] + ["unseen"])
+    pools = make_pools(past, future, gammas=(1.0, 0.0), size=1, items=table)
+    assert pools.items.take(pools.positives.rows).to_pylist() == ["i4", "i5"]
+    assert pools.counts.tolist() == [1, 2, 2, 1, 0, 0, 0]
+    drawn = [make_pools(past, future, gammas=(1.0, 0.0), size=3, items=table, seed=s).negatives for s in range(30)]
+    assert {int(r) for d in drawn for r in d[1.0].rows} <= {0, 1, 2, 3}
+    assert 6 in {int(r) for d in drawn for r in d[0.0].rows}
+
+
+def test_save_and_load(tmp_path: Path, logs: tuple[EventLog, EventLog]) -> None:
+    past, future = logs
+    pools = make_pools(past, future, gammas=GAMMAS, size=40, max_users=30, seed=4)
+    pools.save(tmp_path / "pools.parquet")
+    read = Pools.load(tmp_path / "pools.parquet", past, future)
+    assert read.hash == pools.hash and read.gammas == GAMMAS and read.notes == pools.notes
+    users = slice(0, 30)
+    assert (read.candidates(0.0, users).rows == pools.candidates(0.0, users).rows).all()
+    table = pq.read_table(tmp_path / "pools.parquet")
+    assert table.column_names == ["gamma", "user_id", "positives", "negatives"] and len(table) == 90
+
+
+def test_pools_of_other_logs_are_refused(tmp_path: Path, logs: tuple[EventLog, EventLog]) -> None:
+    make_pools(*logs, gammas=(0.0,), size=10).save(tmp_path / "pools.parquet")
+    with pytest.raises(MismatchError, match="does not belong to these logs"):
+        Pools.load(tmp_path / "pools.parquet", *random_log(7, events=3000).split(CUT))
+    (tmp_path / "text").write_text("no parquet")
+    with pytest.raises(InputError, match="no file of pools"):
+        Pools.load(tmp_path / "text", *logs)
+
+
+def test_requests_show_the_past_and_the_candidates_and_not_the_truth(
+    tmp_path: Path, logs: tuple[EventLog, EventLog]
+) -> None:
+    past, future = logs
+    pools = make_pools(past, future, gammas=(1.0, 0.0), size=25)
+    pools.save_requests(tmp_path / "requests.parquet", past)
+    table = pq.read_table(tmp_path / "requests.parquet")
+    assert table["request_id"].to_pylist() == list(range(2 * len(pools)))
+    assert max(max(times) for times in table["history_times"].to_pylist()) < CUT
+    first = table.slice(0, 1).to_pylist()[0]
+    assert set(first["history"]) == touched_ids(past, first["user_id"])
+    assert len(first["candidates"]) == 25 + pools.positives.lengths[0]
+
+
+def test_clear_errors(logs: tuple[EventLog, EventLog]) -> None:
+    past, future = logs
+    with pytest.raises(ConfigError, match="a pool of 300 negatives is larger than the catalogue"):
+        make_pools(past, future, gammas=GAMMAS, size=300)
+    users, items, times = np.array([0, 0, 0, 1]), np.array([0, 1, 0, 1]), np.array([1, 2, DAY * 3, DAY * 3])
+    loyal_and_new = log_of(users, items, times, n_users=2, n_items=2)
+    with pytest.raises(
+        InputError, match="no user with a past touches a new item after the cut; got: 2 users after the cut, 1 of"
+    ):
+        make_pools(*loyal_and_new.split(DAY * 2), gammas=(0.0,), size=1)
+
+
+def test_short_pools_are_noted() -> None:
+    log = random_log(n_items=30, n_users=40, events=700, skew=0.3)
+    pools = make_pools(*log.split(CUT), gammas=(0.0,), size=25)
+    assert pools.negatives[0.0].lengths.min() < 25
+    assert "fewer than 25 negatives are left" in pools.notes[-1]
