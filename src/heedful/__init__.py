@@ -10,7 +10,7 @@
     past, future = log.split("2017-12-24", days=7)
     items = heedful.SkipGram(width=64).fit(past)
     ranker = heedful.AttentionRanker().fit(past, items)
-    print(heedful.compare({"attention": ranker, "popularity": heedful.Popularity().fit(past)}, future, past=past))
+    print(heedful.compare({"attention": ranker, "popularity": heedful.Popularity().fit(past)}, future))
     top = heedful.Recommender(ranker).recommend(["1029743", "995242"], k=10)
 
 A stage takes a finished value and returns a new one. Every public name is resolved when it is first used, so that
@@ -47,7 +47,7 @@ _HOMES = {
     "heedful.progress": ["show_progress"],
     "heedful.ranking.heuristics": ["LastItem", "Popularity", "WeightedSum", "WeightedSumConfig"],
     "heedful.ranking.models": ["load_ranker"],
-    "heedful.ranking.neural": ["AttentionConfig", "AttentionRanker", "AveragingConfig", "AveragingRanker"],
+    "heedful.ranking.rankers": ["AttentionConfig", "AttentionRanker", "AveragingConfig", "AveragingRanker"],
     "heedful.ranking.ranker": ["Ranker"],
     "heedful.recommending.explanation": ["Reason"],
     "heedful.recommending.recommender": ["Recommendations", "Recommender"],
@@ -99,11 +99,11 @@ if TYPE_CHECKING:
     from heedful.ranking.heuristics import WeightedSum as WeightedSum
     from heedful.ranking.heuristics import WeightedSumConfig as WeightedSumConfig
     from heedful.ranking.models import load_ranker as load_ranker
-    from heedful.ranking.neural import AttentionConfig as AttentionConfig
-    from heedful.ranking.neural import AttentionRanker as AttentionRanker
-    from heedful.ranking.neural import AveragingConfig as AveragingConfig
-    from heedful.ranking.neural import AveragingRanker as AveragingRanker
     from heedful.ranking.ranker import Ranker as Ranker
+    from heedful.ranking.rankers import AttentionConfig as AttentionConfig
+    from heedful.ranking.rankers import AttentionRanker as AttentionRanker
+    from heedful.ranking.rankers import AveragingConfig as AveragingConfig
+    from heedful.ranking.rankers import AveragingRanker as AveragingRanker
     from heedful.recommending.explanation import Reason as Reason
     from heedful.recommending.recommender import Recommendations as Recommendations
     from heedful.recommending.recommender import Recommender as Recommender

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from random import Random
 
 import numpy as np
 import pytest
@@ -50,9 +51,9 @@ def test_ties_share_their_mean_rank_and_the_metrics_follow(pool: list[tuple[int,
 
 @settings(max_examples=100, deadline=None)
 @given(lists, st.randoms(use_true_random=False))
-def test_the_order_of_candidates_changes_nothing(pool: list[tuple[int, bool]], random: object) -> None:
+def test_the_order_of_candidates_changes_nothing(pool: list[tuple[int, bool]], random: Random) -> None:
     shuffled = list(pool)
-    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    random.shuffle(shuffled)
     first, second = (one([float(s) for s, _ in p], [f for _, f in p]) for p in (pool, shuffled))
     assert sorted(first.values) == sorted(second.values)
     assert ndcg(first)[0] == pytest.approx(ndcg(second)[0], abs=1e-12)

@@ -73,7 +73,7 @@ def test_a_file_of_scores_is_as_good_as_the_function_that_made_it(
 
 
 def test_wrong_files_are_refused(tmp_path: Path, world: tuple[EventLog, EventLog, Pools]) -> None:
-    past, _, pools = world
+    pools = world[2]
     path = tmp_path / "scores.parquet"
     with pytest.raises(InputError, match="cannot be read"):
         FileSource("m", path, pools)
@@ -94,5 +94,5 @@ def test_wrong_scores_and_models_are_refused(world: tuple[EventLog, EventLog, Po
     with pytest.raises(InputError, match="'nan' gave scores that are not finite"):
         source_of("nan", lambda histories, candidates: np.full(len(candidates.rows), np.nan), pools, past).pool(1.0, users)
     with pytest.raises(ConfigError, match="'number' is no model; got: int"):
-        source_of("number", 3, pools, past)  # type: ignore[arg-type]
+        source_of("number", 3, pools, past)
     assert source_of("noise", noise(0), pools, past).ranks_catalogue

@@ -122,7 +122,7 @@ def random_rows(n=3000, seed=0):
 
 def test_the_order_of_rows_files_and_threads_changes_no_byte(tmp_path):
     rows = random_rows()
-    config = {"duplicates": "drop", "min_item_events": 60, "max_user_events": 70}
+    config = {"duplicates": "drop", "min_item_events": 20, "max_user_events": 55}
     shuffled = rows.take(np.random.default_rng(1).permutation(len(rows)))
     pq.write_table(rows, tmp_path / "whole.parquet")
     (tmp_path / "parts").mkdir()
@@ -132,14 +132,14 @@ def test_the_order_of_rows_files_and_threads_changes_no_byte(tmp_path):
     two = prepare(tmp_path / "parts", tmp_path / "two", config=PrepareConfig(threads=4, **config))
     assert one.folder.content_hash == two.folder.content_hash
     assert set(one.rejected["reason"].to_pylist()) == {
-        "unreadable time", "user with more than 70 events", "item with fewer than 60 events"
+        "unreadable time", "user with more than 55 events", "item with fewer than 20 events"
     }  # fmt: skip
 
 
 def test_the_manifest_accounts_for_every_row(tmp_path):
     rows = random_rows()
     pq.write_table(rows, tmp_path / "log.parquet")
-    config = PrepareConfig(duplicates="drop", min_item_events=60, max_user_events=40, kinds=("view",))
+    config = PrepareConfig(duplicates="drop", min_item_events=10, max_user_events=28, kinds=("view",))
     log = prepare(tmp_path / "log.parquet", tmp_path / "out", config=config)
     manifest = log.folder.manifest
     assert log.facts() == {name: manifest[name] for name in log.facts()}
@@ -405,3 +405,8 @@ def test_ctrl_c_stops_at_once_and_leaves_nothing(tmp_path):
     assert "KeyboardInterrupt" in error
     assert process.returncode not in (0, None)
     assert not list(tmp_path.iterdir())
+
+
+def test_standard_output_stays_clean(capfd):
+    read_events(random_rows(200_000), memory_limit="100MB")
+    assert capfd.readouterr() == ("", "")

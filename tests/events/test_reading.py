@@ -3,10 +3,12 @@ import gzip
 import os
 import pwd
 import shutil
+import signal
 import socket
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 from urllib.parse import quote
 
@@ -286,43 +288,52 @@ def test_postgresql_needs_its_extra(monkeypatch):
 def postgresql_binaries():
     places = [Path(path).parent for path in filter(None, [shutil.which("initdb")])]
     places += sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    return next((place for place in places if (place / "initdb").exists() and (place / "pg_ctl").exists()), None)
+    return next((place for place in places if (place / "initdb").exists() and (place / "postgres").exists()), None)
+
+
+def unprivileged(folder):
+    """How to start a server in `folder`, which refuses to run as root: as nobody, who gets the folder."""
+    if os.geteuid() != 0:
+        return {}
+    nobody = pwd.getpwnam("nobody")
+    for path in (folder, *folder.iterdir()):
+        os.chown(path, nobody.pw_uid, nobody.pw_gid)
+    for path in (folder.parent, folder.parent.parent):
+        path.chmod(path.stat().st_mode | 0o111)
+    return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
 
 
 @pytest.fixture(scope="module")
 def postgresql(tmp_path_factory):
     """URL of a fresh server that asks for the password `s3cret`."""
+    psycopg = pytest.importorskip("psycopg")
     binaries = postgresql_binaries()
     if binaries is None:
-        pytest.skip("PostgreSQL's initdb and pg_ctl are not installed")
+        pytest.skip("PostgreSQL's programs initdb and postgres are not installed")
     folder = tmp_path_factory.mktemp("postgresql")
     (folder / "password").write_text("s3cret")
-    # The server refuses to run as root.
-    who = {}
-    if os.geteuid() == 0:
-        nobody = pwd.getpwnam("nobody")
-        who = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
-        for path in (folder, folder / "password"):
-            os.chown(path, nobody.pw_uid, nobody.pw_gid)
-        for path in (folder.parent, folder.parent.parent):
-            path.chmod(path.stat().st_mode | 0o111)
+    who = unprivileged(folder)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-
-    def call(program, *arguments):
-        subprocess.run(
-            [binaries / program, "-D", folder / "data", *arguments], check=True, cwd=folder, stdout=subprocess.DEVNULL, **who
-        )
-
-    call("initdb", "-U", "me", "-A", "scram-sha-256", "--pwfile", folder / "password", "-E", "UTF8", "--no-sync")
-    call("pg_ctl", "-w", "-l", folder / "log", "-o", f"-p {port} -c listen_addresses=127.0.0.1 -k {folder} -F", "start")
-    yield f"postgresql://me:s3cret@127.0.0.1:{port}/postgres"
-    call("pg_ctl", "-m", "immediate", "stop")
+        port = str(free.getsockname()[1])
+    url = f"postgresql://me:s3cret@127.0.0.1:{port}/postgres"
+    new = ["-D", "data", "-U", "me", "-A", "scram-sha-256", "--pwfile=password", "-E", "UTF8", "--no-sync"]
+    subprocess.run([binaries / "initdb", *new], check=True, cwd=folder, stdout=subprocess.DEVNULL, **who)
+    start = [binaries / "postgres", "-D", "data", "-p", port, "-c", "listen_addresses=127.0.0.1", "-k", folder, "-F"]
+    with (folder / "log").open("w") as log, subprocess.Popen(start, cwd=folder, stderr=log, stdout=log, **who) as server:
+        try:
+            for _ in range(300):
+                with contextlib.suppress(psycopg.OperationalError), psycopg.connect(url):
+                    break
+                time.sleep(0.1)
+            yield url
+        finally:
+            server.send_signal(signal.SIGQUIT)
 
 
 def test_postgresql_is_read_like_a_file(postgresql):
-    psycopg = pytest.importorskip("psycopg")
+    import psycopg
+
     with psycopg.connect(postgresql) as connection:
         connection.execute("CREATE SCHEMA web")
         connection.execute('CREATE TABLE web.log (user_id text, item_id text, "timestamp" timestamptz, event text)')

@@ -16,8 +16,9 @@ from heedful.events.log import EventLog
 from heedful.folders import check_writable
 from heedful.ranking.heuristics import WeightedSumConfig
 from heedful.ranking.models import MODELS
-from heedful.ranking.neural import AttentionConfig, AveragingConfig, NeuralRanker
+from heedful.ranking.neural import NeuralRanker
 from heedful.ranking.ranker import Ranker
+from heedful.ranking.rankers import AttentionConfig, AveragingConfig
 
 __all__ = ["COMMANDS", "make_ranker"]
 

@@ -180,6 +180,7 @@ class _Run:
                 if worker.ident is not None:
                     worker.join()
         self.seconds = time.monotonic() - started
+        self._check_tables()
 
     def facts(self) -> dict[str, Any]:
         """What the provenance says of the run."""
@@ -229,11 +230,16 @@ class _Run:
 
     def _check(self, epoch: int) -> None:
         if not math.isfinite(self.totals[epoch, 2]):
-            raise TrainingError(
-                f"the loss is not finite any more in epoch {epoch + 1}",
-                got=f"learning_rate {self.plan.first_rate}",
-                fix="lower learning_rate",
-            )
+            raise self._diverged(f"the loss is not finite any more in epoch {epoch + 1}")
+
+    def _check_tables(self) -> None:
+        """The loss is measured here and there only, so that a vector may have diverged unseen."""
+        for table_ID in (self.tables.x, self.tables.y):
+            if not np.isfinite(table_ID.sum(axis=1)).all():
+                raise self._diverged("the vectors are not finite any more")
+
+    def _diverged(self, what: str) -> TrainingError:
+        return TrainingError(what, got=f"learning_rate {self.plan.first_rate}", fix="lower learning_rate")
 
 
 def _plan(config: SkipGramConfig, epochs: int, n_events: int) -> Plan:

@@ -228,12 +228,12 @@ class ItemEmbeddings:
         """Vectors of a block of rows, or of single rows, at length 1; zeros stay zeros."""
         norms_Q = self._norms[which]
         units_QD: np.ndarray = self.vectors[which] / np.where(norms_Q > 0, norms_Q, 1)[:, None]
-        return units_QD
+        return units_QD.astype(np.float32)
 
     @cached_property
     def _norms(self) -> np.ndarray:
-        """Length of each vector, float32 [I]; in double precision on the way, so that no square overflows."""
-        norms_I = np.empty(len(self), np.float32)
+        """Length of each vector, float64 [I], which holds the square of any float32."""
+        norms_I = np.empty(len(self))
         for low in range(0, len(self), _BLOCK_ROWS):
             block_BD = np.asarray(self.vectors[low : low + _BLOCK_ROWS], np.float64)
             norms_I[low : low + _BLOCK_ROWS] = np.sqrt(np.einsum("bd,bd->b", block_BD, block_BD))

@@ -55,10 +55,10 @@ def read_text(path: Path) -> tuple[list[str], np.ndarray]:
             if not line:
                 raise _damaged(path, f"{row} items", f"{n} items, as its first line says")
             # Split from the right: only the id may hold spaces.
-            parts = line.rstrip(b" \r\n").rsplit(b" ", width)
+            name, *numbers = line.rstrip(b" \r\n").rsplit(b" ", width)
             try:
-                vectors_ID[row] = [float(part) for part in parts[1:]]
-                ids.append(parts[0].decode())
+                vectors_ID[row] = np.array([float(number) for number in numbers]).reshape(width)
+                ids.append(name.decode())
             except ValueError as error:
                 raise _damaged(path, f"line {row + 2}: {line[:_SHOWN]!r}", f"an id and {width} numbers") from error
         _expect_end(path, data, n)

@@ -100,7 +100,7 @@ class Pools:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a Parquet file: for each gamma and user the ids of the positives, and of the negatives as drawn."""
-        facts = {"seed": self.seed, "hash": self.hash, "notes": list(self.notes)}
+        facts = {"gammas": self.gammas, "seed": self.seed, "hash": self.hash, "notes": list(self.notes)}
         listed = pa.list_(self.items.ids.type)
         columns = {"gamma": pa.float64(), "user_id": self.users.type, "positives": listed, "negatives": listed}
         schema = pa.schema(columns, metadata={"heedful.pools": json.dumps(facts)})
@@ -130,7 +130,7 @@ class Pools:
         except (OSError, pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path} is no file of pools", got=error, expected="a file that `Pools.save` wrote") from error
         universe, counts = _universe(past, items)
-        gammas = np.unique(table["gamma"].to_numpy())[::-1]
+        gammas = facts["gammas"]
         by_gamma = [table.filter(np.asarray(table["gamma"]) == gamma) for gamma in gammas]
         users = by_gamma[0]["user_id"].combine_chunks()
         pools = cls(

@@ -6,6 +6,7 @@ import contextlib
 import html
 import json
 import os
+import re
 from collections.abc import Mapping
 from importlib import metadata
 
@@ -177,9 +178,9 @@ def _figure_section(name: str, heading: str, panels: list[Panel]) -> str:
 
 
 def _inline(figure: Figure, name: str) -> str:
-    """SVG for the page: without the XML head, scaling with its place, in the colours of the page."""
+    """SVG for the page: without the XML head and ids that figures share, scaling with its place, in the page's colours."""
     svg = to_svg(figure, name=name)
-    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg[svg.index("<svg") :])
     for colour, variable in ((INK, "ink"), (GRID, "grid"), *((c, f"c{n}") for n, c in enumerate(COLOURS))):
         svg = svg.replace(colour, f"var(--{variable})")
     return svg.replace("<svg ", '<svg role="img" ', 1)

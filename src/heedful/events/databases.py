@@ -148,9 +148,12 @@ def _open_sqlite(url: TableUrl, session: Session) -> tuple[list[str], Callable[[
         raise _no_access(url, error) from error
 
     def relation(chosen: Sequence[str]) -> str:
-        schema = _sqlite_schema(connection, table, chosen)
-        columns = ", ".join(_sqlite_column(field) for field in schema)
-        cursor = connection.execute(f"SELECT {columns} FROM {identifier(table)}")
+        try:
+            schema = _sqlite_schema(connection, table, chosen)
+            columns = ", ".join(_sqlite_column(field) for field in schema)
+            cursor = connection.execute(f"SELECT {columns} FROM {identifier(table)}")
+        except sqlite3.Error as error:
+            raise _no_access(url, error) from error
         return session.register(pa.RecordBatchReader.from_batches(schema, _batches(cursor, schema)))
 
     return names, relation

@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
-from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -46,6 +45,7 @@ class EventLog:
     kinds: tuple[str, ...]
     rejected: pa.Table | None = None
     folder: Folder | None = None
+    past: EventLog | None = None
 
     @property
     def n_events(self) -> int:
@@ -152,7 +152,8 @@ class EventLog:
                 expected=f"a cut inside the log's period, {period}",
                 fix="choose another cut",
             )
-        return self._only(before).compact(), self._only(after)
+        past = self._only(before).compact()
+        return past, replace(self._only(after), past=past)
 
     def compact(self) -> Self:
         """The log with only the items and users that have events, items most frequent first, with fresh counts."""
@@ -229,8 +230,3 @@ def _in_basket_order(histories: Histories) -> Histories:
 
 def _iso(moment: int) -> str:
     return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M")
-
-
-def folder_path(log: EventLog) -> Path | None:
-    """Where the log lies on disk, if it does."""
-    return log.folder.path if log.folder else None

@@ -132,6 +132,8 @@ def open_session(folder: Path, *, memory_limit: str, threads: int) -> Iterator[S
     with contextlib.ExitStack() as closing:
         session = Session(connection, closing)
         closing.callback(session.close)
+        # DuckDB draws its own progress on standard output, which is for results.
+        session.run("SET enable_progress_bar = false")
         # Times without a zone are UTC wherever the program runs.
         session.run("SET TimeZone = 'UTC'")
         yield session

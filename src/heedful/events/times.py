@@ -33,7 +33,9 @@ def time_as_sql(column: str, kind: str) -> tuple[str, str, str]:
     if kind in _INTEGERS:
         return f"{name}::BIGINT", "NULL::DOUBLE", "NULL::BIGINT"
     if kind == "UBIGINT":
-        return f"least({name}, {2**63 - 1})::BIGINT", "NULL::DOUBLE", "NULL::BIGINT"
+        # `least` passes over NULL.
+        clamped = f"CASE WHEN {name} IS NOT NULL THEN least({name}, {2**63 - 1})::BIGINT END"
+        return clamped, "NULL::DOUBLE", "NULL::BIGINT"
     if kind in ("FLOAT", "DOUBLE", "HUGEINT", "UHUGEINT") or kind.startswith("DECIMAL("):
         return "NULL::BIGINT", f"{name}::DOUBLE", "NULL::BIGINT"
     if _TIMESTAMPS.fullmatch(kind):
@@ -78,9 +80,11 @@ def moment_as_sql(unit: str) -> str:
     within = f"greatest(least(whole, {last}), 0)"
     return (
         "CASE WHEN moment IS NOT NULL THEN moment "
-        f"WHEN whole IS NOT NULL THEN CASE WHEN whole BETWEEN 0 AND {last} THEN {within} * {factor} ELSE -1 END "
+        f"WHEN whole BETWEEN 0 AND {last} THEN {within} * {factor} "
+        "WHEN whole IS NOT NULL THEN -1 "
         "WHEN isnan(real) THEN NULL "
-        f"WHEN real IS NOT NULL THEN CASE WHEN real BETWEEN 0 AND {last} THEN try_cast(round(real * {factor}) AS BIGINT) ELSE -1 END "
+        f"WHEN real BETWEEN 0 AND {last} THEN try_cast(round(real * {factor}) AS BIGINT) "
+        "WHEN real IS NOT NULL THEN -1 "
         "END"
     )
 

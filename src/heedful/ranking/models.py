@@ -7,8 +7,8 @@ import os
 from heedful.embeddings.table import ItemEmbeddings
 from heedful.errors import FolderError
 from heedful.ranking.heuristics import LastItem, Popularity, WeightedSum
-from heedful.ranking.neural import AttentionRanker, AveragingRanker
 from heedful.ranking.ranker import Ranker, open_model_folder
+from heedful.ranking.rankers import AttentionRanker, AveragingRanker
 
 __all__ = ["MODELS", "load_ranker"]
 

@@ -9,7 +9,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import safetensors
@@ -24,20 +24,20 @@ from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories
 from heedful.events.log import EventLog
 from heedful.folders import Folder
-from heedful.ranking.attention import Attention
-from heedful.ranking.averaging import DeepAveraging
 from heedful.ranking.instances import Batch, InstanceSampler
 from heedful.ranking.memory import Memory, build_memory
 from heedful.ranking.ranker import Ranker
 from heedful.ranking.training import TrainingConfig, TrainingReport, as_device, train_module
 from heedful.ranking.trend import N_TREND_FEATURES, TrendIndex
 
-__all__ = ["AttentionConfig", "AttentionRanker", "AveragingConfig", "AveragingRanker", "NeuralConfig", "NeuralRanker"]
+__all__ = ["NeuralConfig", "NeuralRanker"]
 
 _TREND_UNITS = 32
 _DAY = 86400
 # The horizon of a moment is this part of the log's period, a day at least.
 _HORIZONS = 50
+# An item of age t weighs (1 + 256 t / period) ** -0.8 in a mean by recency.
+_AGE_UNITS, _AGE_POWER = 256, 0.8
 # Elements of the largest intermediate array when scoring: users x candidates x (past items + hidden width).
 _SCORING_ELEMENTS = 2**24
 _CATALOGUE_CHUNK_ITEMS = 8192
@@ -60,42 +60,19 @@ class NeuralConfig(TrainingConfig):
         require(self.scale >= 0, "scale", got=self.scale, expected="0 or more")
 
 
-@dataclass(frozen=True, kw_only=True)
-class AttentionConfig(NeuralConfig):
-    """The attention ranker; `AttentionConfig.paper()` gives the paper's settings."""
+@dataclass(frozen=True)
+class Past:
+    """The past of B users as a module sees it.
 
-    depth: int = option(4, "layers of attention, K")
-    hidden: int = option(128, "width of the layers, d'")
-    null_rows: int = option(4, "learnt rows in each layer's memory; 0: the paper's model")
+    Attributes:
+        x_BLD: conditioned embeddings of the past items, newest first.
+        used_BL: 1 for a past item, 0 in the padding.
+        recency_BL: weight of each past item by its age, 0 in the padding.
+    """
 
-    def __post_init__(self) -> None:
-        """Check every option."""
-        super().__post_init__()
-        require(self.depth >= 1, "depth", got=self.depth, expected="1 or more")
-        require(self.hidden >= 1, "hidden", got=self.hidden, expected="1 or more")
-        require(self.null_rows >= 0, "null_rows", got=self.null_rows, expected="0 or more")
-
-
-_PAPER: dict[str, Any] = {
-    "learning_rate": 0.002,
-    "schedule": "plateau",
-    "batch_users": 64,
-    "gradient_norm": 10.0,
-    "assess_every": 5000,
-    "cuts": "last",
-    "objective": "logistic",
-    "positives": 10,
-    "negatives": 100,
-    "gamma": 0.75,
-    "average": 0.0,
-    "avoid_history": False,
-    "trend": False,
-}
-PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    "attention": {"default": {}, "paper": {**_PAPER, "depth": 10, "hidden": 128, "null_rows": 0}},
-    "averaging": {"default": {}, "paper": {**_PAPER, "form": "inner", "hidden": 128}},
-}
-"""Options that a preset sets: "paper" is section 4.3, "default" is made for the log's size and a CPU."""
+    x_BLD: torch.Tensor
+    used_BL: torch.Tensor
+    recency_BL: torch.Tensor
 
 
 class _Net(nn.Module):
@@ -127,19 +104,22 @@ class NeuralRanker(Ranker):
         report: what training did; None for a loaded model.
     """
 
+    presets: ClassVar[dict[str, dict[str, Any]]]
+    """Options that a preset sets: "paper" is section 4.3, "default" is made for the log's size and a CPU."""
+
     config: NeuralConfig
     gamma: float
     report: TrainingReport | None = None
     _net: _Net
     _mean: np.ndarray  # float32 [D]
     _item_term: np.ndarray | None  # float32 [I]
+    _span: float  # the log's period, seconds
     _scratch: np.ndarray
     _device: torch.device
 
     def __init__(self, *, preset: str = "default", **options: Any) -> None:
-        presets = PRESETS[self.name]
-        require(preset in presets, "preset", got=preset, expected=", ".join(presets))
-        super().__init__(**{**presets[preset], **options})
+        require(preset in self.presets, "preset", got=preset, expected=", ".join(self.presets))
+        super().__init__(**{**self.presets[preset], **options})
 
     @property
     def n_parameters(self) -> int:
@@ -164,6 +144,8 @@ class NeuralRanker(Ranker):
             wanted = log.kind_codes((*self.config.history_kinds, *self.config.target_kinds))
             histories = histories.where(np.isin(histories.kinds, wanted))
         self.config = _resolve(self.config, histories)
+        times = histories.times
+        self._span = float(max(int(times.max()) + 1 - int(times.min()), 1)) if len(times) else 1.0
         self.gamma = self.config.gamma
         self._prepare(items)
         with torch.random.fork_rng():
@@ -182,12 +164,11 @@ class NeuralRanker(Ranker):
     def _sampler(self, log: EventLog, histories: Histories, trend: TrendIndex | None) -> InstanceSampler:
         config = self.config
         targets = np.isin(histories.kinds, log.kind_codes(config.target_kinds or log.kinds))
-        period = int(histories.times.max()) - int(histories.times.min()) if len(histories.times) else 0
         return InstanceSampler(
             histories, targets, self.users_of_item, batch_users=config.batch_users, cuts=config.cuts,
             positives=config.positives, negatives=config.negatives, gamma=config.gamma, avoid_history=config.avoid_history,
             max_history=config.max_history, holdout_users=config.holdout_users, seed=config.seed,
-            horizon=max(_DAY, period / _HORIZONS), trend=trend,
+            horizon=max(_DAY, self._span / _HORIZONS), trend=trend,
         )  # fmt: skip
 
     def _prepare(self, items: ItemEmbeddings) -> None:
@@ -197,11 +178,18 @@ class NeuralRanker(Ranker):
 
     @abstractmethod
     def _model(self, width: int) -> nn.Module:
-        """A new, untrained module."""
+        """A new, untrained module that takes a `Past` and candidates [B, C, D], or [1, C, D] the same for all."""
 
-    @abstractmethod
     def _forward(self, memory: Memory, xq_BCD: torch.Tensor) -> torch.Tensor:
         """Logits of candidates without the trend, float [B, C]."""
+        logits_BC: torch.Tensor = self._net.model(self._past(memory), xq_BCD)
+        return logits_BC
+
+    def _past(self, memory: Memory) -> Past:
+        used = memory.counts > 0
+        recency = used * (1 + _AGE_UNITS * _DAY * memory.ages / self._span) ** -_AGE_POWER
+        tensors = (torch.from_numpy(array.astype(np.float32)).to(self._device) for array in (used, recency))
+        return Past(self._inputs(memory.rows), *tensors)
 
     def _inputs(self, rows: np.ndarray) -> torch.Tensor:
         """Conditioned embeddings of rows of any shape, float [..., D]: scale decides whether attention trains at all."""
@@ -278,7 +266,7 @@ class NeuralRanker(Ranker):
     def _read(self, folder: Folder, settings: dict[str, Any]) -> None:
         assert self.embeddings is not None
         self._device = as_device("auto")
-        self._mean = np.array(settings["mean"], np.float32)
+        self._mean, self._span = np.array(settings["mean"], np.float32), float(settings["span"])
         self._scratch = np.full(len(self.items), -1, np.int64)
         self._net = _Net(self._model(settings["width"]), self.config.trend).to(self._device).eval()
         try:
@@ -305,67 +293,6 @@ class _TrainingPass:
         shape = (*batch.candidates.shape, -1)
         item_BC = ranker._net.item_term(torch.from_numpy(features).to(logits_BC.device).view(shape))
         return logits_BC + item_BC + torch.from_numpy(offset).to(logits_BC.device).view(shape[:2])
-
-
-class AttentionRanker(NeuralRanker):
-    """The paper's attention ranker (sections 4.1 to 4.3), with null rows and the trend of items unless switched off.
-
-    Args:
-        preset: "default", or "paper" for the settings of section 4.3.
-        options: fields of `AttentionConfig`, which overrule the preset.
-    """
-
-    name: ClassVar[str] = "attention"
-    config_class = AttentionConfig
-    config: AttentionConfig
-
-    def _model(self, width: int) -> nn.Module:
-        config = self.config
-        return Attention(
-            width=width, hidden=config.hidden, depth=config.depth, null_rows=config.null_rows, scale=config.scale or 1.0
-        )
-
-    def _forward(self, memory: Memory, xq_BCD: torch.Tensor) -> torch.Tensor:
-        log_weight = np.where(memory.counts > 0, np.float32(0), np.float32(-np.inf))
-        if not self.config.null_rows:
-            log_weight[memory.lengths == 0] = 0  # without a past the paper's softmax is over nothing; the score is not used
-        x_BLD = self._inputs(memory.rows)
-        return self._net.model(x_BLD, torch.from_numpy(log_weight).to(x_BLD.device), xq_BCD)  # type: ignore[no-any-return]
-
-
-@dataclass(frozen=True, kw_only=True)
-class AveragingConfig(NeuralConfig):
-    """The deep averaging network."""
-
-    form: Literal["inner", "sum"] = option("inner", "inner: mu(mean)^T x_q; sum: mu(mean + x_q)")
-    hidden: int = option(128, "rectified linear units of each of the two layers")
-
-    def __post_init__(self) -> None:
-        """Check every option."""
-        super().__post_init__()
-        require(self.form in ("inner", "sum"), "form", got=self.form, expected="inner or sum")
-        require(self.hidden >= 1, "hidden", got=self.hidden, expected="1 or more")
-
-
-class AveragingRanker(NeuralRanker):
-    """The deep averaging network of section 5.2, trained exactly as the attention ranker is.
-
-    Args:
-        preset: "default", or "paper" for the settings of section 4.3.
-        options: fields of `AveragingConfig`, which overrule the preset.
-    """
-
-    name: ClassVar[str] = "averaging"
-    config_class = AveragingConfig
-    config: AveragingConfig
-
-    def _model(self, width: int) -> nn.Module:
-        return DeepAveraging(width=width, hidden=self.config.hidden, form=self.config.form)
-
-    def _forward(self, memory: Memory, xq_BCD: torch.Tensor) -> torch.Tensor:
-        x_BLD = self._inputs(memory.rows)
-        weight_BL = torch.from_numpy((memory.counts > 0).astype(np.float32)).to(x_BLD.device)
-        return self._net.model(x_BLD, weight_BL, xq_BCD)  # type: ignore[no-any-return]
 
 
 def _resolve(config: NeuralConfig, histories: Histories) -> NeuralConfig:

@@ -1,7 +1,8 @@
 """How popular an item is at a moment, and where it is heading: what a ranker must know where tastes and stock move.
 
-Popularity here counts distinct users, as equation 5 of the paper does, but only those who had come to the item before the
-moment in question, so a training instance knows no more than could have been known then.
+All counts are of what had happened before the moment in question, so that a training instance knows no more than could
+have been known then. They are made twice: of each user's first action with an item, which is popularity as equation 5 of
+the paper counts it, and of all actions.
 
 Shapes: I items, F features, W windows, N (item, moment) pairs.
 """
@@ -19,14 +20,26 @@ from heedful.events.histories import Histories
 __all__ = ["N_TREND_FEATURES", "TrendIndex"]
 
 _WINDOWS = 8
+_FEATURES_EACH = 2 * _WINDOWS + 3
+N_TREND_FEATURES = 2 * _FEATURES_EACH
+"""F: for first actions and for all actions, two for each window and three for the item's whole life."""
 # Share of the negatives of a moment that are drawn by popularity, the rest evenly: hard ones, and all of the catalogue.
 _POPULAR_SHARE = 0.5
-N_TREND_FEATURES = 2 * _WINDOWS + 3
-"""F: two for each window, and three for the item's whole life."""
+
+
+class _Actions:
+    """Times of some actions, item by item and all together, sorted."""
+
+    def __init__(self, items: np.ndarray, times: np.ndarray, n_items: int) -> None:
+        order = np.lexsort((times, items))
+        self.times = times[order]
+        self.offsets = np.searchsorted(items[order], np.arange(n_items + 1)).astype(np.int64)
+        in_time = np.argsort(times, kind="stable")
+        self.all_times, self.all_items = times[in_time], items[in_time]
 
 
 class TrendIndex:
-    """For each item, the times at which users first came to it.
+    """For each item, the times of its actions.
 
     The windows are the halves, quarters, ... of the log's period, so that the features mean the same in a log of hours
     and in one of years.
@@ -34,24 +47,24 @@ class TrendIndex:
     Args:
         histories: the training log in item rows.
         n_items: I.
+
+    Attributes:
+        end: the moment after the last event, unix seconds.
+        span: length of the period, seconds.
     """
 
     def __init__(self, histories: Histories, n_items: int) -> None:
-        first = _first_touches(np.asarray(histories.offsets), np.asarray(histories.items), n_items)
-        items, times = np.asarray(histories.items)[first], np.asarray(histories.times)[first]
-        order = np.lexsort((times, items))
-        self._times = times[order]
-        self._offsets = np.searchsorted(items[order], np.arange(n_items + 1)).astype(np.int64)
-        in_time = np.argsort(times, kind="stable")
-        self._all_times, self._all_items = times[in_time], items[in_time].astype(np.int64)
-        births = np.flatnonzero(np.diff(self._offsets))
-        in_time = np.argsort(self._times[self._offsets[births]], kind="stable")
-        self._births, self._born = self._times[self._offsets[births]][in_time], births[in_time].astype(np.int64)
-        everything = np.asarray(histories.times)
-        self.first_time = int(everything.min()) if len(everything) else 0
-        self.end = int(everything.max()) + 1 if len(everything) else 0
-        self.span = float(max(self.end - self.first_time, 1))
-        self._windows = self.span / 2.0 ** np.arange(1, _WINDOWS + 1)
+        items, times = np.asarray(histories.items), np.asarray(histories.times)
+        first = _first_touches(np.asarray(histories.offsets), items, n_items)
+        self._first = _Actions(items[first], times[first], n_items)
+        self._all = _Actions(items, times, n_items)
+        known = np.flatnonzero(np.diff(self._first.offsets))
+        births = self._first.times[self._first.offsets[known]]
+        in_time = np.argsort(births, kind="stable")
+        self._births, self._born = births[in_time], known[in_time]
+        self.end = int(times.max()) + 1 if len(times) else 0
+        self.span = float(max(self.end - int(times.min()), 1)) if len(times) else 1.0
+        self._windows = (self.span / 2.0 ** np.arange(1, _WINDOWS + 1)).astype(np.int64)
 
     def features(self, rows: np.ndarray, moments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What was known of items at moments.
@@ -61,11 +74,15 @@ class TrendIndex:
             moments: unix seconds, int64 [N]; events at the moment itself do not count.
 
         Returns:
-            (features float32 [N, F], log of the item's share of all first touches before the moment, float32 [N]).
+            (features float32 [N, F], log of the item's share of all first actions before the moment, float32 [N]).
         """
         features = np.empty((len(rows), N_TREND_FEATURES), np.float32)
         log_share = np.empty(len(rows), np.float32)
-        _describe(rows, moments, self._offsets, self._times, self._all_times, self._windows, self.span, features, log_share)
+        # The second call is for first actions, so that its share is the one that stays.
+        for actions, part in ((self._all, features[:, _FEATURES_EACH:]), (self._first, features[:, :_FEATURES_EACH])):
+            _describe(
+                rows, moments, actions.offsets, actions.times, actions.all_times, self._windows, self.span, part, log_share
+            )
         return features, log_share
 
     def negatives(self, moments: np.ndarray, randoms: np.ndarray) -> np.ndarray:
@@ -79,7 +96,7 @@ class TrendIndex:
             Item rows, int64 [N]; -1 where no item was known yet.
         """
         drawn = np.empty(len(moments), np.int64)
-        _draw_before(moments, randoms, self._all_times, self._all_items, self._births, self._born, drawn)
+        _draw_before(moments, randoms, self._first.all_times, self._first.all_items, self._births, self._born, drawn)
         return drawn
 
     def log_probability(self, log_share: np.ndarray, moments: np.ndarray) -> np.ndarray:

@@ -1,0 +1,35 @@
+# make demo: the whole pipeline on real retail data.  make test: all tests.  make lint: style, types, direction of imports.
+# Each sets up what it needs in .venv, with the versions that constraints.txt pins.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/demo.ready
+	$(BIN)/heedful demo --out demo
+
+test: $(VENV)/dev.ready
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/dev.ready
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) demo build
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/demo.ready: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP_INSTALL) --editable '.[demo]'
+	touch $@
+
+$(VENV)/dev.ready: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP_INSTALL) --editable '.[demo,lint,test]'
+	touch $@
