@@ -72,7 +72,7 @@ def complete_journey(folder: Path) -> tuple[Path, Path]:
     with duckdb.connect() as connection:
         for target, query in ((events, _EVENTS), (items, _ITEMS)):
             if not target.exists():
-                table = connection.execute(query, [str(data)]).to_arrow_table()
+                table = connection.sql(query, params=[str(data)]).to_arrow_table()
                 with write_atomically(target) as path:
                     pq.write_table(table, path)
     return events, items

@@ -54,7 +54,7 @@ class Workspace:
             make: writes the stage's folder at a path.
             load: reads it.
         """
-        fingerprint = hashlib.sha256(json.dumps([FORMAT_VERSION, inputs], sort_keys=True, default=str).encode()).hexdigest()
+        fingerprint = _fingerprint(inputs)
         folder = self.path / name
         if self._known().get(name) == fingerprint and folder.exists():
             try:
@@ -152,11 +152,14 @@ def run_experiment(
 def _fitted(
     name: str, ranker: Ranker, past: EventLog, items: ItemEmbeddings, inputs: dict[str, Any], workspace: Workspace
 ) -> Ranker:
+    described = {**inputs, "model": ranker.name, **ranker.config.to_dict()}
+
     def make(folder: Path) -> None:
         if isinstance(ranker, NeuralRanker):
-            checkpoints = folder.with_name(f"{folder.name}.training")
-            ranker.fit(past, items, checkpoints=checkpoints, resume=True)
-            shutil.rmtree(checkpoints, ignore_errors=True)
+            training = folder.with_name(f"{folder.name}.training")
+            # Only a run with the same inputs may go on from a checkpoint.
+            ranker.fit(past, items, checkpoints=training / _fingerprint(described)[:12], resume=True)
+            shutil.rmtree(training, ignore_errors=True)
         else:
             ranker.fit(past, items)
         ranker.save(folder)
@@ -164,5 +167,8 @@ def _fitted(
     def load(folder: Path) -> Ranker:
         return load_ranker(folder, embeddings=items)
 
-    described = {**inputs, "model": ranker.name, **ranker.config.to_dict()}
     return workspace.stage(name, described, make, load)
+
+
+def _fingerprint(inputs: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps([FORMAT_VERSION, inputs], sort_keys=True, default=str).encode()).hexdigest()

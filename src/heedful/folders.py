@@ -7,6 +7,7 @@ last, and one rename puts it in place. A run that is killed leaves only the temp
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -156,6 +157,7 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
     partial = target.parent / f".{target.name}.partial-{os.getpid()}"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(target)
         yield partial
         _sync(partial)
         partial.replace(target)
@@ -165,7 +167,8 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
             f"{target} could not be written", got=error, fix="check free space and permissions; nothing was changed"
         ) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def _seal(writer: FolderWriter, kind: str) -> None:
@@ -201,10 +204,13 @@ def _put_in_place(partial: Path, target: Path) -> None:
 
 def _remove_stale(target: Path) -> None:
     """Remove what killed runs left beside `target`; the temporary name carries the process that owns it."""
-    for left in target.parent.glob(f".{target.name}.partial-*"):
-        owner = left.name.split(".partial-", 1)[1].split("-")[0]
+    for left in target.parent.glob(f".{glob.escape(target.name)}.partial-*"):
+        owner = left.name.rsplit(".partial-", 1)[1].split("-")[0]
         if owner.isdigit() and not Path(f"/proc/{owner}").exists() and Path("/proc").exists():
-            shutil.rmtree(left, ignore_errors=True)
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
 
 
 def _peek_kind(path: Path) -> str | None:
@@ -223,9 +229,12 @@ def _read_manifest(where: Path, kind: str) -> dict[str, Any]:
         ) from error
     except (OSError, ValueError) as error:
         raise FolderError(f"{where / MANIFEST} cannot be read", got=error, fix="make the folder again") from error
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+    found: dict[str, Any] = manifest if isinstance(manifest, dict) else {}
+    files = found.get("files")
+    facts = list(files.values()) if isinstance(files, dict) else [None]
+    if not all(isinstance(fact, dict) and {"bytes", "sha256"} <= fact.keys() for fact in facts):
         raise FolderError(f"{where / MANIFEST} is not a manifest", fix="make the folder again")
-    return manifest
+    return found
 
 
 def _check_file(where: Path, name: str, facts: dict[str, Any], *, hash_up_to: int | None) -> None:

@@ -49,9 +49,7 @@ class SkipGramConfig(Config):
     negative_exponent: float = option(
         0.75, "negatives are drawn by frequency to this power; 0 is uniform, below 0 favours rare"
     )
-    shared_negatives: bool = option(
-        True, "let up to four pairs of a centre share negatives (faster); off: own ones for each pair"
-    )
+    shared_negatives: bool = option(True, "let two pairs of a centre share negatives (faster); off: own ones for each pair")
     subsample: float = option(0.0, "thin out items above this share of all actions, as word2vec's `sample`; 0 is off")
     epochs: int = option(0, "passes over the log; 0 chooses 5 to 40 by its size, so that small logs get more")
     learning_rate: float = option(0.025, "step size at the start")

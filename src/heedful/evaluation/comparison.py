@@ -41,7 +41,7 @@ def compare(
         models: by name: a ranker; a function from (histories, candidates), in rows of the pools' items, to scores; or the
             path of a Parquet file with the scores of `Pools.save_requests`.
         future: the events after the cut, from `EventLog.split`.
-        past: the events before it; None for the `log` on which the models say that they were fitted.
+        past: the events before it; None for those that `EventLog.split` cut off from `future`.
         items: the items that can be ranked, such as those of the embedding table; None for those of the past.
         pools: pools made or loaded before; None to make them from the configuration.
         config: sizes, seeds and levels; `cut` and `days` were for the split.
@@ -53,10 +53,13 @@ def compare(
     """
     if not models:
         raise ConfigError("there is nothing to compare", got="no models", expected="one or more")
-    past = past or _fitted_on(models)
     past = past if past is not None else future.past
     if past is None:
-        raise InputError("the past is missing", fix="pass past=, or make the future with EventLog.split")
+        raise ConfigError(
+            "it is not clear what the test users did before",
+            got="a future that was not made by EventLog.split",
+            fix="pass past=, or make the future with EventLog.split",
+        )
     _refuse_leaks(models, past, future)
     config = _fitted(config or EvaluationConfig(), past, items, pools)
     if pools is None:
@@ -74,20 +77,6 @@ def compare(
     verdicts = _verdicts(results, config)
     lengths = past.histories.lengths[pools.past_rows]
     return Comparison(config, pools, results, verdicts, (*pools.notes, *_notes(results, pools)), lengths)
-
-
-def _fitted_on(models: Mapping[str, Model]) -> EventLog:
-    """The one log that the models carry."""
-    logs = {id(log): log for log in (getattr(model, "log", None) for model in models.values()) if log is not None}
-    if len(logs) != 1:
-        raise ConfigError(
-            "it is not clear what the test users did before",
-            got=f"models that were fitted on {len(logs)} different logs" if logs else "models that carry no log",
-            expected="the events before the cut",
-            fix="pass past=past",
-        )
-    found: EventLog = next(iter(logs.values()))
-    return found
 
 
 def _refuse_leaks(models: Mapping[str, Model], past: EventLog, future: EventLog) -> None:

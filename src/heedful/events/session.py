@@ -103,6 +103,10 @@ class Session:
                 got=_first_line(error),
                 fix="raise memory_limit or lower threads",
             ) from error
+        except duckdb.Error as error:
+            if _is_full_disk(error):
+                raise OSError(_first_line(error)) from error
+            raise
 
 
 @contextlib.contextmanager
@@ -116,6 +120,7 @@ def open_session(folder: Path, *, memory_limit: str, threads: int) -> Iterator[S
 
     Raises:
         ConfigError: a memory limit that DuckDB does not understand.
+        OSError: the disk is full.
 
     """
     config: dict[str, Any] = {"memory_limit": memory_limit, "temp_directory": str(folder / "spill")}
@@ -124,6 +129,8 @@ def open_session(folder: Path, *, memory_limit: str, threads: int) -> Iterator[S
     try:
         connection = duckdb.connect(str(folder / "work.duckdb"), config=config)
     except duckdb.Error as error:
+        if _is_full_disk(error):
+            raise OSError(_first_line(error)) from error
         raise ConfigError(
             "DuckDB cannot start with this memory limit",
             got=f"{memory_limit!r}: {_first_line(error)}",
@@ -137,6 +144,10 @@ def open_session(folder: Path, *, memory_limit: str, threads: int) -> Iterator[S
         # Times without a zone are UTC wherever the program runs.
         session.run("SET TimeZone = 'UTC'")
         yield session
+
+
+def _is_full_disk(error: duckdb.Error) -> bool:
+    return any(words in str(error) for words in ("Could not write", "No space left on device", "Could not truncate"))
 
 
 def _first_line(error: BaseException) -> str:

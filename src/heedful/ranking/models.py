@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from heedful.embeddings.table import ItemEmbeddings
-from heedful.errors import FolderError
+from heedful.errors import FolderError, HeedfulError
 from heedful.ranking.heuristics import LastItem, Popularity, WeightedSum
 from heedful.ranking.ranker import Ranker, open_model_folder
 from heedful.ranking.rankers import AttentionRanker, AveragingRanker
@@ -33,4 +33,11 @@ def load_ranker(path: str | os.PathLike[str], *, embeddings: ItemEmbeddings | No
     model = MODELS.get(str(settings.get("model")))
     if model is None:
         raise FolderError(f"{folder.path} holds an unknown model", got=settings.get("model"), expected=", ".join(MODELS))
-    return model.load_folder(folder, settings, embeddings)
+    try:
+        return model.load_folder(folder, settings, embeddings)
+    except HeedfulError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        raise FolderError(
+            f"config.json or manifest.json of {folder.path} is incomplete", got=repr(error), fix="train the model again"
+        ) from error

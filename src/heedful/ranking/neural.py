@@ -5,6 +5,7 @@ Shapes: B users, L past items (padded), C candidates, D embedding width, I items
 
 from __future__ import annotations
 
+import json
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -27,7 +28,7 @@ from heedful.folders import Folder
 from heedful.ranking.instances import Batch, InstanceSampler
 from heedful.ranking.memory import Memory, build_memory
 from heedful.ranking.ranker import Ranker
-from heedful.ranking.training import TrainingConfig, TrainingReport, as_device, train_module
+from heedful.ranking.training import TrainingConfig, TrainingReport, as_device, train_module, write_tensors
 from heedful.ranking.trend import N_TREND_FEATURES, TrendIndex
 
 __all__ = ["NeuralConfig", "NeuralRanker"]
@@ -36,6 +37,8 @@ _TREND_UNITS = 32
 _DAY = 86400
 # The horizon of a moment is this part of the log's period, a day at least.
 _HORIZONS = 50
+# Updates when none are asked for: some passes over the users, within limits. More updates on a small log overfit.
+_PASSES, _FEWEST_STEPS, _MOST_STEPS = 2, 700, 5000
 # An item of age t weighs (1 + 256 t / period) ** -0.8 in a mean by recency.
 _AGE_UNITS, _AGE_POWER = 256, 0.8
 # Elements of the largest intermediate array when scoring: users x candidates x (past items + hidden width).
@@ -153,9 +156,10 @@ class NeuralRanker(Ranker):
             self._net = _Net(self._model(items.width), self.config.trend)
         self._net.to(self._device)
         trend = TrendIndex(histories, len(self.items)) if self.config.trend else None
+        data = json.dumps([items.content_hash, log.facts()]) if checkpoints is not None else ""
         self.report = train_module(
             self._net, _TrainingPass(self, trend), self._sampler(log, histories, trend), self.config,
-            title=f"training {self.name}", checkpoints=checkpoints, resume=resume,
+            title=f"training {self.name}", data=data, checkpoints=checkpoints, resume=resume,
         )  # fmt: skip
         self._net.eval()
         self._item_term = self._final_item_term(trend) if trend is not None else None
@@ -253,13 +257,14 @@ class NeuralRanker(Ranker):
         return {
             "width": len(self._mean),
             "mean": self._mean.tolist(),
+            "span": self._span,
             "n_parameters": self.n_parameters,
             "report": report,
         }
 
     def _write(self, folder: Path) -> None:
         tensors = {name: value.detach().cpu().contiguous() for name, value in self._net.state_dict().items()}
-        safetensors.torch.save_file(tensors, folder / "weights.safetensors")
+        write_tensors(tensors, folder / "weights.safetensors")
         if self._item_term is not None:
             np.save(folder / "item_term.npy", self._item_term)
 
@@ -301,7 +306,7 @@ def _resolve(config: NeuralConfig, histories: Histories) -> NeuralConfig:
     holdout = config.holdout_users or min(2000, users // 20)
     steps = config.steps
     if not steps and config.schedule == "linear":
-        steps = 1200
+        steps = min(max(_PASSES * users // config.batch_users, _FEWEST_STEPS), _MOST_STEPS)
     assess_every = config.assess_every or max(steps // 10, 1)
     return replace(config, steps=steps, assess_every=assess_every, holdout_users=min(holdout, users // 2))
 

@@ -225,7 +225,7 @@ class Ranker(ABC):
         """Scores without the prior of every item, float [B, I]."""
         everything = np.arange(len(self.items))
         lists = Candidates.of([everything] * len(histories))
-        return self._logits(histories, lists).reshape(len(histories), -1)
+        return self._logits(histories, lists).reshape(len(histories), len(everything))
 
     # What fitting and folders need
 

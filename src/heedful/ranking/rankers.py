@@ -29,6 +29,7 @@ _PAPER: dict[str, Any] = {
     "objective": "logistic",
     "positives": 10,
     "negatives": 100,
+    "max_history": 1000,
     "gamma": 0.75,
     "avoid_history": False,
     "scale": 2.0,

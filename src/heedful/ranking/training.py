@@ -28,7 +28,7 @@ from heedful.progress import progress, say
 from heedful.ranking.instances import Batch, InstanceSampler, Position
 from heedful.ranking.objective import OBJECTIVES
 
-__all__ = ["TrainingConfig", "TrainingReport", "as_device", "train_module"]
+__all__ = ["TrainingConfig", "TrainingReport", "as_device", "train_module", "write_tensors"]
 
 _CHECKPOINT = "checkpoint.safetensors"
 _BETAS = (0.9, 0.999)
@@ -63,10 +63,10 @@ class TrainingConfig(Config):
         "of the user's events, drawn anew each epoch; last: before the user's last items, as in the paper",
     )
     positives: int = option(10, "most future items of an instance, |S_u|")
-    negatives: int = option(100, "sampled negatives of an instance, |N_u|")
+    negatives: int = option(64, "sampled negatives of an instance, |N_u|")
     gamma: float = option(0.75, "exponent of the popularity that negatives are drawn from")
     avoid_history: bool = option(True, "negatives are never items that the user has already touched")
-    max_history: int = option(256, "most recent distinct items that make up a user's memory")
+    max_history: int = option(200, "most recent distinct items that make up a user's memory")
     holdout_users: int = option(0, "users set aside for assessment; 0: a twentieth, 2,000 at most")
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
 
@@ -146,6 +146,7 @@ def train_module(
     config: TrainingConfig,
     *,
     title: str,
+    data: str = "",
     checkpoints: Path | None = None,
     resume: bool = False,
 ) -> TrainingReport:
@@ -157,6 +158,7 @@ def train_module(
         sampler: where batches come from.
         config: rates, lengths and the seed; `steps` and `assess_every` resolved (above zero, or `steps` zero for plateau).
         title: name shown with the progress.
+        data: what names the log and the table, so that a run is not resumed on others.
         checkpoints: folder for the checkpoint; none is written when None.
         resume: go on from the checkpoint, if there is one.
 
@@ -164,16 +166,23 @@ def train_module(
         TrainingError: a loss is not finite; the module then has the weights of the last good assessment.
         FolderError: the checkpoint cannot be written, or belongs to another run.
     """
-    return _Run(module, scoring, sampler, config, checkpoints).go(title, resume)
+    return _Run(module, scoring, sampler, config, data, checkpoints).go(title, resume)
 
 
 class _Run:
     """One training run: the module, Adam, the progress made, and the best weights so far."""
 
     def __init__(
-        self, module: nn.Module, scoring: Scoring, sampler: InstanceSampler, config: TrainingConfig, folder: Path | None
+        self,
+        module: nn.Module,
+        scoring: Scoring,
+        sampler: InstanceSampler,
+        config: TrainingConfig,
+        data: str,
+        folder: Path | None,
     ) -> None:
-        self.module, self.scoring, self.sampler, self.config, self.folder = module, scoring, sampler, config, folder
+        self.module, self.scoring, self.sampler, self.config = module, scoring, sampler, config
+        self.data, self.folder = data, folder
         self.parameters = dict(module.named_parameters())
         self.adam = torch.optim.Adam(self.parameters.values(), lr=config.learning_rate, betas=_BETAS)
         self.state = _Progress(rate=config.learning_rate)
@@ -295,9 +304,9 @@ class _Run:
         for name, parameter in self.parameters.items():
             for moment, value in self.adam.state[parameter].items():
                 tensors[f"adam.{moment}/{name}"] = value
-        facts = {"state": json.dumps(asdict(self.state)), "config": json.dumps(self.config.to_dict())}
+        facts = {"state": json.dumps(asdict(self.state)), "config": json.dumps(self.config.to_dict()), "data": self.data}
         with write_atomically(self.folder / _CHECKPOINT) as path:
-            safetensors.torch.save_file(tensors, path, metadata=facts)
+            write_tensors(tensors, path, metadata=facts)
 
     def _resume(self) -> None:
         path = self.folder / _CHECKPOINT if self.folder is not None else None
@@ -305,9 +314,15 @@ class _Run:
             say("no checkpoint to resume from: training starts at the beginning")
             return
         tensors, facts = _read_checkpoint(path)
+        if "config" not in facts or "state" not in facts:
+            raise FolderError(f"{path} is no checkpoint of a training run", fix="remove it to start anew")
         if json.loads(facts["config"]) != json.loads(json.dumps(self.config.to_dict())):
             raise FolderError(
                 f"{path} belongs to a run with other options", fix="resume with the same options, or remove it to start anew"
+            )
+        if facts.get("data") != self.data:
+            raise FolderError(
+                f"{path} belongs to a run on another log or table", fix="give the same ones, or remove it to start anew"
             )
         try:
             self._load({name: tensors[f"weights/{name}"] for name in self.parameters})
@@ -325,10 +340,18 @@ class _Run:
         say(f"resumed at step {self.state.step}")
 
 
+def write_tensors(tensors: dict[str, torch.Tensor], path: Path, *, metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file; a disk that is full or cannot be written is an `OSError`, as with any other file."""
+    try:
+        safetensors.torch.save_file(tensors, path, metadata=metadata)
+    except safetensors.SafetensorError as error:
+        raise OSError(str(error)) from error
+
+
 def _read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata())  # noqa: SIM118
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except (safetensors.SafetensorError, OSError) as error:
         raise FolderError(f"{path} cannot be read", got=error, fix="remove it to start anew") from error
 

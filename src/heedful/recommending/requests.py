@@ -54,7 +54,7 @@ def score_requests(
     Args:
         ranker: a fitted ranker.
         requests: Parquet with request_id, history (list of item ids, oldest first), candidates (list of item ids), and
-            maybe history_times (list of unix seconds) and history_kinds (list of strings).
+            maybe history_times (list of unix seconds or timestamps) and history_kinds (list of strings).
         out: Parquet to write: request_id, scores (list of float32, in candidate order).
         pool_gamma: as in `Ranker.score`.
 
@@ -158,7 +158,27 @@ def _open(requests: str | os.PathLike[str], needed: list[str]) -> pq.ParquetFile
         kind = file.schema_arrow.field(name).type
         if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
             raise InputError(f"column {name!r} of {requests} is no list", got=kind, expected="a list of item ids")
+    for name, (fits, expected) in _OPTIONAL.items():
+        kind = file.schema_arrow.field(name).type if name in file.schema_arrow.names else pa.list_(pa.null())
+        is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+        if not is_list or not (pa.types.is_null(kind.value_type) or fits(kind.value_type)):
+            raise InputError(f"column {name!r} of {requests} has the wrong type", got=kind, expected=expected)
     return file
+
+
+def _is_time(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_timestamp(kind))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+# Columns that a request may have: what their values may be, and how to say it.
+_OPTIONAL = {
+    "history_times": (_is_time, "a list of unix seconds or timestamps"),
+    "history_kinds": (_is_text, "a list of strings"),
+}
 
 
 def _batches(file: pq.ParquetFile, needed: list[str]) -> Iterator[pa.RecordBatch]:
@@ -175,6 +195,8 @@ def _histories(ranker: Ranker, batch: pa.RecordBatch, report: RankingReport) -> 
     if "history_times" in batch.schema.names:
         given = _one_each(batch, "history_times", offsets)
         if given is not None:
+            if pa.types.is_timestamp(given.type):
+                given = given.cast(pa.timestamp("s", given.type.tz), safe=False)
             times = pc.fill_null(given.cast(pa.int64()), ranker.last_time).to_numpy(zero_copy_only=False)
     if "history_kinds" in batch.schema.names:
         given = _one_each(batch, "history_kinds", offsets)

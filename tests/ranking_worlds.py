@@ -1,0 +1,120 @@
+"""Small event logs, tables and trained rankers with known properties, for the tests of everything that ranks."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from heedful.embeddings.table import ItemEmbeddings
+from heedful.events.catalog import Catalog
+from heedful.events.histories import Histories
+from heedful.events.log import EventLog, count_items
+from heedful.events.vocabulary import Vocabulary
+
+DAY = 86_400
+START = 1_500_000_000
+
+# Options that train a neural ranker in a fraction of a second.
+SMALL: dict[str, Any] = {
+    "hidden": 8, "steps": 20, "assess_every": 10, "batch_users": 16, "positives": 3, "negatives": 8, "device": "cpu",
+}  # fmt: skip
+QUICK: dict[str, dict[str, Any]] = {
+    "attention": {**SMALL, "depth": 2, "null_rows": 2, "relations": 2},
+    "averaging": SMALL,
+    "weighted-sum": {"evaluations": 20, "negatives": 10, "positives": 3},
+    "last-item": {},
+    "popularity": {},
+}
+
+
+def histories_of(
+    sequences: Sequence[Sequence[int]],
+    times: Sequence[Sequence[int]] | None = None,
+    kinds: Sequence[Sequence[int]] | None = None,
+) -> Histories:
+    """Histories from item rows, one list a user; a day between actions unless times are given."""
+    lengths = [len(s) for s in sequences]
+    flat = times if times is not None else [START + DAY * np.arange(n) for n in lengths]
+    codes = kinds if kinds is not None else [[0] * n for n in lengths]
+    return Histories(
+        np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        np.concatenate([np.empty(0, int), *sequences]).astype(np.int32),
+        np.concatenate([np.empty(0, int), *flat]).astype(np.int64),
+        np.concatenate([np.empty(0, int), *codes]).astype(np.uint8),
+    )
+
+
+def log_of(
+    sequences: Sequence[Sequence[int]],
+    times: Sequence[Sequence[int]] | None = None,
+    kinds: Sequence[Sequence[int]] | None = None,
+    *,
+    n_items: int | None = None,
+    ids: Sequence[Any] | None = None,
+    kind_names: tuple[str, ...] = ("view",),
+) -> EventLog:
+    """An event log of item numbers; number n has row n and the id "item n" unless ids are given."""
+    histories = histories_of(sequences, times, kinds)
+    if n_items is None:
+        n_items = int(histories.items.max()) + 1
+    names = Vocabulary(list(ids) if ids is not None else [f"item{row}" for row in range(n_items)])
+    attributes = pa.table({"title": [f"title {row}" for row in range(n_items)]})
+    catalog = Catalog(names, *count_items(histories, n_items), attributes)
+    return EventLog(catalog, Vocabulary([f"u{u}" for u in range(len(sequences))]), histories, kind_names)
+
+
+def random_log(
+    seed: int = 0, *, users: int = 80, items: int = 60, events: int = 25, skew: float = 0.7, **kwargs: Any
+) -> EventLog:
+    """Histories of 1 to 2 x `events` actions, items by popularity rank ** -skew, times even over 100 days."""
+    randoms = np.random.default_rng(seed)
+    weights = np.arange(1, items + 1) ** -skew
+    lengths = randoms.integers(1, 2 * events, users)
+    sequences = [randoms.choice(items, n, p=weights / weights.sum()) for n in lengths]
+    times = [np.sort(START + randoms.integers(0, 100 * DAY, n)) for n in lengths]
+    kinds = [randoms.integers(0, len(kwargs.get("kind_names", ("view",))), n) for n in lengths]
+    return log_of(sequences, times, kinds, n_items=items, **kwargs)
+
+
+def table_of(ids: Any, *, width: int = 8, seed: int = 0, attributes: pa.Table | None = None) -> ItemEmbeddings:
+    """A table of vectors without meaning."""
+    vectors = np.random.default_rng(seed).normal(size=(len(ids), width)).astype(np.float32)
+    return ItemEmbeddings.from_arrays(ids, vectors, attributes=attributes)
+
+
+def heedful(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own."""
+    command = [sys.executable, "-m", "heedful", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, env=quiet_environment(), **options)
+
+
+def python(code: str, *arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run some Python in a process of its own, with these worlds importable."""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, env=quiet_environment(), **options)
+
+
+def quiet_environment() -> dict[str, str]:
+    """The environment for another process: one thread, so that results are the same bit for bit."""
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+
+
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """Permissions hold inside, also when the tests run as root."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65_534)
+    try:
+        yield
+    finally:
+        if user == 0:
+            os.seteuid(0)

