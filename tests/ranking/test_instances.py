@@ -157,6 +157,18 @@ def test_moments_are_even_over_the_time_in_which_they_make_sense() -> None:
     assert distance < 1.95 / math.sqrt(600)  # Kolmogorov-Smirnov, one in a thousand
 
 
+def test_moments_to_the_second() -> None:
+    """The first moment is the second after an event, the last that of the next event itself."""
+    histories = histories_of([[0, 1], [2, 3]], [[START, START + 1], [START, START + 3]])
+    moments: dict[int, set[int]] = {0: set(), 2: set()}
+    for epoch in range(60):
+        sampler = sampler_of(histories, 4, cuts="moments", horizon=2, holdout_users=0, negatives=1)
+        for past, positives, _, now in instances_of(epoch_of(sampler, epoch)):
+            assert positives == [past[0] + 1]
+            moments[past[0]].add(now - START)
+    assert moments == {0: {1}, 2: {2, 3}}
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_only_target_kinds_are_positives(way: str) -> None:
     histories = walks()

@@ -42,8 +42,8 @@ _PASSES, _FEWEST_STEPS, _MOST_STEPS = 2, 700, 5000
 # An item of age t weighs (1 + 256 t / period) ** -0.8 in a mean by recency.
 _AGE_UNITS, _AGE_POWER = 256, 0.8
 # Elements of the largest intermediate array when scoring: users x candidates x (past items + hidden width).
-_SCORING_ELEMENTS = 2**24
-_CATALOGUE_CHUNK_ITEMS = 8192
+_SCORING_ELEMENTS = 2**22
+_CATALOGUE_CHUNK_ITEMS = 2048
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,7 +43,7 @@ _PAPER: dict[str, Any] = {
 class AttentionConfig(NeuralConfig):
     """The attention ranker."""
 
-    depth: int = option(4, "layers of attention, K")
+    depth: int = option(2, "layers of attention, K")
     hidden: int = option(128, "width of the layers, d'")
     null_rows: int = option(4, "learnt rows in each layer's memory; 0: the paper's model")
     relations: int = option(3, "relations of the direct relevance term, in which past items add up; 0: the paper's model")
