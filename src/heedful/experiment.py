@@ -158,7 +158,8 @@ def _fitted(
         if isinstance(ranker, NeuralRanker):
             training = folder.with_name(f"{folder.name}.training")
             # Only a run with the same inputs may go on from a checkpoint.
-            ranker.fit(past, items, checkpoints=training / _fingerprint(described)[:12], resume=True)
+            checkpoints = training / _fingerprint(described)[:12]
+            ranker.fit(past, items, checkpoints=checkpoints, resume=checkpoints.exists())
             shutil.rmtree(training, ignore_errors=True)
         else:
             ranker.fit(past, items)

@@ -552,3 +552,15 @@ def test_the_prior_sees_items_without_users() -> None:
     unseen = ranker.users_of_item == 0
     assert isinstance(prior, np.ndarray) and unseen.any() and np.isfinite(prior).all()
     assert prior[unseen].max() < prior[~unseen].min()
+
+
+def test_items_that_the_table_cannot_name_are_named_by_the_log(tmp_path: Path) -> None:
+    log = the_log("text")
+    known = log.catalog.items.ids[3].as_py()
+    table = table_of(["sku-new", known])
+    ranker = MODELS["last-item"]().fit(log, table)
+    ranker.save(tmp_path / "model")
+    for one in (ranker, load_ranker(tmp_path / "model")):
+        assert one.describe_item(known) == "title 3"
+        assert one.describe_item("sku-new") == "sku-new"
+        assert one.trained_on["n_events"] == log.n_events

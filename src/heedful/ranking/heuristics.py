@@ -21,7 +21,7 @@ from heedful.folders import Folder
 from heedful.progress import progress
 from heedful.ranking.instances import InstanceSampler
 from heedful.ranking.memory import Memory, build_memory
-from heedful.ranking.ranker import Ranker
+from heedful.ranking.ranker import Ranker, attributes_of
 
 __all__ = ["LastItem", "LastItemConfig", "Popularity", "PopularityConfig", "WeightedSum", "WeightedSumConfig"]
 
@@ -44,7 +44,7 @@ class Popularity(Ranker):
         if items is not None:
             rows = log.catalog.items.rows(items.items.ids)
             users = np.where(rows >= 0, self.users_of_item[rows], 0)
-            self.items, self.attributes, self.users_of_item = items.items, items.attributes, users
+            self.items, self.attributes, self.users_of_item = items.items, attributes_of(log, items), users
         return self
 
     def _logits(self, histories: Histories, candidates: Candidates) -> np.ndarray:

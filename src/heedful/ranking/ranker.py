@@ -26,7 +26,7 @@ from heedful.events.log import EventLog, count_items
 from heedful.events.vocabulary import Vocabulary
 from heedful.folders import Folder, new_folder, open_folder
 
-__all__ = ["KIND", "UNKNOWN_SCORE", "Ranker"]
+__all__ = ["KIND", "UNKNOWN_SCORE", "Ranker", "attributes_of"]
 
 KIND = "model"
 UNKNOWN_SCORE = -1e9
@@ -50,6 +50,7 @@ class Ranker(ABC):
         attributes: what is known of the items (title, ...), [I] rows.
         kinds: names of the event kinds of the training log.
         last_time: time of the last event of the training log, unix seconds.
+        trained_on: sizes, kinds, period and content hash of the training log.
         embeddings: the item embeddings, None for a ranker that needs none.
     """
 
@@ -66,6 +67,7 @@ class Ranker(ABC):
     attributes: pa.Table
     kinds: tuple[str, ...]
     last_time: int
+    trained_on: dict[str, Any]
     embeddings: ItemEmbeddings | None = None
 
     def __init__(self, **options: Any) -> None:
@@ -237,11 +239,12 @@ class Ranker(ABC):
         """
         self.kinds, self.embeddings = log.kinds, embeddings
         self.last_time = int(log.histories.times.max()) if log.n_events else 0
+        self.trained_on = {**log.facts(), "content_hash": log.folder.content_hash if log.folder else None}
         if embeddings is None:
             self.items, self.attributes = log.catalog.items, log.catalog.attributes
             histories = log.histories
         else:
-            self.items, self.attributes = embeddings.items, embeddings.attributes
+            self.items, self.attributes = embeddings.items, attributes_of(log, embeddings)
             histories = _in_table_rows(log, embeddings)
         self.users_of_item = count_items(histories, len(self.items))[1]
         return histories
@@ -275,6 +278,7 @@ class Ranker(ABC):
                 "kinds": list(self.kinds),
                 "last_time": self.last_time,
                 "gamma": self.gamma,
+                "trained_on": self.trained_on,
                 **self._settings(),
             }
             (folder.path / "config.json").write_text(json.dumps(settings, indent=1) + "\n")
@@ -282,13 +286,13 @@ class Ranker(ABC):
             self._write(folder.path)
             folder.manifest["model"] = self.name
             folder.manifest["config"] = self.config.to_dict()
-            if self.embeddings is None:
+            if self.embeddings is not None:
+                folder.manifest["embeddings"] = self._embeddings_reference(folder.path, Path(path).absolute(), pack)
+            if self.embeddings is None or self.attributes is not self.embeddings.attributes:
                 table = pa.table({"item_id": self.items.ids})
                 for name in self.attributes.column_names:
                     table = table.append_column(name, self.attributes[name])
                 pq.write_table(table, folder.path / "items.parquet")
-            else:
-                folder.manifest["embeddings"] = self._embeddings_reference(folder.path, Path(path).absolute(), pack)
 
     def _embeddings_reference(self, partial: Path, target: Path, pack: bool) -> dict[str, str]:
         assert self.embeddings is not None
@@ -305,10 +309,11 @@ class Ranker(ABC):
         ranker.config = cls.config_class.from_dict(_as_tuples(settings["config"]))
         ranker.kinds, ranker.last_time, ranker.gamma = tuple(settings["kinds"]), settings["last_time"], settings["gamma"]
         ranker.users_of_item = np.load(folder.file("users_of_item.npy"))
+        ranker.trained_on = settings["trained_on"]
         if cls.needs_embeddings:
             ranker.embeddings = _table_of(folder, embeddings)
             ranker.items, ranker.attributes = ranker.embeddings.items, ranker.embeddings.attributes
-        else:
+        if not cls.needs_embeddings or folder.has("items.parquet"):
             table = pq.read_table(folder.file("items.parquet"))
             ranker.items, ranker.attributes = Vocabulary(table["item_id"]), table.drop_columns(["item_id"])
         if len(ranker.users_of_item) != len(ranker.items):
@@ -364,6 +369,15 @@ def _table_of(folder: Folder, given: ItemEmbeddings | None) -> ItemEmbeddings:
             fix="give the table that it was trained on, or train again on this one",
         )
     return table
+
+
+def attributes_of(log: EventLog, embeddings: ItemEmbeddings) -> pa.Table:
+    """What is known of the table's items: by the table itself, or, where it knows nothing, by the log."""
+    known = log.catalog.attributes
+    if embeddings.attributes.num_columns or not known.num_columns:
+        return embeddings.attributes
+    rows = log.catalog.items.rows(embeddings.items.ids)
+    return known.take(pa.array(rows, mask=rows < 0))
 
 
 def _in_table_rows(log: EventLog, embeddings: ItemEmbeddings) -> Histories:
