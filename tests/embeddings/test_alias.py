@@ -3,7 +3,7 @@ import pytest
 from numba import njit
 
 from heedful.embeddings.alias import alias_table, draw, smoothed_weights
-from heedful.embeddings.kernel import next_random
+from heedful.embeddings.streams import next_random
 from heedful.errors import InputError
 
 

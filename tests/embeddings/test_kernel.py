@@ -3,7 +3,8 @@ import pytest
 from numba import njit
 
 from heedful.embeddings import kernel
-from heedful.embeddings.kernel import contexts_of, draw_radius, first_state, loss, next_random, read_user, update
+from heedful.embeddings.kernel import contexts_of, draw_radius, loss, read_user, update
+from heedful.embeddings.streams import first_state, next_random
 
 
 def reference_loss(x, y, contexts, negatives, weight):

@@ -17,6 +17,7 @@ import numpy as np
 from numba import njit
 
 from heedful.embeddings.alias import draw
+from heedful.embeddings.streams import first_state, next_random
 
 __all__ = [
     "BLOCK",
@@ -25,9 +26,7 @@ __all__ = [
     "Tables",
     "contexts_of",
     "draw_radius",
-    "first_state",
     "loss",
-    "next_random",
     "read_user",
     "shuffle_baskets",
     "train_users",
@@ -120,27 +119,6 @@ class Scratch(NamedTuple):
     target: np.ndarray
     step: np.ndarray
     sum: np.ndarray
-
-
-@njit(inline="always")
-def _mix(z: np.uint64) -> np.uint64:
-    """The output function of splitmix64: a bijection of 64 bits that scatters neighbouring numbers."""
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
-
-
-@njit(inline="always")
-def next_random(state: np.uint64) -> tuple[np.uint64, np.uint64]:
-    """(next state, 64 random bits) of a splitmix64 stream."""
-    state = state + np.uint64(0x9E3779B97F4A7C15)
-    return state, _mix(state)
-
-
-@njit(inline="always")
-def first_state(seed: int, epoch: int, user: int) -> np.uint64:
-    """Where the stream of a user begins in an epoch."""
-    return _mix(_mix(_mix(np.uint64(seed)) + np.uint64(epoch)) + np.uint64(user))
 
 
 @njit(inline="always")

@@ -11,11 +11,11 @@ import struct
 import numba
 import numpy as np
 
+from heedful.embeddings.streams import GOLDEN, scatter
 from heedful.events.candidates import Candidates
 
 __all__ = ["draw_negatives", "hide_positives", "reveal_positives", "stream_keys", "weights"]
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 # Draws that a user may spend, for each negative wanted, before the rest is drawn by exponential keys instead.
 _PATIENCE = 8
 
@@ -32,8 +32,8 @@ def stream_keys(seed: int, purpose: float, users: np.ndarray) -> np.ndarray:
     """Start of each user's random stream, uint64 [B], for a seed and a purpose (such as gamma)."""
     bits = np.uint64(struct.unpack("<Q", struct.pack("<d", purpose))[0])
     with np.errstate(over="ignore"):
-        start = _mix(np.uint64(seed % 2**64) + _GOLDEN) ^ _mix(bits + _GOLDEN)
-        return np.asarray(_mix(start + users.astype(np.uint64) * _GOLDEN), np.uint64)
+        start = _mix(np.uint64(seed % 2**64) + GOLDEN) ^ _mix(bits + GOLDEN)
+        return np.asarray(_mix(start + users.astype(np.uint64) * GOLDEN), np.uint64)
 
 
 def draw_negatives(keys: np.ndarray, weight: np.ndarray, banned: Candidates, size: int) -> Candidates:
@@ -77,16 +77,14 @@ def reveal_positives(scores: np.ndarray, offsets: np.ndarray, n_positive: np.nda
 
 @numba.vectorize(["uint64(uint64)"], cache=True)  # type: ignore[no-untyped-call]
 def _mix(x: np.uint64) -> np.uint64:
-    """The output function of splitmix64."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    """`scatter` for whole arrays."""
+    return scatter(x)
 
 
 @numba.njit(cache=True, nogil=True)
 def _uniform(state: np.uint64) -> float:
     """A number in [0, 1) with 53 random bits."""
-    return float(_mix(state) >> np.uint64(11)) * (1.0 / 9007199254740992.0)
+    return float(scatter(state) >> np.uint64(11)) * (1.0 / 9007199254740992.0)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -111,7 +109,7 @@ def _draw(
         tries = _PATIENCE * (end - at) + 100
         while at < end and tries > 0:
             tries -= 1
-            state += _GOLDEN
+            state += GOLDEN
             u = _uniform(state)
             row = guide[int(u * n_items)]
             while cumulative[row] <= u:
@@ -130,7 +128,7 @@ def _draw_rest(state: np.uint64, weight: np.ndarray, taken: np.ndarray, stamp: i
     left = np.flatnonzero((taken != stamp) & (weight > 0))
     arrival = np.empty(len(left))
     for j in range(len(left)):
-        state += _GOLDEN
+        state += GOLDEN
         arrival[j] = -np.log1p(-_uniform(state)) / weight[left[j]]
     order = np.argsort(arrival)
     for j in range(len(out)):
@@ -144,5 +142,5 @@ def _swap(values: np.ndarray, offsets: np.ndarray, n_positive: np.ndarray, keys:
         start, length = offsets[user], offsets[user + 1] - offsets[user]
         for step in range(n_positive[user]):
             j = n_positive[user] - 1 - step if undo else step
-            other = j + int(_uniform(keys[user] + np.uint64(j + 1) * _GOLDEN) * (length - j))
+            other = j + int(_uniform(keys[user] + np.uint64(j + 1) * GOLDEN) * (length - j))
             values[start + j], values[start + other] = values[start + other], values[start + j]

@@ -17,6 +17,7 @@ import numba
 import numpy as np
 
 from heedful.embeddings.alias import alias_table, draw, smoothed_weights
+from heedful.embeddings.streams import next_random
 from heedful.errors import TrainingError
 from heedful.events.histories import Histories
 from heedful.ranking.memory import Memory, build_memory
@@ -240,21 +241,11 @@ def _check_learnable(eligible: np.ndarray, users_of_item: np.ndarray) -> None:
 
 
 @numba.njit(inline="always")
-def _mix(state: Any) -> Any:
-    """One step of splitmix64: the next state and 64 random bits."""
-    state += numba.uint64(0x9E3779B97F4A7C15)
-    z = state
-    z = (z ^ (z >> numba.uint64(30))) * numba.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> numba.uint64(27))) * numba.uint64(0x94D049BB133111EB)
-    return state, z ^ (z >> numba.uint64(31))
-
-
-@numba.njit(inline="always")
 def _seeded(seed: Any, purpose: Any, epoch: Any, user: Any) -> Any:
     """State of the random numbers of one user in one epoch, whatever batch or thread the user falls to."""
     state = numba.uint64(seed)
     for part in (purpose, epoch, user):
-        state, bits = _mix(state ^ numba.uint64(part))
+        state, bits = next_random(state ^ numba.uint64(part))
         state = bits
     return state
 
@@ -274,7 +265,7 @@ def _plan_cuts(
             cuts[b], now[b] = cut, times[max(cut, 0)]
             continue
         for _ in range(_TRIES):
-            state, bits = _mix(state)
+            state, bits = next_random(state)
             if way == _MOMENTS:
                 cut, stop, moment = _draw_moment(times, starts[b], ends[b], horizon, bits)
             else:
@@ -376,10 +367,10 @@ def _fill_candidates(
             if found < positives:
                 candidates[b, found] = item
             else:
-                state, bits = _mix(state)
-                place = numba.int64(bits % numba.uint64(found + 1))
-                if place < positives:
-                    candidates[b, place] = item
+                state, bits = next_random(state)
+                replaced = numba.int64(bits % numba.uint64(found + 1))
+                if replaced < positives:
+                    candidates[b, replaced] = item
             found += 1
         n_positives[b] = min(found, positives)
         used = 0
@@ -391,7 +382,7 @@ def _fill_candidates(
                     item = drawn[b, used]
                     used += 1
                 else:
-                    state, bits = _mix(state)
+                    state, bits = next_random(state)
                     item = draw(probability, alias, bits)
                 allowed = item >= 0 and marks[item] != new and not (avoid_history and marks[item] == old)
                 if allowed:
