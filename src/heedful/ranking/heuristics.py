@@ -5,6 +5,7 @@ Shapes: B users, L distinct past items, C candidates laid end to end, D embeddin
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -24,6 +25,10 @@ from heedful.ranking.memory import Memory, build_memory
 from heedful.ranking.ranker import Ranker, attributes_of
 
 __all__ = ["LastItem", "LastItemConfig", "Popularity", "PopularityConfig", "WeightedSum", "WeightedSumConfig"]
+
+
+# Items whose scores are computed together when the whole catalogue is ranked.
+_CHUNK_ITEMS = 65_536
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +64,9 @@ class LastItemConfig(Config):
 class _VectorRanker(Ranker):
     """Ranks by the cosine of each candidate with one vector that stands for the user."""
 
+    @abstractmethod
     def _user_vectors(self, histories: Histories) -> np.ndarray:
         """One vector for each user, float32 [B, D]; its length does not matter."""
-        raise NotImplementedError
 
     def _logits(self, histories: Histories, candidates: Candidates) -> np.ndarray:
         users_BD = _unit(self._user_vectors(histories))
@@ -80,9 +85,6 @@ class _VectorRanker(Ranker):
     def _unit_rows(self, rows: np.ndarray) -> np.ndarray:
         assert self.embeddings is not None
         return _unit(np.asarray(self.embeddings.vectors[rows]))
-
-
-_CHUNK_ITEMS = 65_536
 
 
 class LastItem(_VectorRanker):
