@@ -53,20 +53,21 @@ class Histories:
         renumbered = rows[self.items]
         return type(self)(self.offsets, renumbered.astype(np.int32), self.times, self.kinds).where(renumbered >= 0)
 
+    def part(self, users: slice) -> Self:
+        """The histories of consecutive users, without copying the actions."""
+        low, high = self.offsets[users.start], self.offsets[users.stop]
+        return type(self)(
+            self.offsets[users.start : users.stop + 1] - low,
+            self.items[low:high],
+            self.times[low:high],
+            self.kinds[low:high],
+        )
+
     def chunks(self, users: int) -> Iterator[tuple[slice, Self]]:
         """Consecutive parts of at most `users` users each, without copying the actions."""
         for start in range(0, len(self), users):
             part = slice(start, min(start + users, len(self)))
-            low, high = self.offsets[part.start], self.offsets[part.stop]
-            yield (
-                part,
-                type(self)(
-                    self.offsets[part.start : part.stop + 1] - low,
-                    self.items[low:high],
-                    self.times[low:high],
-                    self.kinds[low:high],
-                ),
-            )
+            yield part, self.part(part)
 
 
 def ragged_positions(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:

@@ -164,7 +164,7 @@ class Ranker(ABC):
         scores = np.empty(len(known), np.float32)
         for users in _parts(candidates.offsets):
             part = slice(candidates.offsets[users.start], candidates.offsets[users.stop])
-            scores[part] = self._logits(histories.take(np.arange(users.start, users.stop)), rows.part(users))
+            scores[part] = self._logits(histories.part(users), rows.part(users))
         scores += np.broadcast_to(self.prior(pool_gamma), self.users_of_item.shape)[rows.rows]
         without = np.repeat(histories.lengths == 0, candidates.lengths)
         scores = np.where(without, self._log_popularity[rows.rows], scores)
