@@ -44,7 +44,7 @@ def test_every_value_by_the_slow_way(logs: tuple[EventLog, EventLog], comparison
     for gamma, name in ((1.0, "gamma 1"), (0.0, "gamma 0")):
         for number in range(0, len(pools), 40):
             one = slice(number, number + 1)
-            positives, negatives = pools.positives.part(one).rows, pools.negatives[gamma].part(one).rows
+            positives, negatives = pools.positives.part(one).rows, pools.negatives[gamma].part(one).rows[:100]
             rows = np.concatenate([positives, negatives])
             scores = score(pools.histories(past, one), Candidates.of([rows]))
             found = ndcg(ranks(scores, np.array([0, len(rows)]), np.arange(len(rows)) < len(positives)))[0]
@@ -228,9 +228,27 @@ def test_classes_of_users_and_items(comparison: Comparison) -> None:
 def test_small_catalogues_get_smaller_pools_unless_the_size_was_asked_for() -> None:
     past, future = random_log(n_items=60, events=1500).split(CUT)
     found = compare({"noise": noise(0)}, future, past=past, config=EvaluationConfig(resamples=100))
-    assert found.size == len(past.catalog) - 1 and found.config.pool_sizes[:2] == (10, 30)
+    assert found.size == len(past.catalog) - 1 and found.config.pool_sizes == (10, 30, found.size)
     with pytest.raises(ConfigError, match="larger than the catalogue"):
         compare({"noise": noise(0)}, future, past=past, config=EvaluationConfig(pool=1000))
+
+
+def test_larger_pools_are_measured_on_the_users_of_the_catalogue(
+    logs: tuple[EventLog, EventLog], comparison: Comparison
+) -> None:
+    """Their values are those of a run in which everybody has the largest pools."""
+    past, future = logs
+    assert comparison.config.pool_sizes == (10, 30, 100, 300, len(past.catalog) - 1)
+    every = compare({"ranker": ShiftedRanker(past, taste(past, weight=2.0), missing=20)}, future, past=past,
+                    config=replace(CONFIG, catalogue_users=0))  # fmt: skip
+    sample = comparison.figure_users
+    assert sample is not None and sample.sum() == 50 and every.figure_users is None
+    for size in comparison.config.pool_sizes:
+        measure = Measure("gamma 0.75", size, "NDCG")
+        some = comparison.results["ranker"].best.by_user[measure]
+        measured = np.isfinite(some)
+        assert (measured | ~sample).all() and measured.sum() == (50 if size > 100 else len(some))
+        assert some[measured] == pytest.approx(every.results["ranker"].best.by_user[measure][measured])
 
 
 def test_kinds_choose_the_positives(logs: tuple[EventLog, EventLog]) -> None:

@@ -126,11 +126,13 @@ def test_requests_show_the_past_and_the_candidates_and_not_the_truth(
     pools = make_pools(past, future, gammas=(1.0, 0.0), size=25)
     pools.save_requests(tmp_path / "requests.parquet", past)
     table = pq.read_table(tmp_path / "requests.parquet")
-    assert table["request_id"].to_pylist() == list(range(2 * len(pools)))
+    first = pools.first_request
+    assert table["request_id"].to_pylist() == list(range(first, first + 2 * len(pools))) and first % 1_000_000_000 == 0
+    assert make_pools(past, future, gammas=(1.0, 0.0), size=25, seed=1).first_request != first
     assert max(max(times) for times in table["history_times"].to_pylist()) < CUT
-    first = table.slice(0, 1).to_pylist()[0]
-    assert set(first["history"]) == touched_ids(past, first["user_id"])
-    assert len(first["candidates"]) == 25 + pools.positives.lengths[0]
+    request = table.slice(0, 1).to_pylist()[0]
+    assert set(request["history"]) == touched_ids(past, request["user_id"])
+    assert len(request["candidates"]) == 25 + pools.positives.lengths[0]
 
 
 def test_clear_errors(logs: tuple[EventLog, EventLog]) -> None:
@@ -150,3 +152,21 @@ def test_short_pools_are_noted() -> None:
     pools = make_pools(*log.split(CUT), gammas=(0.0,), size=25)
     assert pools.negatives[0.0].lengths.min() < 25
     assert "fewer than 25 negatives are left" in pools.notes[-1]
+
+
+def test_some_users_have_larger_pools_that_begin_like_those_of_all(logs: tuple[EventLog, EventLog], tmp_path: Path) -> None:
+    past, future = logs
+    small = make_pools(past, future, gammas=GAMMAS, size=20)
+    pools = make_pools(past, future, gammas=GAMMAS, size=20, largest=150, largest_users=30)
+    assert (pools.size, pools.largest) == (20, 150)
+    assert np.flatnonzero(pools.wide).tolist() == small.sample(30).tolist() and not small.wide.any()
+    assert pools.lengths.tolist() == (3 * (pools.positives.lengths + np.where(pools.wide, 150, 20))).tolist()
+    assert pools.narrowed(20).hash == small.hash and pools.narrowed(150) is pools
+    assert any("more than 20 negatives are drawn for a random sample of 30" in note for note in pools.notes)
+    pools.save(tmp_path / "pools.parquet")
+    again = Pools.load(tmp_path / "pools.parquet", past, future)
+    assert (again.size, again.largest, again.hash) == (20, 150, pools.hash)
+    every = make_pools(past, future, gammas=GAMMAS, size=20, largest=150)
+    assert (every.size, every.largest) == (150, 150) and not every.wide.any()
+    with pytest.raises(ConfigError, match="a pool of 300 negatives is larger"):
+        make_pools(past, future, gammas=GAMMAS, size=20, largest=300)

@@ -88,7 +88,7 @@ def test_a_report_in_the_way_is_kept(report: Path, comparison: Comparison) -> No
 def test_figures_show_every_model_and_are_reproducible(comparison: Comparison) -> None:
     two, three = ndcg_panels(comparison), recall_panels(comparison)
     assert [len(panel.lines) for panel in two] == [3, 3, 3] and len(three) == 2
-    assert two[0].lines[0].x == [10, 30, 50] and three[0].lines[0].x[-1] == 50
+    assert two[0].lines[0].x == [10, 30, 50, 100, 300, 399] and three[0].lines[0].x[-1] == 50
     assert [line.dashed for line in two[0].lines] == [False, True, False]
     assert to_svg(draw(two), name="x") == to_svg(draw(two), name="x")
     four = depth_panels({2: comparison.results["noise"]}, gamma=1.0, size=50, ks=(10,))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 
 from heedful.errors import ConfigError, InputError
-from heedful.evaluation.measures import CATALOGUE, Measure, ModelResult, Values, measure_catalogue, measure_pools
+from heedful.evaluation.measures import CATALOGUE, Measure, ModelResult, Values, Wanted, measure
 from heedful.evaluation.options import RECALL_CURVE, EvaluationConfig
 from heedful.evaluation.pools import Pools, distinct_items, drawable_items, make_pools
 from heedful.evaluation.results import Comparison, Estimate, Verdict, table_measures
@@ -18,9 +19,8 @@ from heedful.evaluation.significance import PairedTest, holm, paired_tests
 from heedful.evaluation.sources import Model, source_of
 from heedful.events.log import EventLog
 from heedful.events.vocabulary import Vocabulary
-from heedful.progress import progress
 
-__all__ = ["Comparison", "Estimate", "EvaluationConfig", "Verdict", "compare"]
+__all__ = ["Comparison", "Estimate", "EvaluationConfig", "Verdict", "compare", "draw_pools", "measure_models"]
 
 
 def compare(
@@ -61,22 +61,62 @@ def compare(
             fix="pass past=, or make the future with EventLog.split",
         )
     _refuse_leaks(models, past, future)
-    config = _fitted(config or EvaluationConfig(), past, items, pools)
+    started = time.perf_counter()
     if pools is None:
-        pools = make_pools(
-            past,
-            future,
-            gammas=config.gammas,
-            size=max(config.pool_sizes),
-            max_users=config.max_users,
-            kinds=config.kinds,
-            items=items,
-            seed=config.seed,
-        )
-    results = {name: _measure(name, model, pools, past, config) for name, model in models.items()}
+        config, pools = draw_pools(past, future, items=items, config=config or EvaluationConfig())
+    else:
+        config = _fitted(config or EvaluationConfig(), pools)
+    seconds = time.perf_counter() - started
+    found = measure_models(models, past, pools, config, catalogue=True)
+    found.seconds["pools"] = seconds
+    return found
+
+
+def draw_pools(
+    past: EventLog, future: EventLog, *, items: Vocabulary | None, config: EvaluationConfig
+) -> tuple[EvaluationConfig, Pools]:
+    """The pools that `compare` would make, and the configuration with pool sizes filled in.
+
+    Raises:
+        ConfigError: a pool larger than the catalogue.
+        InputError: nobody to test.
+    """
+    config = config.fitted(drawable_items(past, items, config.gammas))
+    assert config.pool is not None
+    pools = make_pools(
+        past,
+        future,
+        gammas=config.gammas,
+        size=config.pool,
+        largest=max(config.pool_sizes),
+        largest_users=config.catalogue_users,
+        max_users=config.max_users,
+        kinds=config.kinds,
+        items=items,
+        seed=config.seed,
+    )
+    return config, pools
+
+
+def measure_models(
+    models: Mapping[str, Model], past: EventLog, pools: Pools, config: EvaluationConfig, *, catalogue: bool
+) -> Comparison:
+    """Measure and test models in given pools; what `compare` does once everything is checked.
+
+    Args:
+        models: as for `compare`.
+        past: the events before the cut.
+        pools: whom and what to rank.
+        config: with pool sizes filled in.
+        catalogue: rank the whole catalogue, too.
+    """
+    results = {name: _measure(name, model, pools, past, config, catalogue) for name, model in models.items()}
+    started = time.perf_counter()
     verdicts = _verdicts(results, config)
+    seconds = {"tests": time.perf_counter() - started}
     lengths = past.histories.lengths[pools.past_rows]
-    return Comparison(config, pools, results, verdicts, (*pools.notes, *_notes(results, pools)), lengths)
+    notes = (*pools.notes, *_notes(results, pools))
+    return Comparison(config, pools, results, verdicts, notes, lengths, seconds)
 
 
 def _refuse_leaks(models: Mapping[str, Model], past: EventLog, future: EventLog) -> None:
@@ -96,33 +136,37 @@ def _refuse_leaks(models: Mapping[str, Model], past: EventLog, future: EventLog)
             )
 
 
-def _fitted(config: EvaluationConfig, past: EventLog, items: Vocabulary | None, pools: Pools | None) -> EvaluationConfig:
-    """The configuration with pool sizes filled in, or with what given pools prescribe."""
-    if pools is None:
-        return config.fitted(drawable_items(past, items, config.gammas))
-    config = replace(config, gammas=pools.gammas, seed=pools.seed).fitted(pools.size + 1)
-    if max(config.pool_sizes) > pools.size:
-        raise ConfigError(
-            "the pools that were given are too small",
-            got=f"{pools.size} negatives",
-            expected=f"at least {max(config.pool_sizes)}",
-            fix="make larger pools, or ask for smaller sizes",
-        )
+def _fitted(config: EvaluationConfig, pools: Pools) -> EvaluationConfig:
+    """The configuration with what given pools prescribe."""
+    pool = config.fitted(pools.size + 1).pool
+    config = replace(config, pool=pool, gammas=pools.gammas, seed=pools.seed).fitted(pools.largest + 1)
+    assert config.pool is not None
+    for got, wanted in ((pools.size, config.pool), (pools.largest, max(config.pool_sizes))):
+        if wanted > got:
+            raise ConfigError(
+                "the pools that were given are too small",
+                got=f"{got} negatives",
+                expected=f"at least {wanted}",
+                fix="make larger pools, or ask for smaller sizes",
+            )
     return config
 
 
-def _measure(name: str, model: Model, pools: Pools, past: EventLog, config: EvaluationConfig) -> ModelResult:
+def _measure(
+    name: str, model: Model, pools: Pools, past: EventLog, config: EvaluationConfig, catalogue: bool
+) -> ModelResult:
     assert config.pool is not None
     source = source_of(name, model, pools, past)
     result = ModelResult(name, corrected=Values() if getattr(model, "uses_prior", False) else None)
-    ks = tuple(sorted({*config.ks, *RECALL_CURVE}))
-    with progress(f"evaluating {name} in pools", len(pools) * len(pools.gammas), "users") as meter:
-        measure_pools(result, source, pools, size=config.pool, sizes=config.pool_sizes, ks=ks, meter=meter)
-    if source.ranks_catalogue:
-        users = pools.sample(config.catalogue_users)
-        touched = distinct_items(past, pools.past_rows, pools.items.rows(past.catalog.items.ids))
-        with progress(f"evaluating {name} on the catalogue", len(users), "users") as meter:
-            measure_catalogue(result, source, pools, touched, users=users, ks=config.ks, meter=meter)
+    wanted = Wanted(
+        config.pool,
+        config.pool_sizes,
+        tuple(sorted({*config.ks, *RECALL_CURVE})),
+        config.ks,
+        pools.sample(config.catalogue_users) if catalogue else np.empty(0, np.int64),
+        distinct_items(past, pools.past_rows, pools.items.rows(past.catalog.items.ids)),
+    )
+    measure(result, source, pools, wanted)
     return result
 
 

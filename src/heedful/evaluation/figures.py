@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLocator
@@ -71,14 +72,14 @@ class Panel:
 
 
 def ndcg_panels(comparison: Comparison) -> list[Panel]:
-    """Figure 2: NDCG against the number of negatives, a panel for each gamma."""
+    """Figure 2: NDCG against the number of negatives, a panel for each gamma; every point is of the same users."""
     sizes = comparison.config.pool_sizes
     return [
         Panel(
             f"negatives from {_distribution(gamma)}",
             "number of negatives",
             "NDCG",
-            _lines(comparison, {n: Measure(pool_name(gamma), n, "NDCG") for n in sizes}),
+            _lines(comparison, {n: Measure(pool_name(gamma), n, "NDCG") for n in sizes}, comparison.figure_users),
         )
         for gamma in comparison.config.gammas
     ]
@@ -164,19 +165,19 @@ def _distribution(gamma: float) -> str:
     return names.get(gamma, f"popularity^{gamma:g} (γ = {gamma:g})")
 
 
-def _lines(comparison: Comparison, points: Mapping[int, Measure]) -> list[Line]:
+def _lines(comparison: Comparison, points: Mapping[int, Measure], users: np.ndarray | None = None) -> list[Line]:
     lines = []
     for style, result in enumerate(comparison.results.values()):
         for number, (label, way) in enumerate(result.ways()):
             line = Line(label, style, dashed=number > 0)
             for x, measure in points.items():
-                _add(line, x, way, measure)
+                _add(line, x, way, measure, users)
             lines.append(line)
     return lines
 
 
-def _add(line: Line, x: float, way: Values, measure: Measure) -> None:
-    found = estimate(way, measure)
+def _add(line: Line, x: float, way: Values, measure: Measure, users: np.ndarray | None = None) -> None:
+    found = estimate(way, measure, users)
     if found is not None:
         line.x.append(x)
         line.mean.append(found.mean)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -14,15 +15,16 @@ from heedful.evaluation.metrics import Ranks, hit_rate, ndcg, nested_ranks, rank
 from heedful.evaluation.pools import Pools
 from heedful.evaluation.sources import Source
 from heedful.events.candidates import Candidates
-from heedful.progress import Meter
+from heedful.progress import Meter, progress
 
 __all__ = [
     "CATALOGUE",
     "Measure",
     "ModelResult",
     "Values",
+    "Wanted",
     "frequent_items",
-    "measure_catalogue",
+    "measure",
     "measure_pools",
     "pool_name",
 ]
@@ -109,6 +111,50 @@ def frequent_items(counts: np.ndarray) -> np.ndarray:
     return frequent
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What is measured of each model.
+
+    Attributes:
+        size: negatives in the pools of the tables.
+        sizes: of figure 2, rising; those above `Pools.size` are measured for the users of `Pools.wide` alone.
+        ks: lengths of the lists in the pools.
+        catalogue_ks: lengths of the lists over the whole catalogue.
+        catalogue_users: the test users (positions) ranked against the whole catalogue, where the model can.
+        touched: for each test user the items touched before the cut, in rows of the pools; needed for the catalogue.
+    """
+
+    size: int
+    sizes: tuple[int, ...]
+    ks: tuple[int, ...]
+    catalogue_ks: tuple[int, ...] = ()
+    catalogue_users: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    touched: Candidates | None = None
+
+
+def measure(result: ModelResult, source: Source, pools: Pools, wanted: Wanted) -> None:
+    """Add the results of a model over the whole catalogue and in every pool to `result`.
+
+    The scores of the whole catalogue serve the pools of the same users, too. A user's pools of all gammas are otherwise
+    scored at once, and the largest serves all sizes.
+    """
+    rest = np.arange(len(pools))
+    if source.ranks_catalogue and len(wanted.catalogue_users):
+        users = wanted.catalogue_users
+        task = _Task(result, source, pools, wanted)
+        step = max(1, min(256, _CANDIDATES_AT_ONCE // max(len(pools.items), 1)))
+        with progress(f"evaluating {result.name} on the catalogue", len(users), "users") as meter:
+            for start in range(0, len(users), step):
+                task.catalogue(users[start : start + step])
+                meter.advance(len(users[start : start + step]))
+        task.close()
+        if source.pointwise:
+            rest = np.setdiff1d(rest, users)
+    if len(rest):
+        with progress(f"evaluating {result.name} in pools", len(rest) * len(pools.gammas), "users") as meter:
+            measure_pools(result, source, pools, size=wanted.size, sizes=wanted.sizes, ks=wanted.ks, meter=meter, users=rest)
+
+
 def measure_pools(
     result: ModelResult,
     source: Source,
@@ -118,83 +164,112 @@ def measure_pools(
     sizes: tuple[int, ...],
     ks: tuple[int, ...],
     meter: Meter,
+    users: np.ndarray | None = None,
 ) -> None:
-    """Add the results in every pool to `result`: NDCG at each of `sizes`, at `size` Recall@K too."""
-    frequent = frequent_items(pools.counts)[pools.positives.rows]
-    for gamma in pools.gammas:
-        for users in _parts(pools, gamma):
-            started = time.perf_counter()
-            scores = source.pool(gamma, users)
-            scored = time.perf_counter()
-            for way, flat in ((result.plain, scores.plain), (result.corrected, scores.corrected)):
-                if way is not None and flat is not None:
-                    nested = _nested(flat, pools, gamma, users, sizes)
-                    is_frequent = frequent[pools.positives.offsets[users.start] : pools.positives.offsets[users.stop]]
-                    for at, positives in zip(sizes, nested, strict=True):
-                        _put(way, Measure(pool_name(gamma), at, "NDCG"), ndcg(positives), users, len(pools))
-                    for metric, values in _recalls(nested[sizes.index(size)], is_frequent, ks):
-                        _put(way, Measure(pool_name(gamma), size, metric), values, users, len(pools))
-            result.scoring_seconds += scored - started
-            result.ranking_seconds += time.perf_counter() - scored
-            meter.advance(users.stop - users.start)
-
-
-def measure_catalogue(
-    result: ModelResult,
-    source: Source,
-    pools: Pools,
-    touched: Candidates,
-    *,
-    users: np.ndarray,
-    ks: tuple[int, ...],
-    meter: Meter,
-) -> None:
-    """Add the results over the whole catalogue to `result`: every item is ranked but those that the user touched before.
+    """Add the results in every pool to `result`: NDCG at each of `sizes`, at `size` Recall@K too.
 
     Args:
         result: what is added to.
         source: where the scores come from.
-        pools: the test users and their positives; no negatives are needed here.
-        touched: for each test user the items touched before the cut, in rows of the pools.
-        users: the test users (positions) to be measured.
-        ks: lengths of the lists.
-        meter: for the progress.
+        pools: whom and what to rank.
+        size: as in `Wanted`, like `sizes` and `ks`.
+        meter: advanced by one for each user and gamma.
+        users: only these test users (positions, int64); None for all.
     """
-    frequent = frequent_items(pools.counts)
-    surprise = _surprise(pools.counts)
-    shown = {id(way): np.zeros(len(pools.items), bool) for way in (result.plain, result.corrected)}
-    step = max(1, min(256, _CANDIDATES_AT_ONCE // max(len(pools.items), 1)))
-    for start in range(0, len(users), step):
-        part = users[start : start + step]
+    task = _Task(result, source, pools, Wanted(size, sizes, ks))
+    chosen = np.arange(len(pools)) if users is None else users
+    for part in _blocks(chosen, pools.lengths[chosen]):
+        task.pools(part)
+        meter.advance(len(part) * len(pools.gammas))
+
+
+class _Task:
+    """One model being measured: scores block by block, with the time that each side takes."""
+
+    def __init__(self, result: ModelResult, source: Source, pools: Pools, wanted: Wanted) -> None:
+        self._result, self._source, self._pools, self._wanted = result, source, pools, wanted
+        self._frequent = frequent_items(pools.counts)
+        self._surprise = _surprise(pools.counts)
+        self._priors = {gamma: source.prior(gamma) for gamma in (*pools.gammas, 0.0)}
+        self._shown = {id(way): np.zeros(len(pools.items), bool) for way in (result.plain, result.corrected)}
+        self._wide = pools.wide
+
+    def pools(self, users: np.ndarray) -> None:
+        """Measure some users in their pools."""
+        with self._clock("scoring"):
+            scores = self._source.pools(users)
+        with self._clock("ranking"):
+            for gamma, flat in scores.items():
+                self._put_pool(gamma, users, flat, self._pools.drawn(gamma, users))
+
+    def catalogue(self, users: np.ndarray) -> None:
+        """Measure some users over the whole catalogue and, where its scores serve them, in their pools."""
+        with self._clock("scoring"):
+            table = self._source.catalogue(users)
+        with self._clock("ranking"):
+            if self._source.pointwise:
+                for gamma in self._pools.gammas:
+                    drawn = self._pools.drawn(gamma, users)
+                    self._put_pool(gamma, users, table[drawn.owners, drawn.rows], drawn)
+            self._put_catalogue(users, table)
+
+    def close(self) -> None:
+        """Add what can be said of all users together only."""
+        for way in (self._result.plain, self._result.corrected):
+            if way is not None:
+                way.coverage = float(self._shown[id(way)].mean())
+
+    @contextmanager
+    def _clock(self, what: Literal["scoring", "ranking"]) -> Iterator[None]:
         started = time.perf_counter()
-        scores = source.catalogue(part)
-        scored = time.perf_counter()
-        for way, table in ((result.plain, scores.plain), (result.corrected, scores.corrected)):
-            if way is not None and table is not None:
-                positives, top = _rank_catalogue(table, pools.positives.take(part), touched.take(part))
-                shown[id(way)][top[top >= 0]] = True
-                for metric, values in _catalogue_metrics(positives, top, ks, frequent, surprise):
-                    _put(way, Measure(CATALOGUE, 0, metric), values, part, len(pools))
-        result.scoring_seconds += scored - started
-        result.ranking_seconds += time.perf_counter() - scored
-        meter.advance(len(part))
-    for way in (result.plain, result.corrected):
-        if way is not None:
-            way.coverage = float(shown[id(way)].mean())
+        yield
+        name = f"{what}_seconds"
+        setattr(self._result, name, getattr(self._result, name) + time.perf_counter() - started)
+
+    def _put_pool(self, gamma: float, users: np.ndarray, flat: np.ndarray, drawn: Candidates) -> None:
+        """Add what the scores of some users' pool say: NDCG at each size, Recall@K at that of the tables."""
+        wanted, positives = self._wanted, self._pools.positives.take(users)
+        is_frequent, pool = self._frequent[positives.rows], pool_name(gamma)
+        for way, scores in self._ways(flat, gamma, drawn.rows):
+            nested = nested_ranks(scores, drawn.offsets, positives.lengths, wanted.sizes)
+            for at, found in zip(wanted.sizes, nested, strict=True):
+                values = ndcg(found)
+                if at > self._pools.size:
+                    values[~self._wide[users]] = np.nan
+                self._put(way, Measure(pool, at, "NDCG"), values, users)
+            for metric, values in _recalls(nested[wanted.sizes.index(wanted.size)], is_frequent, wanted.ks):
+                self._put(way, Measure(pool, wanted.size, metric), values, users)
+
+    def _put_catalogue(self, users: np.ndarray, table: np.ndarray) -> None:
+        assert self._wanted.touched is not None
+        positives, touched = self._pools.positives.take(users), self._wanted.touched.take(users)
+        for way, scores in self._ways(table, 0.0, slice(None)):
+            found, top = _rank_catalogue(scores, positives, touched)
+            self._shown[id(way)][top[top >= 0]] = True
+            for metric, values in _catalogue_metrics(found, top, self._wanted.catalogue_ks, self._frequent, self._surprise):
+                self._put(way, Measure(CATALOGUE, 0, metric), values, users)
+
+    def _ways(self, scores: np.ndarray, gamma: float, rows: np.ndarray | slice) -> Iterator[tuple[Values, np.ndarray]]:
+        """With the prior where the model has one, and without; the last is `scores` itself."""
+        prior = self._priors[gamma]
+        if prior is not None and self._result.corrected is not None:
+            yield self._result.corrected, scores + prior[rows]
+        yield self._result.plain, scores
+
+    def _put(self, way: Values, measure: Measure, values: np.ndarray, users: np.ndarray) -> None:
+        way.by_user.setdefault(measure, np.full(len(self._pools), np.nan))[users] = values
 
 
-def _parts(pools: Pools, gamma: float) -> Iterator[slice]:
-    """Consecutive users with about two million candidates."""
-    widest = int((pools.negatives[gamma].lengths + pools.positives.lengths).max())
-    step = max(1, min(_USERS_AT_ONCE, _CANDIDATES_AT_ONCE // widest))
-    for start in range(0, len(pools), step):
-        yield slice(start, min(start + step, len(pools)))
-
-
-def _nested(flat: np.ndarray, pools: Pools, gamma: float, users: slice, sizes: tuple[int, ...]) -> list[Ranks]:
-    positives, negatives = pools.positives.part(users), pools.negatives[gamma].part(users)
-    scores = pools.reveal(flat, gamma, users)
-    return nested_ranks(scores, positives.offsets + negatives.offsets, positives.lengths, sizes)
+def _blocks(users: np.ndarray, lengths: np.ndarray) -> Iterator[np.ndarray]:
+    """Users in turn with about two million candidates, or as many as are handled at once."""
+    ends = np.cumsum(lengths)
+    start = 0
+    while start < len(users):
+        before = ends[start] - lengths[start]
+        stop = max(int(np.searchsorted(ends, before + _CANDIDATES_AT_ONCE, side="right")), start + 1)
+        stop = min(stop, start + _USERS_AT_ONCE)
+        yield users[start:stop]
+        start = stop
 
 
 def _recalls(positives: Ranks, is_frequent: np.ndarray, ks: tuple[int, ...]) -> Iterator[tuple[str, np.ndarray]]:
@@ -242,7 +317,3 @@ def _surprise(counts: np.ndarray) -> np.ndarray:
     if not counts.sum():
         raise InputError("nobody touched any of the items before the cut", fix="give the items of this log")
     return np.asarray(-np.log2(np.maximum(counts, 0.5) / counts.sum()))
-
-
-def _put(way: Values, measure: Measure, values: np.ndarray, users: slice | np.ndarray, n_users: int) -> None:
-    way.by_user.setdefault(measure, np.full(n_users, np.nan))[users] = values

@@ -13,6 +13,7 @@ from heedful.events.log import EventLog
 __all__ = ["RECALL_CURVE", "EvaluationConfig"]
 
 _USUAL_POOL = 1000
+_LARGEST_POOL = 10_000
 _SIZE_STEPS = (10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000)
 RECALL_CURVE = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100)
 """The K of figure 3."""
@@ -31,10 +32,16 @@ class EvaluationConfig(Config):
     pool: int | None = option(
         None, "negatives in the pools of the tables; none: 1,000, or the catalogue where it is smaller"
     )
-    pool_sizes: tuple[int, ...] = option((), "numbers of negatives in figure 2; empty: 10, 30, 100, ... up to the pool")
+    pool_sizes: tuple[int, ...] = option(
+        (),
+        "numbers of negatives in figure 2, those above the pool for catalogue_users alone; empty: 10, 30, 100, ... up to "
+        "10,000 or the catalogue",
+    )
     ks: tuple[int, ...] = option((10, 50), "K of Recall@K in the tables")
     max_users: int = option(2000, "test users, a random sample; 0: all")
-    catalogue_users: int = option(500, "test users ranked against the whole catalogue, a random sample; 0: all")
+    catalogue_users: int = option(
+        500, "test users ranked against the whole catalogue and in pools above `pool`, a random sample; 0: all"
+    )
     alpha: float = option(0.01, "significance level, after correction for the number of comparisons")
     resamples: int = option(10_000, "resamples of the bootstrap, and at least so many sign flips")
     seed: int = option(0, "seed of users, pools and tests")
@@ -66,5 +73,6 @@ class EvaluationConfig(Config):
     def fitted(self, drawable: int) -> Self:
         """The same with `pool` and `pool_sizes` filled in, where so many items can be drawn as negatives."""
         pool = min(_USUAL_POOL, max(drawable - 1, 1)) if self.pool is None else self.pool
-        sizes = self.pool_sizes or tuple(size for size in _SIZE_STEPS if size < pool)
+        largest = max(pool, min(_LARGEST_POOL, drawable - 1))
+        sizes = self.pool_sizes or (*(size for size in _SIZE_STEPS if size < largest), largest)
         return type(self)(**{**vars(self), "pool": pool, "pool_sizes": tuple(sorted({*sizes, pool}))})

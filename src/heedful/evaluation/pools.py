@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +21,10 @@ from heedful.events.log import EventLog
 from heedful.events.vocabulary import Vocabulary
 from heedful.folders import write_atomically
 
-__all__ = ["Pools", "distinct_items", "drawable_items", "make_pools"]
+__all__ = ["Pools", "Users", "distinct_items", "drawable_items", "make_pools"]
+
+Users: TypeAlias = slice | np.ndarray
+"""Test users by position: consecutive ones, or any."""
 
 # Purposes of random streams; those of the negatives are the gammas themselves, which are not negative.
 _CHOOSE_USERS, _HIDE = -1.0, -2.0
@@ -40,6 +44,8 @@ class Pools:
         negatives: by gamma, distinct items drawn from P_gamma that the user touched neither before nor after the cut, in
             the order in which they were drawn, so that the first n are a fair pool of n; int32 rows.
         seed: the seed that, with the two logs, determines everything.
+        size: negatives that were asked for every user.
+        largest: negatives that were asked for some users, see `wide`; `size` if there are none.
         notes: what a reader of the results should know of how the users were chosen.
     """
 
@@ -51,6 +57,8 @@ class Pools:
     positives: Candidates
     negatives: dict[float, Candidates]
     seed: int
+    size: int
+    largest: int
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -62,28 +70,49 @@ class Pools:
         return tuple(self.negatives)
 
     @property
-    def size(self) -> int:
-        """Negatives in the largest pool."""
-        return max((int(drawn.lengths.max(initial=0)) for drawn in self.negatives.values()), default=0)
+    def wide(self) -> np.ndarray:
+        """The test users who have pools of more than `size` negatives, bool [B]."""
+        return np.asarray(np.max([drawn.lengths for drawn in self.negatives.values()], axis=0) > self.size)
 
-    def candidates(self, gamma: float, users: slice) -> Candidates:
-        """What a model is asked to rank: positives and negatives of some users, in an order that tells nothing."""
-        positives, negatives = self.positives.part(users), self.negatives[gamma].part(users)
+    @property
+    def lengths(self) -> np.ndarray:
+        """Candidates of each user in the pools of all gammas together, int64 [B]."""
+        negatives = np.sum([drawn.lengths for drawn in self.negatives.values()], axis=0)
+        return np.asarray(negatives + len(self.negatives) * self.positives.lengths)
+
+    def drawn(self, gamma: float, users: Users) -> Candidates:
+        """A pool as it was made: each user's positives, then its negatives as drawn; int64 rows."""
+        positives, negatives = _of(self.positives, users), _of(self.negatives[gamma], users)
         pool = Candidates.from_lengths(positives.lengths + negatives.lengths, np.empty(0, np.int64))
         rows = np.empty(pool.offsets[-1], np.int64)
         first = np.zeros(len(rows), bool)
-        first[_starts(pool.offsets, positives)] = True
+        first[ragged_positions(pool.offsets[:-1], positives.lengths)] = True
         rows[first], rows[~first] = positives.rows, negatives.rows
-        return hide_positives(Candidates(pool.offsets, rows), positives.lengths, self._hiding(gamma, users))
+        return Candidates(pool.offsets, rows)
 
-    def reveal(self, scores: np.ndarray, gamma: float, users: slice) -> np.ndarray:
-        """Put scores of `candidates` in the order: a user's positives, then its negatives as drawn."""
-        positives, negatives = self.positives.part(users), self.negatives[gamma].part(users)
+    def candidates(self, gamma: float, users: Users) -> Candidates:
+        """What a model is asked to rank: positives and negatives of some users, in an order that tells nothing."""
+        pool = self.drawn(gamma, users)
+        return hide_positives(pool, self.positives.lengths[users], self._hiding(gamma, users))
+
+    def reveal(self, scores: np.ndarray, gamma: float, users: Users) -> np.ndarray:
+        """Put scores of `candidates` in the order of `drawn`."""
+        positives, negatives = _of(self.positives, users), _of(self.negatives[gamma], users)
         offsets = positives.offsets + negatives.offsets
         return reveal_positives(scores, offsets, positives.lengths, self._hiding(gamma, users))
 
-    def _hiding(self, gamma: float, users: slice) -> np.ndarray:
+    def _hiding(self, gamma: float, users: Users) -> np.ndarray:
         return stream_keys(self.seed, _HIDE - gamma, self.user_rows[users])
+
+    def narrowed(self, size: int) -> Pools:
+        """The same users with no more than the first `size` negatives each."""
+        if self.largest <= size:
+            return self
+        negatives = {}
+        for gamma, drawn in self.negatives.items():
+            lengths = np.minimum(drawn.lengths, size)
+            negatives[gamma] = Candidates.from_lengths(lengths, drawn.rows[ragged_positions(drawn.offsets[:-1], lengths)])
+        return replace(self, negatives=negatives, size=min(size, self.size), largest=size)
 
     @cached_property
     def hash(self) -> str:
@@ -101,6 +130,7 @@ class Pools:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a Parquet file: for each gamma and user the ids of the positives, and of the negatives as drawn."""
         facts = {"gammas": self.gammas, "seed": self.seed, "hash": self.hash, "notes": list(self.notes)}
+        facts |= {"size": self.size, "largest": self.largest}
         listed = pa.list_(self.items.ids.type)
         columns = {"gamma": pa.float64(), "user_id": self.users.type, "positives": listed, "negatives": listed}
         schema = pa.schema(columns, metadata={"heedful.pools": json.dumps(facts)})
@@ -142,6 +172,8 @@ class Pools:
             _from_lists(by_gamma[0]["positives"], universe),
             {float(g): _from_lists(part["negatives"], universe) for g, part in zip(gammas, by_gamma, strict=True)},
             facts["seed"],
+            facts["size"],
+            facts["largest"],
             tuple(facts["notes"]),
         )
         if pools.hash != facts["hash"] or min(pools.user_rows.min(), pools.past_rows.min()) < 0:
@@ -150,11 +182,16 @@ class Pools:
             )
         return pools
 
+    @property
+    def first_request(self) -> int:
+        """Number of the first request of `save_requests`; other pools have another, so that answers are not mixed up."""
+        return int(self.hash[:8], 16) % 1_000_000 * _REQUESTS_AT_MOST
+
     def save_requests(self, path: str | os.PathLike[str], past: EventLog) -> None:
         """Write every pool as batch-scoring requests, so that another system can answer them with a file of scores.
 
-        Parquet with request_id (integer), gamma, user_id, history, history_times and candidates. The answer has
-        request_id and scores, a list of numbers in candidate order; pass its path to `compare` as a model.
+        Parquet with request_id (integer, from `first_request` on), gamma, user_id, history, history_times and candidates.
+        The answer has request_id and scores, a list of numbers in candidate order; pass its path to `compare` as a model.
         """
         listed = pa.list_(self.items.ids.type)
         past_ids = pa.list_(past.catalog.items.ids.type)
@@ -166,7 +203,7 @@ class Pools:
                     users = slice(start, min(start + _USERS_AT_ONCE, len(self)))
                     histories = self.histories(past, users)
                     requests = [
-                        pa.array(np.arange(users.start, users.stop) + number * len(self)),
+                        pa.array(self.first_request + number * len(self) + np.arange(users.start, users.stop)),
                         pa.array(np.full(len(histories), gamma)),
                         self.users[users],
                         _as_lists(Candidates(histories.offsets, histories.items), past.catalog.items),
@@ -179,13 +216,15 @@ class Pools:
         """Positions of `n` random test users, rising, int64; 0, or more than there are, for all."""
         return _lottery(self.user_rows, self.seed, n or len(self))
 
-    def histories(self, past: EventLog, users: slice) -> Histories:
+    def histories(self, past: EventLog, users: Users) -> Histories:
         """What the test users did before the cut, in rows of the past log."""
         return past.histories.take(self.past_rows[users])
 
 
 # Users whose pools are turned into ids at once: ten million ids at the paper's largest pools.
 _USERS_AT_ONCE = 1000
+# So that every request_id is exact as a double, too.
+_REQUESTS_AT_MOST = 1_000_000_000
 
 
 def make_pools(
@@ -194,6 +233,8 @@ def make_pools(
     *,
     gammas: tuple[float, ...],
     size: int,
+    largest: int = 0,
+    largest_users: int = 0,
     max_users: int = 0,
     kinds: tuple[str, ...] = (),
     items: Vocabulary | None = None,
@@ -208,6 +249,8 @@ def make_pools(
         future: the events after it.
         gammas: powers of popularity from which the negatives are drawn; 0 is uniform.
         size: negatives in each pool; a user for whom fewer items are left is ranked against all of these.
+        largest: negatives in the pools of `largest_users`, of which the first `size` are what anybody else would have.
+        largest_users: a sample of so many test users has the largest pools; 0 for all.
         max_users: a sample of so many test users; 0 for all.
         kinds: kinds of future events that make a positive; none for all. What is touched in any way is no negative.
         items: the items that can be ranked, such as those of an embedding table; None for those of the past. Items that
@@ -219,7 +262,8 @@ def make_pools(
         InputError: no test user.
     """
     universe, counts = _universe(past, items)
-    _check_size(size, gammas, counts)
+    largest = max(size, largest)
+    _check_size(largest, gammas, counts)
     to_universe = universe.rows(future.catalog.items.ids)
     past_rows = past.users.rows(future.users.ids)
     everybody = np.arange(len(future.users))
@@ -229,7 +273,10 @@ def make_pools(
     positives = _new_items(before, distinct_items(future.select(kinds), everybody, to_universe), len(universe))
     chosen, notes = _choose(positives, past_rows, max_users, seed, future)
     banned = _union(before.take(chosen), after.take(chosen), len(universe))
-    negatives = {g: draw_negatives(stream_keys(seed, g, chosen), weights(counts, g), banned, size) for g in gammas}
+    sizes = np.full(len(chosen), size)
+    sizes[_lottery(chosen, seed, largest_users or len(chosen))] = largest
+    negatives = {g: draw_negatives(stream_keys(seed, g, chosen), weights(counts, g), banned, sizes) for g in gammas}
+    whole = bool((sizes == largest).all())
     return Pools(
         universe,
         counts,
@@ -239,7 +286,9 @@ def make_pools(
         positives.take(chosen),
         negatives,
         seed,
-        (*notes, *_note_short_pools(negatives, size)),
+        largest if whole else size,
+        largest,
+        (*notes, *_note_sizes(negatives, size, sizes)),
     )
 
 
@@ -319,16 +368,21 @@ def _lottery(users: np.ndarray, seed: int, n: int) -> np.ndarray:
     return np.sort(np.argsort(stream_keys(seed, _CHOOSE_USERS, users), kind="stable")[:n])
 
 
-def _note_short_pools(negatives: dict[float, Candidates], size: int) -> list[str]:
-    short = max(int((drawn.lengths < size).sum()) for drawn in negatives.values()) if negatives else 0
-    if not short:
-        return []
-    return [f"{short} users have touched so many items that fewer than {size} negatives are left; they meet all of them."]
+def _note_sizes(negatives: dict[float, Candidates], size: int, sizes: np.ndarray) -> list[str]:
+    notes = []
+    sampled = int((sizes > size).sum())
+    if sampled < len(sizes) and sampled:
+        notes.append(f"Pools of more than {size:,} negatives are drawn for a random sample of {sampled} test users.")
+    short = max(int((drawn.lengths < size).sum()) for drawn in negatives.values())
+    if short:
+        notes.append(
+            f"{short} users have touched so many items that fewer than {size} negatives are left; they meet all of them."
+        )
+    return notes
 
 
-def _starts(offsets: np.ndarray, positives: Candidates) -> np.ndarray:
-    """Places of the positives where each user's positives stand first; int64."""
-    return ragged_positions(offsets[:-1], positives.lengths)
+def _of(candidates: Candidates, users: Users) -> Candidates:
+    return candidates.part(users) if isinstance(users, slice) else candidates.take(users)
 
 
 def _as_lists(candidates: Candidates, items: Vocabulary) -> pa.Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,6 +58,7 @@ class Comparison:
         verdicts: paired tests of all pairs of models in the measures of the tables.
         notes: what a reader should know.
         history_lengths: events of each test user before the cut, int64 [B].
+        seconds: time spent on "pools" and on "tests"; that of each model is in its result.
     """
 
     config: EvaluationConfig
@@ -66,12 +67,18 @@ class Comparison:
     verdicts: tuple[Verdict, ...]
     notes: tuple[str, ...]
     history_lengths: np.ndarray
+    seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
         """Negatives in the pools of the tables."""
         assert self.config.pool is not None
         return self.config.pool
+
+    @property
+    def figure_users(self) -> np.ndarray | None:
+        """The test users in figure 2, bool [B], where its largest pools were drawn for some only; None for all."""
+        return self.pools.wide if max(self.config.pool_sizes) > self.pools.size else None
 
     def measures(self) -> list[Measure]:
         """The measures of the tables, and of the verdicts."""

@@ -36,14 +36,14 @@ def stream_keys(seed: int, purpose: float, users: np.ndarray) -> np.ndarray:
         return np.asarray(_mix(start + users.astype(np.uint64) * GOLDEN), np.uint64)
 
 
-def draw_negatives(keys: np.ndarray, weight: np.ndarray, banned: Candidates, size: int) -> Candidates:
+def draw_negatives(keys: np.ndarray, weight: np.ndarray, banned: Candidates, size: int | np.ndarray) -> Candidates:
     """Draw up to `size` distinct items for each user, in proportion to `weight`, one after the other.
 
     Args:
         keys: random streams, uint64 [B].
         weight: unnormalised probabilities, float64 [I].
         banned: for each user distinct items that must not be drawn.
-        size: how many to draw; a user for whom fewer items are left gets all of them.
+        size: how many to draw, the same for all or int64 [B]; a user for whom fewer items are left gets all of them.
 
     Returns:
         The items in the order in which they were drawn, int32.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -13,12 +12,16 @@ import pyarrow.parquet as pq
 
 from heedful.errors import ConfigError, InputError
 from heedful.evaluation.pools import Pools
+from heedful.evaluation.unions import union
 from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories
 from heedful.events.log import EventLog
 from heedful.events.vocabulary import Vocabulary
 
-__all__ = ["FileSource", "Model", "RankerSource", "Scorer", "ScoringFunction", "Source", "source_of"]
+__all__ = ["FileSource", "FunctionSource", "Model", "RankerSource", "Scorer", "ScoringFunction", "Source", "source_of"]
+
+# Share of the catalogue from which on scoring all of it is cheaper than scoring what is asked.
+_MOST_OF_IT = 0.7
 
 ScoringFunction = Callable[[Histories, Candidates], np.ndarray]
 """From the pasts and candidates of B users, in rows of the pools' items, to one score for each candidate."""
@@ -26,7 +29,10 @@ ScoringFunction = Callable[[Histories, Candidates], np.ndarray]
 
 @runtime_checkable
 class Scorer(Protocol):
-    """What the evaluation needs of a ranker; every heedful ranker has it. Rows are the scorer's own."""
+    """What the evaluation needs of a ranker; every heedful ranker has it. Rows are the scorer's own.
+
+    The score of an item must not depend on the other candidates; a model for which it does is given as a function.
+    """
 
     @property
     def items(self) -> Vocabulary:
@@ -49,26 +55,25 @@ class Scorer(Protocol):
 Model = Scorer | ScoringFunction | str | os.PathLike[str]
 
 
-@dataclass(frozen=True)
-class Scores:
-    """Scores as the model gives them, and with the sampling prior for the pool at hand where the model has one."""
-
-    plain: np.ndarray
-    corrected: np.ndarray | None
-
-
 class Source(Protocol):
-    """Scores of one model for the users of some pools."""
+    """Scores of one model for the users of some pools, in the pools' rows, without any prior."""
 
     @property
     def ranks_catalogue(self) -> bool:
         """Whether `catalogue` may be called."""
 
-    def pool(self, gamma: float, users: slice) -> Scores:
-        """Scores of `Pools.candidates(gamma, users)`, float [N]."""
+    @property
+    def pointwise(self) -> bool:
+        """Whether the score of an item is the same whatever else is asked, so that `catalogue` answers for pools too."""
 
-    def catalogue(self, users: np.ndarray) -> Scores:
-        """Scores of all items of the pools for test users (positions), float [B, I]."""
+    def prior(self, gamma: float) -> np.ndarray | None:
+        """What the sampling prior adds to the score of each item in pools of `gamma`, float32 [I]; None without one."""
+
+    def pools(self, users: np.ndarray) -> dict[float, np.ndarray]:
+        """By gamma the scores of `Pools.drawn(gamma, users)`, float [N] each."""
+
+    def catalogue(self, users: np.ndarray) -> np.ndarray:
+        """Scores of all items of the pools for test users (positions), float [B, I]; -inf for what it does not know."""
 
 
 def source_of(name: str, model: Model, pools: Pools, past: EventLog) -> Source:
@@ -76,13 +81,14 @@ def source_of(name: str, model: Model, pools: Pools, past: EventLog) -> Source:
 
     Raises:
         ConfigError: it is neither a ranker nor a function nor a path.
+        InputError: a file of scores cannot be read, or answers other requests.
     """
     if isinstance(model, str | os.PathLike):
         return FileSource(name, model, pools)
     if isinstance(model, Scorer):
         return RankerSource(name, model, pools, past)
     if callable(model):
-        return RankerSource(name, _FunctionScorer(model, pools.items), pools, past)
+        return FunctionSource(name, model, pools, past)
     raise ConfigError(
         f"{name!r} is no model",
         got=type(model).__name__,
@@ -91,48 +97,88 @@ def source_of(name: str, model: Model, pools: Pools, past: EventLog) -> Source:
 
 
 class RankerSource:
-    """Scores of a ranker, which sees what the users did before the cut, and nothing else."""
+    """Scores of a ranker, which sees what the users did before the cut, and nothing else.
+
+    The pools of all gammas are scored together, each item once; where they are most of the catalogue anyway, the whole
+    catalogue is scored instead, which is cheaper by item.
+    """
 
     ranks_catalogue = True
+    pointwise = True
 
     def __init__(self, name: str, scorer: Scorer, pools: Pools, past: EventLog) -> None:
         self._name, self._scorer, self._pools, self._past = name, scorer, pools, past
         self._from_past = scorer.items.rows(past.catalog.items.ids)
         self._from_pools = scorer.items.rows(pools.items.ids)
 
-    def pool(self, gamma: float, users: slice) -> Scores:
-        """See `Source`. The prior is added here, so that both results cost one scoring."""
-        candidates = self._pools.candidates(gamma, users).with_rows(self._from_pools)
-        histories = self._pools.histories(self._past, users).with_rows(self._from_past)
-        plain = _checked(
-            self._name, self._scorer.score_rows(histories, candidates, pool_gamma=None), (len(candidates.rows),)
-        )
-        return Scores(plain, plain + self._prior(gamma)[candidates.rows] if self._scorer.uses_prior else None)
+    def prior(self, gamma: float) -> np.ndarray | None:
+        """See `Source`; 0 for an item that the ranker does not know."""
+        if not self._scorer.uses_prior:
+            return None
+        own = np.zeros(len(self._scorer.items) + 1, np.float32)  # the last place is that of the row -1
+        own[:-1] = self._scorer.prior(gamma)
+        return np.asarray(own[self._from_pools])
 
-    def catalogue(self, users: np.ndarray) -> Scores:
-        """See `Source`. Items that the ranker does not know get minus infinity, below all others."""
-        histories = self._past.histories.take(self._pools.past_rows[users]).with_rows(self._from_past)
-        plain = self._scorer.score_catalogue(histories, pool_gamma=None)
-        plain = _checked(self._name, plain, (len(users), len(self._scorer.items)))
-        prior = self._prior(0.0)[:-1]
-        return Scores(self._in_pool_rows(plain), self._in_pool_rows(plain + prior) if self._scorer.uses_prior else None)
+    def pools(self, users: np.ndarray) -> dict[float, np.ndarray]:
+        """See `Source`."""
+        gammas, n_items = self._pools.gammas, len(self._pools.items)
+        asked = union([self._pools.drawn(gamma, users) for gamma in gammas], n_items)
+        if len(asked.candidates.rows) > _MOST_OF_IT * len(users) * n_items:
+            flat = self.catalogue(users)[asked.candidates.owners, asked.candidates.rows]
+        else:
+            candidates = asked.candidates.with_rows(self._from_pools)
+            flat = self._scorer.score_rows(self._histories(users), candidates, pool_gamma=None)
+            flat = _checked(self._name, flat, (len(candidates.rows),))
+        return {gamma: flat[places] for gamma, places in zip(gammas, asked.places, strict=True)}
 
-    def _prior(self, gamma: float) -> np.ndarray:
-        """The prior of each item, and 0 in a last place, where the row -1 of an unknown item leads."""
-        prior = np.zeros(len(self._scorer.items) + 1, np.float32)
-        prior[:-1] = self._scorer.prior(gamma)
-        return prior
-
-    def _in_pool_rows(self, scores: np.ndarray) -> np.ndarray:
+    def catalogue(self, users: np.ndarray) -> np.ndarray:
+        """See `Source`."""
+        scores = self._scorer.score_catalogue(self._histories(users), pool_gamma=None)
+        scores = _checked(self._name, scores, (len(users), len(self._scorer.items)))
         taken: np.ndarray = scores[:, self._from_pools]
         taken[:, self._from_pools < 0] = -np.inf
         return taken
+
+    def _histories(self, users: np.ndarray) -> Histories:
+        return self._pools.histories(self._past, users).with_rows(self._from_past)
+
+
+class FunctionSource:
+    """Scores of a user's function over the items of the pools; each pool is asked by itself, its positives hidden."""
+
+    ranks_catalogue = True
+    pointwise = False
+
+    def __init__(self, name: str, function: ScoringFunction, pools: Pools, past: EventLog) -> None:
+        self._name, self._function, self._pools, self._past = name, function, pools, past
+        self._from_past = pools.items.rows(past.catalog.items.ids)
+
+    def prior(self, gamma: float) -> None:
+        """None: the function's scores are taken as they are."""
+
+    def pools(self, users: np.ndarray) -> dict[float, np.ndarray]:
+        """See `Source`."""
+        scores = {}
+        for gamma in self._pools.gammas:
+            flat = self._call(users, self._pools.candidates(gamma, users))
+            scores[gamma] = self._pools.reveal(flat, gamma, users)
+        return scores
+
+    def catalogue(self, users: np.ndarray) -> np.ndarray:
+        """See `Source`: the function with every item as a candidate."""
+        everything = Candidates.same_for_all(len(users), np.arange(len(self._pools.items)))
+        return self._call(users, everything).reshape(len(users), -1)
+
+    def _call(self, users: np.ndarray, candidates: Candidates) -> np.ndarray:
+        histories = self._pools.histories(self._past, users).with_rows(self._from_past)
+        return _checked(self._name, self._function(histories, candidates), (len(candidates.rows),))
 
 
 class FileSource:
     """Scores that another system gave to the requests of `Pools.save_requests`."""
 
     ranks_catalogue = False
+    pointwise = False
 
     def __init__(self, name: str, path: str | os.PathLike[str], pools: Pools) -> None:
         self._name, self._pools = name, pools
@@ -142,59 +188,47 @@ class FileSource:
             raise InputError(
                 f"the scores of {name!r} cannot be read from {path}", got=error, expected="Parquet with request_id, scores"
             ) from error
-        expected = len(pools) * len(pools.gammas)
-        if not np.array_equal(table["request_id"].to_numpy(), np.arange(expected)):
+        first, n = pools.first_request, len(pools) * len(pools.gammas)
+        found = table["request_id"].to_numpy()
+        if not np.array_equal(found, first + np.arange(n)):
             raise InputError(
                 f"{path} does not answer the requests of these pools",
-                got=f"{len(table)} rows",
-                expected=f"one for each request_id from 0 to {expected - 1}",
-                fix="write the requests of these pools with Pools.save_requests, and score them",
+                got=f"{len(table)} rows" + (f", request_id {found[0]} to {found[-1]}" if len(found) else ""),
+                expected=f"one row for each request_id from {first} to {first + n - 1}",
+                fix="write the requests with the same log and options (`heedful pools`, or Pools.save_requests), "
+                "and score them again",
             )
         self._scores = table["scores"]
 
-    def pool(self, gamma: float, users: slice) -> Scores:
+    def prior(self, gamma: float) -> None:
+        """None: the scores are taken as they are."""
+
+    def pools(self, users: np.ndarray) -> dict[float, np.ndarray]:
         """See `Source`."""
-        start, stop, _ = users.indices(len(self._pools))
-        first = self._pools.gammas.index(gamma) * len(self._pools)
-        lists = self._scores.slice(first + start, stop - start).combine_chunks()
-        wanted = self._pools.candidates(gamma, users)
+        scores = {}
+        for number, gamma in enumerate(self._pools.gammas):
+            requests = number * len(self._pools) + users
+            flat = self._flat(requests, self._pools.drawn(gamma, users).lengths)
+            scores[gamma] = self._pools.reveal(flat, gamma, users)
+        return scores
+
+    def _flat(self, requests: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+        lists = self._scores.take(requests).combine_chunks()
         lengths = lists.value_lengths().fill_null(0).to_numpy()
-        wrong = np.flatnonzero(lengths != wanted.lengths)
+        wrong = np.flatnonzero(lengths != wanted)
         if len(wrong):
             raise InputError(
-                f"{self._name!r} answers request {first + start + wrong[0]} with another number of scores",
+                f"{self._name!r} answers request {self._pools.first_request + requests[wrong[0]]} with another number of "
+                "scores",
                 got=int(lengths[wrong[0]]),
-                expected=int(wanted.lengths[wrong[0]]),
+                expected=int(wanted[wrong[0]]),
             )
         flat = lists.flatten().cast(pa.float64()).to_numpy(zero_copy_only=False)
-        return Scores(_checked(self._name, flat, (len(wanted.rows),)), None)
+        return _checked(self._name, flat, (int(wanted.sum()),))
 
-    def catalogue(self, users: np.ndarray) -> Scores:
+    def catalogue(self, users: np.ndarray) -> np.ndarray:
         """A file holds scores of the pools alone."""
         raise ConfigError(f"{self._name!r} is a file of scores for the pools and cannot rank the whole catalogue")
-
-
-class _FunctionScorer:
-    """A user's function as a `Scorer` over the items of the pools."""
-
-    uses_prior = False
-
-    def __init__(self, function: ScoringFunction, items: Vocabulary) -> None:
-        self._function, self.items = function, items
-
-    def prior(self, pool_gamma: float | None) -> np.float32:
-        """None: the function's scores are taken as they are."""
-        return np.float32(0)
-
-    def score_rows(self, histories: Histories, candidates: Candidates, *, pool_gamma: float | None = 0.0) -> np.ndarray:
-        """The function itself."""
-        return self._function(histories, candidates)
-
-    def score_catalogue(self, histories: Histories, *, pool_gamma: float | None = 0.0) -> np.ndarray:
-        """The function with every item as a candidate."""
-        everything = Candidates.same_for_all(len(histories), np.arange(len(self.items)))
-        scores = _checked("the function", self._function(histories, everything), (len(everything.rows),))
-        return scores.reshape(len(histories), -1)
 
 
 def _checked(name: str, scores: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
