@@ -7,17 +7,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from heedful.embeddings.skipgram import SkipGram
-from heedful.errors import InputError, TrainingError
+from heedful.errors import ConfigError, InputError, TrainingError
+from heedful.evaluation.measures import Measure
 from heedful.evaluation.options import EvaluationConfig
 from heedful.events.log import EventLog
-from heedful.experiment import Experiment, Workspace, run_experiment
+from heedful.experiment import Experiment, Workspace, run_experiment, write_requests
 from heedful.folders import new_folder, open_folder
 from heedful.progress import show_progress
 from heedful.ranking.models import MODELS
 from heedful.ranking.neural import NeuralRanker
+from heedful.ranking.rankers import AttentionRanker
 from ranking_worlds import DAY, QUICK, START, random_log, table_of
 
 
@@ -41,7 +46,7 @@ def run(log: EventLog, path: Path, *, names: tuple[str, ...] = ("attention", "po
         rankers,
         path / "report",
         workspace=Workspace(path / "stages"),
-        config=EvaluationConfig(cut=str(cut), days=20, pool=15, resamples=100),
+        config=EvaluationConfig(**{"cut": str(cut), "days": 20, "pool": 15, "resamples": 100, **options.pop("config", {})}),
         skipgram=SkipGram(**{"width": 6, "epochs": 1, "threads": 1, **options.pop("skipgram", {})}),
         overwrite=True,
         **options,
@@ -157,6 +162,48 @@ def test_a_cut_with_nothing_on_one_side(log: EventLog, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=f"no event {side} the cut"):
             run(log, tmp_path, cut=cut)
     assert not (tmp_path / "report").exists()
+
+
+def test_depths_and_models_of_ones_own(log: EventLog, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Attention at each depth is a stage; one that a model of the comparison is already is not trained again."""
+    config = EvaluationConfig(cut=str(START + 80 * DAY), days=20, pool=15, resamples=100)
+    asked = write_requests(log, tmp_path / "requests.parquet", config=config)
+    requests = pq.read_table(tmp_path / "requests.parquet")
+    scores = [[float(len(item)) for item in candidates] for candidates in requests["candidates"].to_pylist()]
+    pq.write_table(pa.table({"request_id": requests["request_id"], "scores": scores}), tmp_path / "scores.parquet")
+    others = {"by name": tmp_path / "scores.parquet", "constant": lambda h, c: np.zeros(len(c.rows))}
+    depths = {depth: AttentionRanker(**{**QUICK["attention"], "depth": depth}) for depth in (1, 2, 3)}
+    show_progress()
+    found = run(log, tmp_path, others=others, depths=depths)
+    show_progress(False)
+    assert found.comparison.pools.hash == asked.hash
+    assert made(capsys.readouterr().err)[2:] == ["attention", "popularity", "attention-depth-1", "attention-depth-3"]
+    assert list(found.comparison.results) == ["attention", "popularity", "by name", "constant"]
+    assert found.depths is not None and found.depths.depths == (1, 2, 3)
+    measure = Measure("gamma 1", 15, "NDCG")
+    same = [result.best.by_user[measure] for result in (found.depths.results[2], found.comparison.results["attention"])]
+    assert same[0] == pytest.approx(same[1], abs=1e-3)
+    open_folder(tmp_path / "report", kind="report").verify()
+    assert (tmp_path / "report" / "figure-4.png").exists()
+
+
+def test_what_is_wrong_is_said_before_training(log: EventLog, tmp_path: Path) -> None:
+    def never(*arguments: Any) -> None:
+        raise AssertionError("trained")
+
+    pq.write_table(pa.table({"request_id": [0], "scores": [[1.0]]}), tmp_path / "scores.parquet")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AttentionRanker, "fit", never)
+        patch.setattr(SkipGram, "fit", never)
+        with pytest.raises(ConfigError, match="two models have the same name; got: popularity"):
+            run(log, tmp_path, others={"popularity": lambda h, c: c.rows})
+        with pytest.raises(ConfigError, match="these depths cannot be compared; got: 0, 1"):
+            run(log, tmp_path, depths={0: AttentionRanker(depth=0), 1: AttentionRanker(depth=1)})
+        with pytest.raises(ConfigError, match="a pool of 500 negatives is larger than the catalogue"):
+            run(log, tmp_path, config={"pool": 500})
+        table = table_of(log.catalog.items.ids)
+        with pytest.raises(InputError, match="does not answer the requests of these pools"):
+            run(log, tmp_path, items=table, others={"mine": tmp_path / "scores.parquet"})
 
 
 def test_a_workspace_remembers_by_inputs(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,10 +17,13 @@ from typing import Any, TypeVar
 
 from heedful.embeddings.skipgram import SkipGram
 from heedful.embeddings.table import ItemEmbeddings
-from heedful.errors import FolderError
-from heedful.evaluation.comparison import Comparison, compare
+from heedful.errors import ConfigError, FolderError
+from heedful.evaluation.comparison import Comparison, compare, draw_pools
+from heedful.evaluation.depths import DepthStudy, check_depths, study_depths
 from heedful.evaluation.options import EvaluationConfig
+from heedful.evaluation.pools import Pools
 from heedful.evaluation.report import write_report
+from heedful.evaluation.sources import Model, source_of
 from heedful.events.log import EventLog
 from heedful.folders import FORMAT_VERSION, write_atomically
 from heedful.progress import say
@@ -27,7 +31,7 @@ from heedful.ranking.models import load_ranker
 from heedful.ranking.neural import NeuralRanker
 from heedful.ranking.ranker import Ranker
 
-__all__ = ["Experiment", "Workspace", "run_experiment"]
+__all__ = ["Experiment", "Workspace", "run_experiment", "write_requests"]
 
 Stage = TypeVar("Stage")
 _STAGES = "stages.json"
@@ -46,7 +50,7 @@ class Workspace:
     def stage(
         self, name: str, inputs: Mapping[str, Any], make: Callable[[Path], None], load: Callable[[Path], Stage]
     ) -> Stage:
-        """The stage of that name: the one of an earlier run if it had the same inputs, a new one otherwise.
+        """The stage of that name: a finished one, maybe of another name, if it had the same inputs, a new one otherwise.
 
         Args:
             name: of the folder in the workspace.
@@ -56,13 +60,14 @@ class Workspace:
         """
         fingerprint = _fingerprint(inputs)
         folder = self.path / name
-        if self._known().get(name) == fingerprint and folder.exists():
+        same = [known for known, of in self._known().items() if of == fingerprint and (self.path / known).exists()]
+        for finished in sorted(same, key=lambda known: known != name):
             try:
-                found = load(folder)
+                found = load(self.path / finished)
             except FolderError as error:
-                say(f"{folder} is made again: {error}")
+                say(f"{self.path / finished} is made again: {error}")
             else:
-                say(f"{folder} is finished already")
+                say(f"{self.path / finished} is finished already")
                 return found
         if folder.exists():
             shutil.rmtree(folder)
@@ -93,6 +98,7 @@ class Experiment:
         items: embeddings learnt from the past, or those that were given.
         rankers: the models by name, trained on the past.
         comparison: how they compare on the future.
+        depths: how the rankers of several depths compare; None if there were none.
     """
 
     past: EventLog
@@ -100,6 +106,7 @@ class Experiment:
     items: ItemEmbeddings
     rankers: dict[str, Ranker]
     comparison: Comparison
+    depths: DepthStudy | None = None
 
 
 def run_experiment(
@@ -111,6 +118,9 @@ def run_experiment(
     config: EvaluationConfig,
     skipgram: SkipGram,
     items: ItemEmbeddings | None = None,
+    others: Mapping[str, Model] | None = None,
+    depths: Mapping[int, Ranker] | None = None,
+    depth_model: str = "attention",
     overwrite: bool = False,
 ) -> Experiment:
     """Split the log, train every ranker on the past with the same embeddings, compare them, write the report.
@@ -123,13 +133,27 @@ def run_experiment(
         config: the cut, the pools and the tests.
         skipgram: trainer of the embeddings.
         items: embeddings to use instead. They must not have been learnt from the test period, which cannot be checked.
+        others: more models by name, measured as they are, as for `compare`: functions, fitted rankers, or files of scores
+            for the requests of `write_requests`.
+        depths: rankers by number of layers, not yet fitted, for figure 4.
+        depth_model: what these are, in words.
         overwrite: replace a finished report.
 
     Raises:
-        InputError: the cut leaves nothing before it, nothing after it, or no new items after it.
+        ConfigError: two models of one name, a pool larger than the catalogue, a single depth or one below 1.
+        InputError: the cut leaves nothing before it, nothing after it, or no new items after it; a file of scores answers
+            other requests.
         FolderError: a folder cannot be written.
     """
+    twice = sorted(set(rankers) & set(others or {}))
+    if twice:
+        raise ConfigError("two models have the same name", got=", ".join(twice), fix="give yours another name")
+    if depths:
+        check_depths(depths)
     past, future = config.split(log)
+    # What may be wrong with users and pools is said before hours of training.
+    given = items.items if items is not None else past.catalog.items
+    fitted_config, pools = draw_pools(past, future, items=given, config=config)
     identity = {"log": log.folder.content_hash if log.folder else log.facts(), "cut": config.cut, "days": config.days}
     past = workspace.stage("past", identity, past.save, EventLog.load)
     assert past.folder is not None
@@ -142,11 +166,46 @@ def run_experiment(
             ItemEmbeddings.load,
         )
     inputs["items"] = items.content_hash
-    fitted = {name: _fitted(name, ranker, past, items, inputs, workspace) for name, ranker in rankers.items()}
-    comparison = compare(fitted, future, past=past, items=items.items, config=config)
+    if items.items != given:
+        fitted_config, pools = draw_pools(past, future, items=items.items, config=config)
+    for name, model in (others or {}).items():
+        source_of(name, model, pools, past)
+    fitted = {name: _fitted(_folder_name(name), ranker, past, items, inputs, workspace) for name, ranker in rankers.items()}
+    by_depth = {
+        depth: _fitted(_folder_name(f"{depth_model} depth {depth}"), ranker, past, items, inputs, workspace)
+        for depth, ranker in (depths or {}).items()
+    }
+    comparison = compare({**fitted, **(others or {})}, future, past=past, pools=pools, config=fitted_config)
+    study = study_depths(by_depth, comparison, past, model=depth_model) if by_depth else None
     facts = {"Training events": f"{past.n_events:,}", "Training users": f"{len(past.users):,}"}
-    write_report(comparison, out, facts=facts, overwrite=overwrite)
-    return Experiment(past, future, items, fitted, comparison)
+    write_report(comparison, out, depths=study, facts=facts, overwrite=overwrite)
+    return Experiment(past, future, items, fitted, comparison, study)
+
+
+def write_requests(
+    log: EventLog, out: str | os.PathLike[str], *, config: EvaluationConfig, items: ItemEmbeddings | None = None
+) -> Pools:
+    """Write the pools that `run_experiment` with the same log and options will use, as requests for another system.
+
+    Args:
+        log: the whole log.
+        out: Parquet file to write, see `Pools.save_requests`.
+        config: as for `run_experiment`.
+        items: the embeddings that will be given to it, None for embeddings learnt from the past.
+
+    Raises:
+        ConfigError: a pool larger than the catalogue.
+        InputError: the cut leaves nothing before it, nothing after it, or no new items after it.
+    """
+    past, future = config.split(log)
+    _, pools = draw_pools(past, future, items=items.items if items is not None else None, config=config)
+    pools.save_requests(out, past)
+    return pools
+
+
+def _folder_name(name: str) -> str:
+    """A model's name as that of its folder: "attention (paper)" lies in attention-paper."""
+    return re.sub(r"[^\w.]+", "-", name).strip("-.") or "model"
 
 
 def _fitted(

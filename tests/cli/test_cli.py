@@ -23,8 +23,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from heedful import cli
-from heedful.cli import main
+from heedful.cli import evaluate, main
 from heedful.embeddings.table import ItemEmbeddings
+from heedful.errors import InputError
 from heedful.events.log import EventLog
 from heedful.folders import open_folder
 from heedful.progress import show_progress
@@ -216,6 +217,78 @@ def test_evaluate(world: Path, tmp_path: Path, run: Run) -> None:
     assert code == 1 and "unknown models; got: oracle; expected: attention, " in err
 
 
+def test_models_of_ones_own_join_by_their_scores(world: Path, tmp_path: Path, run: Run) -> None:
+    options = ("--cut", START + 80 * DAY, "--days", 20, "--pool", 15, "--embeddings", world / "embeddings")
+    text = done(run("pools", world / "sequences", "--out", tmp_path / "requests.parquet", *options))
+    requests = pq.read_table(tmp_path / "requests.parquet")
+    assert text.startswith(f"{tmp_path}/requests.parquet: {len(requests)} requests, ") and "next: heedful evaluate" in text
+    scores = [[float(item[1:]) for item in candidates] for candidates in requests["candidates"].to_pylist()]
+    pq.write_table(pa.table({"request_id": requests["request_id"], "scores": scores}), tmp_path / "scores.parquet")
+    common = ("evaluate", world / "sequences", "--out", tmp_path / "report", "--models", "popularity", *options)
+    mine = f"by number={tmp_path}/scores.parquet"
+    text = done(run(*common, "--resamples", 100, "--scores", mine))
+    assert "by number" in text and "by number is a file of scores for the pools" in text
+    common = (*common, "--overwrite")
+    failed(run(*common, "--seed", 5, "--scores", mine), "does not answer the requests of these pools", "heedful pools")
+    failed(run(*common, "--scores", "scores.parquet"), "--scores cannot be used; got: scores.parquet; expected: NAME=FILE")
+    failed(run(*common, "--scores", "x=nowhere.parquet"), "the scores of 'x' cannot be read from nowhere.parquet")
+
+
+def test_models_with_presets_and_depths(world: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command passes the rankers on as asked; training them is tested elsewhere."""
+    seen: dict[str, Any] = {}
+
+    def stop(log: Any, rankers: Any, out: Any, **options: Any) -> None:
+        seen.update(options, rankers=rankers)
+        raise InputError("seen")
+
+    monkeypatch.setattr(evaluate, "run_experiment", stop)
+    common = ("evaluate", world / "sequences", "--out", tmp_path / "report")
+    failed(run(*common, "--models", "attention,attention:paper,averaging:default,popularity", "--depths", "4,1,2"), "seen")
+    assert list(seen["rankers"]) == ["attention", "attention (paper)", "averaging", "popularity"]
+    assert [seen["rankers"][name].config.depth for name in ("attention", "attention (paper)")] == [2, 10]
+    assert {depth: (ranker.config.depth, ranker.config.null_rows) for depth, ranker in seen["depths"].items()} == {
+        1: (1, 4), 2: (2, 4), 4: (4, 4)}  # fmt: skip
+    failed(run(*common, "--models", "attention", "--preset", "paper", "--depths", "1,10"), "seen")
+    assert list(seen["rankers"]) == ["attention (paper)"] and seen["depth_model"] == "attention (paper)"
+    assert seen["depths"][1].config.null_rows == 0
+    failed(run(*common, "--models", "popularity", "--depth-preset", "paper", "--depths", "1,10"), "seen")
+    assert seen["depths"][10].config.relations == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--models", "attention:plain"), "option 'preset' is out of range; got: 'plain'; expected: default, paper"),
+        (("--models", "popularity:paper"), "popularity has no presets; got: popularity:paper; expected: popularity"),
+        (("--models", "popularity,popularity"), "a model is named twice; got: popularity"),
+        (("--models", ""), "there is nothing to compare; got: no models"),
+        (("--models", "popularity", "--depths", "0,2"), "these depths cannot be compared; got: 0, 2; expected: two or more"),
+        (("--models", "popularity", "--depths", "3"), "these depths cannot be compared; got: 3"),
+        (("--models", "popularity", "--depths", "1,-2"), "--depths cannot be used; got: 1,-2; expected: numbers of layers"),
+        (("--models", "popularity", "--pool", "400"), "a pool of 400 negatives is larger than the catalogue; got: 40 items"),
+        (("--models", "popularity", "--pool-sizes", "9,99"), "a pool of 99 negatives is larger than the catalogue"),
+        (("--models", "popularity", "--cut", "1999-01-01"), "no event before the cut"),
+        (("--models", "popularity", "--cut", "2099-01-01"), "no event in the 7 days after the cut"),
+        (("--models", "popularity", "--cut", "soon"), "that is not a point in time; got: 'soon'"),
+    ],
+)
+def test_evaluate_refuses(world: Path, tmp_path: Path, run: Run, arguments: tuple[str, ...], message: str) -> None:
+    failed(run("evaluate", world / "sequences", "--out", tmp_path / "report", *arguments), message)
+    assert not (tmp_path / "report").exists()
+
+
+def test_evaluate_with_nothing_new_to_rank(tmp_path: Path, run: Run) -> None:
+    lines = [f"u{u},i{i},{START + day * DAY + i}" for u in range(3) for i in range(3) for day in (0, 30)]
+    (tmp_path / "events.csv").write_text("user_id,item_id,timestamp\n" + "\n".join(lines) + "\n")
+    done(run("prepare", tmp_path / "events.csv", "--out", tmp_path / "s"))
+    common = ("evaluate", tmp_path / "s", "--out", tmp_path / "report", "--models", "popularity")
+    failed(
+        run(*common), "nobody can be tested: no user with a past touches a new item after the cut", "3 users after the cut"
+    )
+    failed(run(*common, "--days", 365), "no event before the cut")
+
+
 @pytest.mark.parametrize("stage", ["sequences", "embeddings", "attention"])
 def test_verify(world: Path, tmp_path: Path, run: Run, stage: str) -> None:
     text = done(run("verify", world / stage))
@@ -252,7 +325,20 @@ def test_help_needs_no_heavy_package() -> None:
     assert "prepare" in outcome.stdout and "Event log -> sequences." in outcome.stdout
 
 
-COMMANDS = ["demo", "prepare", "embed", "import", "similar", "train", "score", "recommend", "evaluate", "verify"]
+COMMANDS = [
+    "demo",
+    "prepare",
+    "embed",
+    "import",
+    "similar",
+    "train",
+    "score",
+    "recommend",
+    "evaluate",
+    "pools",
+    "tune",
+    "verify",
+]
 
 
 def test_help_lists_every_command(run: Run) -> None:

@@ -25,6 +25,7 @@ _COMMANDS = {
     "score": ("heedful.cli.rank", "Requests with candidates -> scores."),
     "recommend": ("heedful.cli.rank", "Requests -> the best of the catalogue."),
     "evaluate": ("heedful.cli.evaluate", "Split in time, train the models, compare them, write a report."),
+    "pools": ("heedful.cli.evaluate", "The pools of an evaluation, as requests for a model of your own."),
     "verify": ("heedful.cli.verify", "Check every byte of a finished folder against its manifest."),
 }
 _INTERRUPTED = 130

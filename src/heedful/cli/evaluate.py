@@ -1,7 +1,8 @@
-"""`heedful evaluate`."""
+"""`heedful evaluate` and `heedful pools`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,32 +13,46 @@ from heedful.cli.train import make_ranker
 from heedful.embeddings.skipgram import SkipGram
 from heedful.embeddings.table import ItemEmbeddings
 from heedful.errors import ConfigError
+from heedful.evaluation.depths import check_depths
 from heedful.evaluation.options import EvaluationConfig
 from heedful.events.log import EventLog
-from heedful.experiment import Workspace, run_experiment
+from heedful.experiment import Workspace, run_experiment, write_requests
 from heedful.folders import check_writable
 from heedful.ranking.models import MODELS
+from heedful.ranking.neural import NeuralRanker
+from heedful.ranking.ranker import Ranker
 
 __all__ = ["COMMANDS"]
 
-
-@click.command("evaluate")
-@click.argument("sequences", type=click.Path())
-@click.option("--out", required=True, type=click.Path(), help="Folder of the report.")
-@click.option("--models", default=",".join(MODELS), show_default=True, help="Models to compare, with commas between them.")
-@click.option(
-    "--preset",
-    default="default",
-    show_default=True,
-    type=click.Choice(["default", "paper"]),
-    help="Preset of the trained models.",
-)
-@click.option(
+_PRESETS = click.Choice(["default", "paper"])
+_embeddings = click.option(
     "--embeddings",
     default=None,
     type=click.Path(),
     help="Embeddings to use; they must not know the test period. By default they are learnt from the past.",
 )
+
+
+@click.command("evaluate")
+@click.argument("sequences", type=click.Path())
+@click.option("--out", required=True, type=click.Path(), help="Folder of the report.")
+@click.option(
+    "--models",
+    default=",".join(MODELS),
+    show_default=True,
+    help="Models to compare, with commas between them. NAME:PRESET gives a trained model its own preset, so that "
+    "attention,attention:paper compares both.",
+)
+@click.option("--preset", default="default", show_default=True, type=_PRESETS, help="Preset of the other trained models.")
+@click.option(
+    "--scores",
+    multiple=True,
+    metavar="NAME=FILE",
+    help="A model of your own: Parquet with its scores for the requests that `heedful pools` wrote. As often as you like.",
+)
+@click.option("--depths", default=None, help="Study the depth of attention (figure 4): numbers of layers, such as 1,2,4,8.")
+@click.option("--depth-preset", default=None, type=_PRESETS, help="Preset of the rankers of --depths.  [--preset]")
+@_embeddings
 @click.option(
     "--workspace",
     default=None,
@@ -51,6 +66,9 @@ def evaluate_command(
     out: str,
     models: str,
     preset: str,
+    scores: tuple[str, ...],
+    depths: str | None,
+    depth_preset: str | None,
     embeddings: str | None,
     workspace: str | None,
     overwrite: bool,
@@ -58,23 +76,113 @@ def evaluate_command(
 ) -> None:
     """Split in time, train the models on the past, compare them on what came after, write a report."""
     config = EvaluationConfig.from_dict(chosen(options))
-    names = [name.strip() for name in models.split(",") if name.strip()]
-    unknown = [name for name in names if name not in MODELS]
-    if unknown or not names:
-        raise ConfigError("unknown models", got=", ".join(unknown) or "none", expected=", ".join(MODELS))
+    rankers = _rankers(models, preset)
+    others = _files(scores)
+    depth_preset = depth_preset or preset
+    by_depth = {depth: make_ranker("attention", depth_preset, {"depth": depth}) for depth in _depths(depths)}
+    if not rankers and not others:
+        raise ConfigError("there is nothing to compare", got="no models", expected=f"some of {', '.join(MODELS)}")
     check_writable(out, kind="report", overwrite=overwrite)
     experiment = run_experiment(
         EventLog.load(sequences),
-        {name: make_ranker(name, preset, {}) for name in names},
+        rankers,
         out,
         workspace=Workspace(workspace or f"{Path(out)}.stages"),
         config=config,
         skipgram=SkipGram(),
         items=ItemEmbeddings.load(embeddings) if embeddings else None,
+        others=others,
+        depths=by_depth,
+        depth_model=_shown("attention", depth_preset),
         overwrite=overwrite,
     )
     click.echo(str(experiment.comparison))
-    click.echo(f"\n{out}: report.html, figures, results.json, per_user.parquet, pools.parquet")
+    if experiment.depths is not None:
+        click.echo(f"\n{experiment.depths}")
+    more = ", depths.parquet" if experiment.depths is not None else ""
+    click.echo(f"\n{out}: report.html, figures, results.json, per_user.parquet, pools.parquet{more}")
 
 
-COMMANDS = {"evaluate": evaluate_command}
+@click.command("pools")
+@click.argument("sequences", type=click.Path())
+@click.option("--out", required=True, type=click.Path(), help="Parquet file of requests.")
+@_embeddings
+@config_options(EvaluationConfig, leave_out=("ks", "alpha", "resamples"))
+def pools_command(sequences: str, out: str, embeddings: str | None, **options: Any) -> None:
+    """The pools of an evaluation, as requests for a model of your own.
+
+    The file has request_id, gamma, user_id, history and history_times (what the user did before the cut), and candidates.
+    Answer with Parquet of request_id and scores (a list of numbers in candidate order), and give that to `heedful evaluate
+    --scores NAME=FILE` with the same sequences and options. Your model must have been trained on events before the cut.
+    """
+    config = EvaluationConfig.from_dict(chosen(options))
+    items = ItemEmbeddings.load(embeddings) if embeddings else None
+    pools = write_requests(EventLog.load(sequences), out, config=config, items=items)
+    click.echo(
+        f"{out}: {len(pools) * len(pools.gammas):,} requests, {int(pools.lengths.sum()):,} candidates for {len(pools):,} "
+        f"users; pools {pools.hash[:16]}"
+    )
+    click.echo(f"next: heedful evaluate {sequences} --scores NAME=SCORES.parquet --out report/, with the same options")
+
+
+def _rankers(models: str, preset: str) -> dict[str, Ranker]:
+    """The rankers of --models by the name that the report shows, not yet fitted.
+
+    Raises:
+        ConfigError: an unknown model or preset, a preset for a model that has none, or one model twice.
+    """
+    rankers: dict[str, Ranker] = {}
+    for part in _parts(models):
+        model, _, own = part.partition(":")
+        if model not in MODELS:
+            raise ConfigError("unknown models", got=model or "none", expected=", ".join(MODELS))
+        has_presets = issubclass(MODELS[model], NeuralRanker)
+        if own and not has_presets:
+            raise ConfigError(f"{model} has no presets", got=part, expected=model)
+        name = _shown(model, own or preset if has_presets else "default")
+        if name in rankers:
+            raise ConfigError("a model is named twice", got=part, expected="each model once")
+        rankers[name] = make_ranker(model, own or preset, {})
+    return rankers
+
+
+def _shown(model: str, preset: str) -> str:
+    return model if preset == "default" else f"{model} ({preset})"
+
+
+def _files(scores: Sequence[str]) -> dict[str, str]:
+    """Files of scores by model, from NAME=FILE.
+
+    Raises:
+        ConfigError: no name or no file, or a name twice.
+    """
+    files: dict[str, str] = {}
+    for part in scores:
+        name, _, path = part.partition("=")
+        if not name or not path or name in files:
+            raise ConfigError("--scores cannot be used", got=part, expected="NAME=FILE, each name once")
+        files[name] = path
+    return files
+
+
+def _depths(depths: str | None) -> list[int]:
+    """The numbers of --depths.
+
+    Raises:
+        ConfigError: one is no number of layers, or there are fewer than two.
+    """
+    if depths is None:
+        return []
+    parts = _parts(depths)
+    if not all(part.isdecimal() for part in parts):
+        raise ConfigError("--depths cannot be used", got=depths, expected="numbers of layers such as 1,2,4,8")
+    numbers = [int(part) for part in parts]
+    check_depths(numbers)
+    return sorted(set(numbers))
+
+
+def _parts(listed: str) -> list[str]:
+    return [part.strip() for part in listed.split(",") if part.strip()]
+
+
+COMMANDS = {"evaluate": evaluate_command, "pools": pools_command}

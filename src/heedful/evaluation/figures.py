@@ -15,17 +15,21 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
-from heedful.evaluation.measures import Measure, ModelResult, Values, pool_name
+from heedful.evaluation.depths import DepthStudy
+from heedful.evaluation.measures import Measure, Values, pool_name
 from heedful.evaluation.options import RECALL_CURVE
 from heedful.evaluation.results import Comparison, estimate
 
 __all__ = ["COLOURS", "GRID", "INK", "Panel", "depth_panels", "draw", "ndcg_panels", "recall_panels", "to_png", "to_svg"]
 
 INK, GRID = "#1c1d21", "#d9dade"
-COLOURS = ("#0072b2", "#d55e00", "#007a5a", "#a8518a", "#8a6100", "#3a8fc4", "#5b5b60", "#b3263a")
-_MARKERS = "osD^vPX*"
+COLOURS = (
+    "#0072b2", "#d55e00", "#007a5a", "#a8518a", "#8a6100", "#3a8fc4", "#5b5b60", "#b3263a", "#5a4fb5", "#6f8a00",
+)  # fmt: skip
+_MARKERS = "osD^vPX*<>"
+_PANEL_INCHES, _PANELS_ACROSS = 4.3, 3
 _BAND = 1.96  # standard errors on either side of a mean
 
 _STYLE: dict[Any, Any] = {
@@ -69,6 +73,7 @@ class Panel:
     y_label: str
     lines: Sequence[Line]
     log_x: bool = True
+    from_zero: bool = True
 
 
 def ndcg_panels(comparison: Comparison) -> list[Panel]:
@@ -100,42 +105,40 @@ def recall_panels(comparison: Comparison) -> list[Panel]:
     ]
 
 
-def depth_panels(depths: Mapping[int, ModelResult], *, gamma: float, size: int, ks: Sequence[int]) -> list[Panel]:
-    """Figure 4: NDCG and Recall@K against the depth of the attention ranker.
-
-    Args:
-        depths: results of rankers of each depth in the same pools.
-        gamma: of the pools.
-        size: negatives in the pools.
-        ks: the K of Recall@K.
-    """
-    where = f"{size:,} negatives from {_distribution(gamma)}"
+def depth_panels(study: DepthStudy) -> list[Panel]:
+    """Figure 4: NDCG against the depth of the ranker for each gamma, then Recall@K likewise."""
+    config = study.comparison.config
     panels = []
-    for y_label, metrics in (("NDCG", ["NDCG"]), ("Recall@K", [f"Recall@{k}" for k in ks])):
-        lines = []
-        for style, metric in enumerate(metrics):
-            line = Line(metric, style)
-            for depth in sorted(depths):
-                _add(line, depth, depths[depth].best, Measure(pool_name(gamma), size, metric))
-            lines.append(line)
-        panels.append(Panel(where, "depth (attention layers)", y_label, lines, log_x=False))
+    for y_label, metrics in (("NDCG", ["NDCG"]), ("Recall@K", [f"Recall@{k}" for k in config.ks])):
+        for gamma in config.gammas:
+            lines = [Line(metric, style + (y_label != "NDCG")) for style, metric in enumerate(metrics)]
+            for line in lines:
+                for depth, result in study.results.items():
+                    _add(line, depth, result.best, Measure(pool_name(gamma), study.comparison.size, line.label))
+            where = f"{study.comparison.size:,} negatives from {_distribution(gamma)}"
+            panels.append(Panel(where, "depth (layers of attention)", y_label, lines, log_x=False, from_zero=False))
     return panels
 
 
 def draw(panels: Sequence[Panel]) -> Figure:
-    """Draw panels side by side with one legend below them."""
+    """Draw panels side by side, at most three in a row, with one legend below them."""
     labels = list(dict.fromkeys(line.label for panel in panels for line in panel.lines))
-    columns = min(len(labels), 2 if len(panels) == 1 else 4)
+    across = min(len(panels), _PANELS_ACROSS)
+    rows = math.ceil(len(panels) / across)
+    # A column takes the longest label and its mark.
+    columns = max(1, min(len(labels), int(_PANEL_INCHES * across / (0.5 + 0.075 * max(map(len, labels), default=1)))))
     with mpl.rc_context(_STYLE):
-        height = 3.1 + 0.24 * math.ceil(len(labels) / max(columns, 1))
-        figure = Figure(figsize=(4.3 * len(panels), height), layout="constrained")
-        all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
-        for axes, panel in zip(all_axes, panels, strict=True):
+        height = 3.1 * rows + 0.24 * math.ceil(len(labels) / columns)
+        figure = Figure(figsize=(_PANEL_INCHES * across, height), layout="constrained")
+        all_axes = figure.subplots(rows, across, squeeze=False).ravel()
+        for axes, panel in zip(all_axes, panels, strict=False):
             _draw_panel(axes, panel)
+        for axes in all_axes[len(panels) :]:
+            axes.set_axis_off()
         handles = {
             label: handle for axes in all_axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
         }
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=max(columns, 1), fontsize=9)
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, fontsize=9)
     return figure
 
 
@@ -192,20 +195,22 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
         axes.set_xscale("log")
     for line in panel.lines:
         colour = COLOURS[line.style % len(COLOURS)]
-        marker = "" if line.dashed else _MARKERS[line.style % len(_MARKERS)]
+        turn = line.style // len(COLOURS)  # past the last colour they begin again, with other markers
+        marker = "" if line.dashed else _MARKERS[(line.style + turn) % len(_MARKERS)]
         axes.plot(line.x, line.mean, color=colour, marker=marker, linestyle="--" if line.dashed else "-", label=line.label)
         if not line.dashed:
             low = [mean - _BAND * error for mean, error in zip(line.mean, line.error, strict=True)]
             high = [mean + _BAND * error for mean, error in zip(line.mean, line.error, strict=True)]
             axes.fill_between(line.x, low, high, color=colour, alpha=0.18, linewidth=0)
-    axes.set_ylim(bottom=0)
+    if panel.from_zero:
+        axes.set_ylim(bottom=0)
     _tick(axes, panel)
 
 
 def _tick(axes: Axes, panel: Panel) -> None:
     points = sorted({x for line in panel.lines for x in line.x})
     if not panel.log_x:
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xticks(points)
         return
     shown = [x for x in points if str(int(x)).rstrip("0") in ("1", "3", "5")]
     if points and (not shown or points[-1] > 2 * shown[-1]):

@@ -13,6 +13,7 @@ from importlib import metadata
 import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
+from heedful.evaluation.depths import DepthStudy
 from heedful.evaluation.figures import (
     COLOURS,
     GRID,
@@ -25,7 +26,7 @@ from heedful.evaluation.figures import (
     to_png,
     to_svg,
 )
-from heedful.evaluation.measures import CATALOGUE, TOP, Measure, ModelResult, pool_name
+from heedful.evaluation.measures import CATALOGUE, TOP, Measure, pool_name
 from heedful.evaluation.results import Comparison, estimate
 from heedful.evaluation.tables import Table
 from heedful.folders import new_folder
@@ -34,7 +35,18 @@ __all__ = ["KIND", "write_report"]
 
 KIND = "report"
 _PACKAGES = ("heedful", "numpy", "numba", "torch", "pyarrow", "duckdb", "matplotlib")
-_DARK_COLOURS = ("#62b8ee", "#ff9656", "#35cfa2", "#e8a0cc", "#e6bd55", "#a5d5f5", "#b9bac1", "#ff8f9b")
+_DARK_COLOURS = (
+    "#62b8ee",
+    "#ff9656",
+    "#35cfa2",
+    "#e8a0cc",
+    "#e6bd55",
+    "#a5d5f5",
+    "#b9bac1",
+    "#ff8f9b",
+    "#b3aaff",
+    "#c3dc52",
+)
 
 _INTRODUCTION = (
     "What each test user touched for the first time after the cut is ranked among items that the user never touched. "
@@ -49,17 +61,19 @@ def write_report(
     comparison: Comparison,
     out: str | os.PathLike[str],
     *,
-    depths: Mapping[int, ModelResult] | None = None,
+    depths: DepthStudy | None = None,
     facts: Mapping[str, str] | None = None,
     title: str = "Recommenders compared",
     overwrite: bool = False,
 ) -> None:
     """Write a report folder: report.html, figure-*.png and .svg, results.json, per_user.parquet and pools.parquet.
 
+    With a study of depths also figure 4 and depths.parquet, which is per_user.parquet for the depths.
+
     Args:
         comparison: what `compare` found.
         out: the folder to be made.
-        depths: results of the attention ranker by depth, in the same pools, for figure 4.
+        depths: what `study_depths` found in the same pools.
         facts: lines for the head of the report, such as where the log lies and where it was cut.
         title: of the page.
         overwrite: replace a finished report.
@@ -71,28 +85,34 @@ def write_report(
         "figure-2": ("NDCG against the number of negatives", ndcg_panels(comparison)),
         "figure-3": ("Recall@K against K", recall_panels(comparison)),
     }
-    if depths:
-        panels = depth_panels(depths, gamma=comparison.config.gammas[0], size=comparison.size, ks=comparison.config.ks)
-        figures["figure-4"] = ("Effect of depth on the attention ranker", panels)
+    if depths is not None:
+        figures["figure-4"] = (f"Depth of {depths.model}", depth_panels(depths))
     with new_folder(out, kind=KIND, overwrite=overwrite) as folder:
         for name, (_, panels) in figures.items():
             figure = draw(panels)
             (folder.path / f"{name}.png").write_bytes(to_png(figure))
             (folder.path / f"{name}.svg").write_text(to_svg(figure, name=name), encoding="utf-8")
         results = comparison.to_dict() | {"facts": dict(facts or {})}
+        if depths is not None:
+            results["depths"] = depths.to_dict()
+            pq.write_table(depths.per_user(), folder.path / "depths.parquet")
         (folder.path / "results.json").write_text(json.dumps(results, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         pq.write_table(comparison.per_user(), folder.path / "per_user.parquet")
         comparison.pools.save(folder.path / "pools.parquet")
-        (folder.path / "report.html").write_text(_page(comparison, figures, facts or {}, title), encoding="utf-8")
+        (folder.path / "report.html").write_text(_page(comparison, depths, figures, facts or {}, title), encoding="utf-8")
         folder.manifest["pools"] = comparison.pools.hash
-        folder.manifest["profile"] = {
+        folder.manifest["profile"] = {f"{name}_seconds": round(value, 3) for name, value in comparison.seconds.items()} | {
             name: {"scoring_seconds": round(result.scoring_seconds, 3), "ranking_seconds": round(result.ranking_seconds, 3)}
             for name, result in comparison.results.items()
         }
 
 
 def _page(
-    comparison: Comparison, figures: Mapping[str, tuple[str, list[Panel]]], facts: Mapping[str, str], title: str
+    comparison: Comparison,
+    depths: DepthStudy | None,
+    figures: Mapping[str, tuple[str, list[Panel]]],
+    facts: Mapping[str, str],
+    title: str,
 ) -> str:
     headline = comparison.verdict_table(metrics=("NDCG", f"NDCG@{TOP}"))
     beyond = comparison.beyond_table()
@@ -102,7 +122,10 @@ def _page(
         _section(
             "Accuracy", "<p>Means over users ± standard error.</p>" + _join(comparison.accuracy_tables()), _notes(comparison)
         ),
-        *(_figure_section(name, heading, panels) for name, (heading, panels) in figures.items()),
+        *(
+            _section(heading, _depth_words(depths) if name == "figure-4" else "", _figure(name, panels, comparison))
+            for name, (heading, panels) in figures.items()
+        ),
     ]
     if comparison.verdicts:
         every = f"<details><summary>All comparisons</summary>{comparison.verdict_table().html()}</details>"
@@ -168,13 +191,33 @@ def _notes(comparison: Comparison) -> str:
     return '<ul class="notes">' + "".join(f"<li>{html.escape(note)}</li>" for note in comparison.notes) + "</ul>"
 
 
-def _figure_section(name: str, heading: str, panels: list[Panel]) -> str:
+def _depth_words(depths: DepthStudy | None) -> str:
+    """What the tests between depths say, for each gamma, and the numbers behind it."""
+    assert depths is not None
+    config = depths.comparison.config
+    lines = [
+        f"<li>{html.escape(pool_name(gamma))}: {html.escape(' '.join(depths.sentences(gamma)))}</li>"
+        for gamma in config.gammas
+    ]
+    every = f"<details><summary>All comparisons of depths</summary>{depths.comparison.verdict_table().html()}</details>"
+    count = len(depths.comparison.verdicts)
+    tests = (
+        f"<p>Paired tests over users between all depths, at level {config.alpha:g} after Holm's correction for these "
+        f"{count} tests. “Not shown” is no proof that there is none.</p>"
+    )
+    return f"<ul>{''.join(lines)}</ul>{tests}{_join(depths.tables())}{every}"
+
+
+def _figure(name: str, panels: list[Panel], comparison: Comparison) -> str:
     drawn = "".join(f'<div class="panel">{_inline(draw([panel]), f"{name}-{n}")}</div>' for n, panel in enumerate(panels))
     number = name.removeprefix("figure-")
     caption = f"As figure {number} of the paper. Bands: 95 % over users."
     if any(line.dashed for panel in panels for line in panel.lines):
         caption += " Dashed: the same model without its prior."
-    return _section(heading, f'<figure><div class="panels">{drawn}</div><figcaption>{caption}</figcaption></figure>')
+    users = comparison.figure_users
+    if name == "figure-2" and users is not None:
+        caption += f" All points are means over the same {int(users.sum()):,} users, those who have the largest pools."
+    return f'<figure><div class="panels">{drawn}</div><figcaption>{caption}</figcaption></figure>'
 
 
 def _inline(figure: Figure, name: str) -> str:
