@@ -12,6 +12,8 @@ from heedful.events.candidates import Candidates
 
 __all__ = ["Union", "union"]
 
+_SPARSE = 16
+
 
 @dataclass(frozen=True)
 class Union:
@@ -40,7 +42,7 @@ def union(lists: Sequence[Candidates], n_items: int) -> Union:
     stamps, number = np.full(n_items, -1, np.int64), np.zeros(n_items, np.int64)
     for part in lists:
         _collect(part.offsets, np.asarray(part.rows), starts, offsets, stamps, rows)
-    _close(starts, offsets, rows)
+    _close(starts, offsets, np.zeros(n_items, np.bool_), rows)
     places = []
     for part in lists:
         where = np.empty(len(part.rows), np.int64)
@@ -68,13 +70,24 @@ def _collect(
 
 
 @numba.njit(cache=True, nogil=True)
-def _close(starts: np.ndarray, found: np.ndarray, rows: np.ndarray) -> None:
-    """Sort each user's items and close the gaps between users; counts become offsets."""
+def _close(starts: np.ndarray, found: np.ndarray, listed: np.ndarray, rows: np.ndarray) -> None:
+    """Sort each user's items and close the gaps between users; counts become offsets.
+
+    Going through all items is quicker than sorting where the user's are not a small part of them.
+    """
     for user in range(len(starts) - 1):
-        n = found[user + 1]
-        at = found[user]
-        rows[at : at + n] = np.sort(rows[starts[user] : starts[user] + n])
-        found[user + 1] = at + n
+        n, at = found[user + 1], found[user]
+        own = rows[starts[user] : starts[user] + n].copy()
+        if n * _SPARSE > len(listed):
+            listed[own] = True
+            for row in range(len(listed)):
+                if listed[row]:
+                    listed[row] = False
+                    rows[at] = row
+                    at += 1
+        else:
+            rows[at : at + n] = np.sort(own)
+        found[user + 1] = found[user] + n
 
 
 @numba.njit(cache=True, nogil=True)
