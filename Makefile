@@ -31,5 +31,5 @@ $(VENV)/demo.ready: $(BIN)/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/dev.ready: $(BIN)/python pyproject.toml constraints.txt
-	$(PIP_INSTALL) --editable '.[demo,lint,test]'
+	$(PIP_INSTALL) --editable '.[demo,lint,test,tune]'
 	touch $@

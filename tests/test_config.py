@@ -18,10 +18,11 @@ from heedful.evaluation.options import EvaluationConfig
 from heedful.events.preparing import PrepareConfig
 from heedful.ranking.heuristics import LastItemConfig, PopularityConfig, WeightedSumConfig
 from heedful.ranking.rankers import AttentionConfig, AveragingConfig
+from heedful.tuning.options import TuneConfig
 
 CONFIGS: list[type[Config]] = [
     AttentionConfig, AveragingConfig, EvaluationConfig, LastItemConfig, PopularityConfig, PrepareConfig, SkipGramConfig,
-    WeightedSumConfig,
+    TuneConfig, WeightedSumConfig,
 ]  # fmt: skip
 
 

@@ -13,10 +13,10 @@ from ranking_worlds import python
 PUBLIC = [
     "AttentionConfig", "AttentionRanker", "AveragingConfig", "AveragingRanker", "Candidates", "Catalog", "Comparison",
     "ConfigError", "EvaluationConfig", "EventLog", "FolderError", "HeedfulError", "Histories", "InputError",
-    "ItemEmbeddings", "LastItem", "MismatchError", "MissingExtraError", "Popularity", "PrepareConfig", "Ranker", "Reason",
-    "Recommendations", "Recommender", "SkipGram", "SkipGramConfig", "TrainingError", "Vocabulary", "WeightedSum",
-    "WeightedSumConfig", "compare", "load_ranker", "prepare", "read_embeddings", "read_events", "recommend_requests",
-    "score_requests", "show_progress", "write_report",
+    "ItemEmbeddings", "LastItem", "MismatchError", "MissingExtraError", "Popularity", "PrepareConfig", "Ranker",
+    "Reason", "Recommendations", "Recommender", "SkipGram", "SkipGramConfig", "TrainingError", "TuneConfig", "Tuning",
+    "Vocabulary", "WeightedSum", "WeightedSumConfig", "compare", "load_ranker", "prepare", "read_embeddings",
+    "read_events", "recommend_requests", "score_requests", "show_progress", "tune", "write_report",
 ]  # fmt: skip
 
 

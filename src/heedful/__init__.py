@@ -52,6 +52,9 @@ _HOMES = {
     "heedful.recommending.explanation": ["Reason"],
     "heedful.recommending.recommender": ["Recommendations", "Recommender"],
     "heedful.recommending.requests": ["recommend_requests", "score_requests"],
+    "heedful.tuning.options": ["TuneConfig"],
+    "heedful.tuning.results": ["Tuning"],
+    "heedful.tuning.search": ["tune"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -109,3 +112,6 @@ if TYPE_CHECKING:
     from heedful.recommending.recommender import Recommender as Recommender
     from heedful.recommending.requests import recommend_requests as recommend_requests
     from heedful.recommending.requests import score_requests as score_requests
+    from heedful.tuning.options import TuneConfig as TuneConfig
+    from heedful.tuning.results import Tuning as Tuning
+    from heedful.tuning.search import tune as tune

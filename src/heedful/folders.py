@@ -28,7 +28,7 @@ FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 # Files up to this size are hashed each time a folder is opened; larger ones are checked by size, and by hash in `verify`.
 HASHED_ON_OPEN_BYTES = 64 * 2**20
-_RECORDED_PACKAGES = ("heedful", "numpy", "duckdb", "pyarrow", "numba", "torch", "safetensors", "cma")
+_RECORDED_PACKAGES = ("heedful", "numpy", "duckdb", "pyarrow", "numba", "torch", "safetensors", "cma", "optuna")
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def new_folder(out: str | os.PathLike[str], *, kind: str, overwrite: bool = Fals
 
     Args:
         out: where the finished folder will stand; its parent folders are created.
-        kind: what it holds: "sequences", "embeddings", "model" or "report".
+        kind: what it holds: "sequences", "embeddings", "model", "report" or "tuning".
         overwrite: replace a finished folder of the same kind. Anything else that is in the way is an error.
 
     Raises:
@@ -254,7 +254,7 @@ def _check_file(where: Path, name: str, facts: dict[str, Any], *, hash_up_to: in
 
 
 def _how_to_make(kind: str) -> str:
-    verbs = {"sequences": "prepare", "embeddings": "embed", "model": "train", "report": "evaluate"}
+    verbs = {"sequences": "prepare", "embeddings": "embed", "model": "train", "report": "evaluate", "tuning": "tune"}
     return f"check the path, or make it with `heedful {verbs.get(kind, '...')}`"
 
 

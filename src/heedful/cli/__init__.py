@@ -26,6 +26,7 @@ _COMMANDS = {
     "recommend": ("heedful.cli.rank", "Requests -> the best of the catalogue."),
     "evaluate": ("heedful.cli.evaluate", "Split in time, train the models, compare them, write a report."),
     "pools": ("heedful.cli.evaluate", "The pools of an evaluation, as requests for a model of your own."),
+    "tune": ("heedful.cli.tune", "Search the settings of embeddings and ranker inside the training log."),
     "verify": ("heedful.cli.verify", "Check every byte of a finished folder against its manifest."),
 }
 _INTERRUPTED = 130

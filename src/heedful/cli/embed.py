@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from heedful.cli.options import chosen, config_options, out_option, overwrite_option
+from heedful.cli.options import config_options, file_option, out_option, overwrite_option, with_file
 from heedful.embeddings.importing import read_embeddings
 from heedful.embeddings.skipgram import SkipGram, SkipGramConfig
 from heedful.embeddings.table import ItemEmbeddings
@@ -21,11 +21,12 @@ __all__ = ["COMMANDS"]
 @click.command("embed")
 @click.argument("sequences", type=click.Path())
 @out_option("the folder of embeddings")
+@file_option("embed")
 @config_options(SkipGramConfig)
 @overwrite_option
-def embed_command(sequences: str, out: str, overwrite: bool, **options: Any) -> None:
+def embed_command(sequences: str, out: str, settings: str | None, overwrite: bool, **options: Any) -> None:
     """Sequences -> item embeddings, by skip-gram with negative sampling."""
-    trainer = SkipGram(**chosen(options))
+    trainer = SkipGram(**with_file(options, settings, "embed", SkipGramConfig))
     check_writable(out, kind="embeddings", overwrite=overwrite)
     items = trainer.fit(EventLog.load(sequences))
     items.save(out, overwrite=overwrite)

@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from heedful.cli.options import chosen, config_options, overwrite_option
+from heedful.cli.options import chosen, config_options, overwrite_option, with_file
 from heedful.cli.train import make_ranker
-from heedful.embeddings.skipgram import SkipGram
+from heedful.embeddings.skipgram import SkipGram, SkipGramConfig
 from heedful.embeddings.table import ItemEmbeddings
 from heedful.errors import ConfigError
 from heedful.evaluation.depths import check_depths
@@ -21,6 +21,7 @@ from heedful.folders import check_writable
 from heedful.ranking.models import MODELS
 from heedful.ranking.neural import NeuralRanker
 from heedful.ranking.ranker import Ranker
+from heedful.ranking.rankers import AttentionConfig
 
 __all__ = ["COMMANDS"]
 
@@ -59,6 +60,14 @@ _embeddings = click.option(
     type=click.Path(),
     help="Where embeddings and models are kept for the next run.  [OUT.stages]",
 )
+@click.option(
+    "--config",
+    "settings",
+    default=None,
+    type=click.Path(),
+    help="TOML file such as tuned.toml: [embed] for the embeddings, [train] for the attention ranker unless it has a preset "
+    "of its own.",
+)
 @config_options(EvaluationConfig)
 @overwrite_option
 def evaluate_command(
@@ -71,15 +80,18 @@ def evaluate_command(
     depth_preset: str | None,
     embeddings: str | None,
     workspace: str | None,
+    settings: str | None,
     overwrite: bool,
     **options: Any,
 ) -> None:
     """Split in time, train the models on the past, compare them on what came after, write a report."""
     config = EvaluationConfig.from_dict(chosen(options))
-    rankers = _rankers(models, preset)
+    tuned = with_file({}, settings, "train", AttentionConfig)
+    rankers = _rankers(models, preset, tuned)
     others = _files(scores)
+    of_depths = {} if depth_preset else tuned
     depth_preset = depth_preset or preset
-    by_depth = {depth: make_ranker("attention", depth_preset, {"depth": depth}) for depth in _depths(depths)}
+    by_depth = {depth: make_ranker("attention", depth_preset, {**of_depths, "depth": depth}) for depth in _depths(depths)}
     if not rankers and not others:
         raise ConfigError("there is nothing to compare", got="no models", expected=f"some of {', '.join(MODELS)}")
     check_writable(out, kind="report", overwrite=overwrite)
@@ -89,7 +101,7 @@ def evaluate_command(
         out,
         workspace=Workspace(workspace or f"{Path(out)}.stages"),
         config=config,
-        skipgram=SkipGram(),
+        skipgram=SkipGram(**with_file({}, settings, "embed", SkipGramConfig)),
         items=ItemEmbeddings.load(embeddings) if embeddings else None,
         others=others,
         depths=by_depth,
@@ -125,8 +137,8 @@ def pools_command(sequences: str, out: str, embeddings: str | None, **options: A
     click.echo(f"next: heedful evaluate {sequences} --scores NAME=SCORES.parquet --out report/, with the same options")
 
 
-def _rankers(models: str, preset: str) -> dict[str, Ranker]:
-    """The rankers of --models by the name that the report shows, not yet fitted.
+def _rankers(models: str, preset: str, tuned: dict[str, Any]) -> dict[str, Ranker]:
+    """The rankers of --models by the name that the report shows, not yet fitted; attention with the options `tuned`.
 
     Raises:
         ConfigError: an unknown model or preset, a preset for a model that has none, or one model twice.
@@ -139,10 +151,11 @@ def _rankers(models: str, preset: str) -> dict[str, Ranker]:
         has_presets = issubclass(MODELS[model], NeuralRanker)
         if own and not has_presets:
             raise ConfigError(f"{model} has no presets", got=part, expected=model)
-        name = _shown(model, own or preset if has_presets else "default")
+        options = tuned if model == "attention" and not own else {}
+        name = _shown(model, "tuned" if options else own or preset if has_presets else "default")
         if name in rankers:
             raise ConfigError("a model is named twice", got=part, expected="each model once")
-        rankers[name] = make_ranker(model, own or preset, {})
+        rankers[name] = make_ranker(model, own or preset, options)
     return rankers
 
 

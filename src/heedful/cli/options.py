@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 import click
 
 from heedful.config import Config
+from heedful.tuning.settings import read_section
 
-__all__ = ["chosen", "config_options", "out_option", "overwrite_option", "plain_options"]
+__all__ = ["chosen", "config_options", "file_option", "out_option", "overwrite_option", "plain_options", "with_file"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -44,6 +45,23 @@ def chosen(options: dict[str, Any]) -> dict[str, Any]:
 def plain_options(options: dict[str, Any]) -> dict[str, Any]:
     """The other options."""
     return {name: value for name, value in options.items() if not name.startswith(_PREFIX)}
+
+
+def file_option(section: str) -> Callable[[Command], Command]:
+    """The option --config, a settings file as `heedful tune` writes it."""
+    line = f"TOML file whose section [{section}] gives options, such as tuned.toml; the command line overrules it."
+    return click.option("--config", "settings", default=None, type=click.Path(), help=line)
+
+
+def with_file(options: dict[str, Any], settings: str | None, section: str, *configs: type[Config]) -> dict[str, Any]:
+    """The configuration options by field name: those of the file, overruled by those given on the command line.
+
+    Raises:
+        InputError: the file cannot be read.
+        ConfigError: the file has an unknown option, or a value of the wrong type.
+    """
+    from_file = read_section(settings, section, configs) if settings is not None else {}
+    return {**from_file, **chosen(options)}
 
 
 def out_option(what: str) -> Callable[[Command], Command]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from heedful.cli.options import chosen, config_options, out_option, overwrite_option
+from heedful.cli.options import config_options, file_option, out_option, overwrite_option, with_file
 from heedful.embeddings.table import ItemEmbeddings
 from heedful.errors import ConfigError
 from heedful.events.log import EventLog
@@ -22,6 +22,8 @@ from heedful.ranking.rankers import AttentionConfig, AveragingConfig
 
 __all__ = ["COMMANDS", "make_ranker"]
 
+_CONFIGS = (AttentionConfig, AveragingConfig, WeightedSumConfig)
+
 
 @click.command("train")
 @click.argument("sequences", type=click.Path())
@@ -32,7 +34,8 @@ __all__ = ["COMMANDS", "make_ranker"]
               help="paper: the settings of section 4.3, for a large log and patience.")  # fmt: skip
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint that a killed run left beside --out.")
 @click.option("--pack", is_flag=True, help="Copy the embeddings into the model folder, so that it can be shipped alone.")
-@config_options(AttentionConfig, AveragingConfig, WeightedSumConfig)
+@file_option("train")
+@config_options(*_CONFIGS)
 @overwrite_option
 def train_command(
     sequences: str,
@@ -42,6 +45,7 @@ def train_command(
     preset: str,
     resume: bool,
     pack: bool,
+    settings: str | None,
     overwrite: bool,
     **options: Any,
 ) -> None:
@@ -49,7 +53,7 @@ def train_command(
 
     Options that a model does not have are refused. The checkpoint lies beside --out until the model is finished.
     """
-    ranker = make_ranker(model, preset, chosen(options))
+    ranker = make_ranker(model, preset, with_file(options, settings, "train", *_CONFIGS))
     check_writable(out, kind="model", overwrite=overwrite)
     log, items = EventLog.load(sequences), ItemEmbeddings.load(embeddings)
     if isinstance(ranker, NeuralRanker):

@@ -1,0 +1,39 @@
+"""`heedful tune`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from heedful.cli.options import chosen, config_options, out_option
+from heedful.events.log import EventLog
+from heedful.tuning.options import TuneConfig
+from heedful.tuning.search import study_folder, tune
+
+__all__ = ["COMMANDS"]
+
+
+@click.command("tune")
+@click.argument("sequences", type=click.Path())
+@out_option("the settings found; OUT.study beside it keeps the trials")
+@click.option("--cut", default=None, help="Leave out all events from this ISO date or time (UTC) on: the test period.")
+@config_options(TuneConfig)
+@click.option("--overwrite", is_flag=True, help="Forget the trials so far and begin anew.")
+def tune_command(sequences: str, out: str, cut: str | None, overwrite: bool, **options: Any) -> None:
+    """Search the settings of embeddings and ranker on the last days of the training log.
+
+    SEQUENCES must end before the test period, or be cut there with --cut. The same command goes on after an interrupt, and
+    with more --trials. What was found stands in OUT/tuned.toml, which embed and train read with --config.
+    """
+    try:
+        found = tune(EventLog.load(sequences), out, cut=cut, overwrite=overwrite, **chosen(options))
+    except KeyboardInterrupt:
+        click.echo(f"\nthe trials so far are kept in {study_folder(out)}; the same command goes on", err=True)
+        raise
+    click.echo(str(found))
+    click.echo(f"\n{out}: tuned.toml, trials.parquet, trials.json")
+    click.echo(f"next: heedful embed {sequences} --config {out}/tuned.toml --out embeddings/")
+
+
+COMMANDS = {"tune": tune_command}

@@ -1,0 +1,202 @@
+"""What a trial is: train embeddings and ranker on the days before, rank what the judges newly touched in the last days.
+
+Shapes: B judges, G gammas.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from datetime import date, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from heedful.embeddings.skipgram import SkipGram
+from heedful.embeddings.table import ItemEmbeddings
+from heedful.errors import FolderError, InputError, TrainingError
+from heedful.evaluation.metrics import ndcg, nested_ranks
+from heedful.evaluation.options import EvaluationConfig
+from heedful.evaluation.pools import Pools, drawable_items, make_pools
+from heedful.events.log import EventLog, parse_moment
+from heedful.events.vocabulary import Vocabulary
+from heedful.progress import progress
+from heedful.ranking.rankers import AttentionRanker
+from heedful.tuning.options import TuneConfig
+from heedful.tuning.settings import Settings
+
+__all__ = ["Judging", "before"]
+
+_CHOOSE_USERS, _PART_JUDGES = 0, 1
+_FOREVER_DAYS = 1e6
+_USERS_AT_ONCE = 256
+
+
+def before(log: EventLog, cut: str | int | date | datetime | None) -> EventLog:
+    """The part of a log before `cut`; all of it for None, or where it ends earlier.
+
+    Raises:
+        InputError: nothing lies before the cut.
+    """
+    if cut is None or not log.n_events or int(log.histories.times.max()) < parse_moment(cut):
+        return log
+    return log.split(cut, days=_FOREVER_DAYS)[0]
+
+
+@dataclass(frozen=True)
+class Judging:
+    """A log parted in time, and the users who judge; made by `Judging.of`.
+
+    Attributes:
+        past: what every trial is trained on.
+        everybody: the past of all users, `past` being a sample of them. Users have no parameters, so that whoever was not
+            trained on can judge, too.
+        choosing: pools of the judges that choose among the trials.
+        confirming: pools of the other judges, who never choose, and confirm what was chosen.
+        period: first and last second of the events that are judged.
+        config: how settings are judged.
+    """
+
+    past: EventLog
+    everybody: EventLog
+    choosing: Pools
+    confirming: Pools
+    period: tuple[int, int]
+    config: TuneConfig
+
+    @classmethod
+    def of(cls, log: EventLog, config: TuneConfig) -> Judging:
+        """Cut off the last days, sample the users to train on, draw the judges and their pools, all from the seed.
+
+        Raises:
+            InputError: the log is too short, or fewer than two users can judge.
+            ConfigError: a kind that the log does not have.
+        """
+        everybody, future = EvaluationConfig(days=config.days).split(log)
+        past = _sample(everybody, config)
+        items = past.catalog.items
+        pools = make_pools(
+            everybody,
+            future,
+            gammas=config.gammas,
+            size=max(min(config.pool, drawable_items(everybody, items, config.gammas) - 1), 1),
+            max_users=2 * config.judges,
+            kinds=config.kinds,
+            items=items,
+            seed=config.seed,
+        )
+        if len(pools) < 2:
+            raise InputError(
+                "too few users can judge the settings",
+                got=f"{len(pools)} with a past who touch something new in the last {config.days:g} days",
+                expected="at least 2, better some hundreds",
+                fix="take more days or more users",
+            )
+        order = np.random.default_rng([config.seed, _PART_JUDGES]).permutation(len(pools))
+        half = (len(pools) + 1) // 2
+        choosing, confirming = (_part(pools, np.sort(part)) for part in (order[:half], order[half:]))
+        times = future.histories.times
+        return cls(past, everybody, choosing, confirming, (int(times.min()), int(times.max())), config)
+
+    @property
+    def sampled(self) -> bool:
+        """Whether only a part of the users is trained on."""
+        return self.past is not self.everybody
+
+    @cached_property
+    def data(self) -> str:
+        """Hash of what is trained on, and of the judges, their pasts and their pools."""
+        digest = hashlib.sha256()
+        judges = (pools.histories(self.everybody, slice(0, len(pools))) for pools in (self.choosing, self.confirming))
+        for histories in (self.past.histories, *judges):
+            for column in ("offsets", "items", "times", "kinds"):
+                digest.update(np.ascontiguousarray(getattr(histories, column)).tobytes())
+        digest.update(f"{self.choosing.hash} {self.confirming.hash}".encode())
+        return digest.hexdigest()
+
+    def embeddings(self, options: Mapping[str, Any], *, seed: int, folder: Path) -> ItemEmbeddings:
+        """Embeddings of the past, or those in `folder` if they were learnt with the same options and seed before."""
+        place = folder / self.name(options, seed)
+        if place.exists():
+            with contextlib.suppress(FolderError):
+                return ItemEmbeddings.load(place)
+        items = SkipGram(**{**options, "threads": self.config.threads, "seed": seed}).fit(self.past)
+        items.save(place, overwrite=True)
+        return ItemEmbeddings.load(place)
+
+    def name(self, options: Mapping[str, Any], seed: int) -> str:
+        """Name of the folder of embeddings with these options."""
+        described = json.dumps([self.data, seed, dict(options)], sort_keys=True)
+        return hashlib.sha256(described.encode()).hexdigest()[:16]
+
+    def ndcg(self, settings: Settings, pools: Pools, *, seed: int, folder: Path) -> np.ndarray:
+        """Train with these settings and rank the pools; NDCG of each judge for each gamma, float64 [B, G].
+
+        Args:
+            settings: options of `SkipGram` and of `AttentionRanker`.
+            pools: those of `choosing` or of `confirming`.
+            seed: of the embeddings and of the ranker.
+            folder: where embeddings are kept for other trials.
+
+        Raises:
+            HeedfulError: training went wrong.
+        """
+        items = self.embeddings(settings["embed"], seed=seed, folder=folder)
+        ranker = AttentionRanker(**{**settings["train"], "seed": seed}).fit(self.past, items)
+        return _ndcg(ranker, pools, self.everybody)
+
+    def forget(self, folder: Path, keep: Collection[str]) -> None:
+        """Remove all kept embeddings but those with these names."""
+        for place in folder.iterdir() if folder.exists() else ():
+            if place.name not in keep:
+                shutil.rmtree(place, ignore_errors=True)
+
+
+def _ndcg(ranker: AttentionRanker, pools: Pools, past: EventLog) -> np.ndarray:
+    """NDCG of each judge in the whole pool of each gamma, with the sampling prior for that gamma, float64 [B, G]."""
+    from_past, from_pools = ranker.items.rows(past.catalog.items.ids), ranker.items.rows(pools.items.ids)
+    found = np.empty((len(pools), len(pools.gammas)))
+    with progress("judging", found.size, "users") as meter:
+        for start in range(0, len(pools), _USERS_AT_ONCE):
+            users = slice(start, min(start + _USERS_AT_ONCE, len(pools)))
+            histories = pools.histories(past, users).with_rows(from_past)
+            n_positive = pools.positives.part(users).lengths
+            for column, gamma in enumerate(pools.gammas):
+                candidates = pools.candidates(gamma, users).with_rows(from_pools)
+                scores = ranker.score_rows(histories, candidates, pool_gamma=gamma)
+                in_order = pools.reveal(scores, gamma, users)
+                widest = int(candidates.lengths.max())
+                (ranks,) = nested_ranks(in_order, candidates.offsets, n_positive, (widest,))
+                found[users, column] = ndcg(ranks)
+                meter.advance(len(histories))
+    if not np.isfinite(found).all():
+        raise TrainingError("the scores are not finite", fix="lower the learning rate")
+    return found
+
+
+def _sample(log: EventLog, config: TuneConfig) -> EventLog:
+    if not 0 < config.users < len(log.users):
+        return log
+    randoms = np.random.default_rng([config.seed, _CHOOSE_USERS])
+    users = np.sort(randoms.choice(len(log.users), config.users, replace=False))
+    part = replace(log, users=Vocabulary(log.users.take(users)), histories=log.histories.take(users), folder=None)
+    return part.compact()
+
+
+def _part(pools: Pools, judges: np.ndarray) -> Pools:
+    """The pools of some of the judges."""
+    return replace(
+        pools,
+        users=pools.users.take(pa.array(judges)),
+        user_rows=pools.user_rows[judges],
+        past_rows=pools.past_rows[judges],
+        positives=pools.positives.take(judges),
+        negatives={gamma: drawn.take(judges) for gamma, drawn in pools.negatives.items()},
+    )

@@ -1,0 +1,52 @@
+"""How settings are searched: the options of `tune`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from heedful.config import Config, option, require
+
+__all__ = ["TuneConfig"]
+
+# Options that may change between two runs of one search.
+_BUDGET = ("trials", "minutes", "threads")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneConfig(Config):
+    """How settings are searched."""
+
+    trials: int = option(40, "settings to try in all, those of earlier runs among them")
+    minutes: float = option(0.0, "begin no trial that would end later, confirmation included; 0: no limit")
+    users: int = option(3000, "users to train on, a random sample; 0: all; the judges come from the whole log")
+    days: float = option(7.0, "length in days of the end of the log on which settings are judged; nothing trains on it")
+    judges: int = option(1000, "users of these days that choose among the settings; as many others confirm the choice")
+    gammas: tuple[float, ...] = option(
+        (1.0, 0.75, 0.0), "negatives of the judges are drawn by popularity ** gamma; NDCG is averaged over these pools"
+    )
+    pool: int = option(300, "negatives of a judge for each gamma, fewer where the catalogue is smaller")
+    kinds: tuple[str, ...] = option((), "event kinds that count as future items, in training and judging; none: all")
+    search: tuple[str, ...] = option((), "options to search: embed, train, embed.window, window, ...; none: all")
+    alpha: float = option(0.01, "1 less the confidence of the interval that decides whether the gain is real")
+    threads: int = option(0, "processor threads of the embeddings; 0 is all; 1 gives the same trials each time")
+    seed: int = option(1, "seed of users, judges, search and training")
+
+    def __post_init__(self) -> None:
+        for name in ("gammas", "kinds", "search"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        require(self.trials >= 2, "trials", got=self.trials, expected="2 or more; the first is the default")
+        for name in ("minutes", "users", "threads", "seed"):
+            value = getattr(self, name)
+            require(value >= 0 and math.isfinite(value), name, got=value, expected="0 or more")
+        require(0 < self.days < math.inf, "days", got=self.days, expected="more than 0")
+        for name in ("judges", "pool"):
+            require(getattr(self, name) >= 1, name, got=getattr(self, name), expected="1 or more")
+        gammas_fit = len(set(self.gammas)) == len(self.gammas) > 0 and all(0 <= g < math.inf for g in self.gammas)
+        require(gammas_fit, "gammas", got=self.gammas, expected="one or more different numbers, 0 or more")
+        require(0 < self.alpha < 1, "alpha", got=self.alpha, expected="between 0 and 1")
+
+    def identity(self) -> dict[str, Any]:
+        """What a search that goes on must have in common with its beginning, fit for JSON."""
+        return {name: value for name, value in self.to_dict().items() if name not in _BUDGET}

@@ -1,0 +1,72 @@
+"""The table of what is searched: every option exists, its default and the paper's value lie in its range."""
+
+from __future__ import annotations
+
+import optuna
+import pytest
+
+from heedful.embeddings.skipgram import SkipGramConfig
+from heedful.errors import ConfigError
+from heedful.ranking.rankers import AttentionConfig
+from heedful.tuning.space import (
+    SIZE_BOUND,
+    SPACE,
+    Choice,
+    Real,
+    Whole,
+    default_values,
+    paper_values,
+    searched_options,
+    suggest,
+    to_settings,
+)
+
+ALL = tuple(SPACE)
+
+
+@pytest.mark.parametrize("option", ALL)
+def test_default_and_paper_lie_in_the_range(option: str) -> None:
+    assert default_values([option])[option] in SPACE[option]
+    assert paper_values([option])[option] in SPACE[option]
+    assert all(isinstance(SPACE[option].low, int) for _ in [0] if isinstance(SPACE[option], Whole))  # type: ignore[union-attr]
+
+
+def test_the_ends_of_every_range_are_allowed_values() -> None:
+    for ends in (0, -1):
+        values = {}
+        for option, domain in SPACE.items():
+            pair = domain.values if isinstance(domain, Choice) else (domain.low, domain.high)
+            values[option] = pair[ends]
+        settings = to_settings(values)
+        SkipGramConfig(**settings["embed"])
+        AttentionConfig(**settings["train"])
+
+
+def test_the_defaults_are_no_settings_at_all() -> None:
+    assert to_settings(default_values(ALL)) == {"embed": {}, "train": {}}
+    paper = to_settings(paper_values(ALL), fixed={"train.target_kinds": ("buy",)})
+    assert paper["embed"] == {} and paper["train"]["depth"] == 10 and paper["train"]["target_kinds"] == ("buy",)
+    assert "learning_rate" not in paper["train"]  # the same in both
+
+
+def test_which_options_are_searched() -> None:
+    assert searched_options([], sampled=False) == ALL
+    assert set(ALL) - set(searched_options([], sampled=True)) == set(SIZE_BOUND)
+    assert searched_options(["depth", "embed.window"], sampled=True) == ("embed.window", "train.depth")
+    assert searched_options(["negatives"], sampled=True) == ("embed.negatives", "train.negatives")
+    assert searched_options(["train.steps"], sampled=True) == ("train.steps",)
+    sections = {option.split(".")[0] for option in searched_options(["train"], sampled=True)}
+    assert sections == {"train"} and "train.steps" not in searched_options(["train"], sampled=True)
+    with pytest.raises(ConfigError, match=r"is not searched; got: dept; expected: some of embed\.width, "):
+        searched_options(["depth", "dept"], sampled=True)
+
+
+def test_suggestions_are_what_is_used_and_written() -> None:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(20):
+        values = suggest(study.ask(), ALL)
+        assert list(values) == list(ALL)
+        for option, value in values.items():
+            assert value in SPACE[option]
+            if isinstance(SPACE[option], Real):
+                assert value == float(f"{value:.4g}")
