@@ -43,16 +43,12 @@ class DepthStudy:
         means = self._means(gamma)
         best = max(means, key=lambda depth: means[depth])
         above = self._above(gamma)
-        said = [f"NDCG is highest at depth {best} ({means[best]:.4f})."]
-        said += [self._difference(above[best, depth], best, depth) for depth in self.depths if (best, depth) in above]
-        said.append(self._enough(above))
-        deeper = [depth for depth in self.depths if depth > best]
-        if deeper:
-            worse = [depth for depth in deeper if (best, depth) in above]
-            said.append(
-                f"Losses after {best} are shown at depth {_listed(worse)}." if worse else f"No loss after {best} is shown."
-            )
-        return said
+        said = [f"NDCG is highest at depth {best} ({means[best]:.4f}).", self._enough(above)]
+        if best < self.depths[-1]:
+            worse = [depth for depth in self.depths if depth > best and (best, depth) in above]
+            where = f"s {_listed(worse)}" if len(worse) > 1 else f" {_listed(worse)}"
+            said.append(f"Loss after {best} is shown at depth{where}." if worse else f"No loss after {best} is shown.")
+        return said + [self._difference(above[best, depth], best, depth) for depth in self.depths if (best, depth) in above]
 
     def tables(self) -> list[Table]:
         """For each gamma NDCG and Recall@K by depth, with standard errors."""
@@ -100,7 +96,7 @@ class DepthStudy:
         confidence = f"{100 * (1 - self.comparison.config.alpha):g} %"
         return (
             f"Depth {better} is above depth {worse} by {abs(test.difference):.4f} "
-            f"({confidence} interval {low:.4f} to {high:.4f}, p {verdict.p_holm:.2g} after Holm)."
+            f"({confidence} interval {low:.4f} to {high:.4f})."
         )
 
     def _enough(self, above: Mapping[tuple[int, int], Verdict]) -> str:
@@ -153,4 +149,4 @@ def name_of(depth: int) -> str:
 
 
 def _listed(depths: list[int]) -> str:
-    return " and ".join(part for part in (", ".join(map(str, depths[:-1])), str(depths[-1])) if part)
+    return " and ".join(part for part in (", ".join(map(str, depths[:-1])), *map(str, depths[-1:])) if part)

@@ -196,7 +196,9 @@ def _depth_words(depths: DepthStudy | None) -> str:
     assert depths is not None
     config = depths.comparison.config
     lines = [
-        f"<li>{html.escape(pool_name(gamma))}: {html.escape(' '.join(depths.sentences(gamma)))}</li>"
+        f"<h3>{html.escape(pool_name(gamma))}</h3><ul>"
+        + "".join(f"<li>{html.escape(sentence)}</li>" for sentence in depths.sentences(gamma))
+        + "</ul>"
         for gamma in config.gammas
     ]
     every = f"<details><summary>All comparisons of depths</summary>{depths.comparison.verdict_table().html()}</details>"
@@ -205,7 +207,7 @@ def _depth_words(depths: DepthStudy | None) -> str:
         f"<p>Paired tests over users between all depths, at level {config.alpha:g} after Holm's correction for these "
         f"{count} tests. “Not shown” is no proof that there is none.</p>"
     )
-    return f"<ul>{''.join(lines)}</ul>{tests}{_join(depths.tables())}{every}"
+    return f"{''.join(lines)}{tests}{_join(depths.tables())}{every}"
 
 
 def _figure(name: str, panels: list[Panel], comparison: Comparison) -> str:
@@ -255,6 +257,7 @@ _RULES = """
 body{margin:0 auto;padding:1rem;max-width:76rem;background:var(--page);color:var(--ink);
  font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
 h1{font-size:1.6rem;line-height:1.2;margin:.5rem 0}h2{font-size:1.2rem;margin:2.2rem 0 .6rem}
+h3{font-size:1rem;margin:1rem 0 .2rem}h3+ul{margin-top:0}
 p,li{max-width:48rem}figure{margin:1rem 0}
 figcaption{color:var(--quiet);font-size:.9rem;max-width:48rem}
 .scroll{overflow-x:auto}
