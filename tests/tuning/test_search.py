@@ -20,6 +20,7 @@ from heedful.embeddings import skipgram
 from heedful.errors import ConfigError, FolderError, InputError, MissingExtraError, TrainingError
 from heedful.events.log import EventLog
 from heedful.folders import open_folder
+from heedful.progress import _state
 from heedful.ranking import neural
 from heedful.tuning import search
 from heedful.tuning.judging import Judging, before
@@ -252,10 +253,14 @@ def test_what_is_in_the_way(log: EventLog, tmp_path: Path, monkeypatch: pytest.M
         heedful.tune(log, tmp_path / "u", trials=2, pool=20)
 
 
-def test_time_is_limited(log: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_is_limited(
+    log: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     faked(monkeypatch, shallow)
+    monkeypatch.setitem(_state, "shown", True)
     found = heedful.tune(log, tmp_path / "t", trials=30, minutes=1e-6, pool=20)
     assert len(found.trials) == 2  # the defaults and one other, however little time there is
+    assert "no time for another trial, which lately took 0.0 minutes" in capsys.readouterr().err
 
 
 def test_without_optuna(log: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

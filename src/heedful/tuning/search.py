@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import statistics
 import time
 from collections.abc import Sequence
 from datetime import date, datetime
@@ -30,6 +31,8 @@ _FAILURES = (TrainingError, InputError, RuntimeError, MemoryError)
 _RESAMPLES = 10_000
 # The defaults and the best are trained once more in the end.
 _REPEATS = 2
+# How many of the last trials tell how long the next will take.
+_LATELY = 5
 
 
 def tune(
@@ -166,9 +169,12 @@ class _Search:
         """Whether another trial and the repetition of the best would end after the time allowed; never before two."""
         if not self.config.minutes or len(trials) < 2:
             return False
-        usual = sum(trial.seconds for trial in trials) / len(trials)
+        usual = statistics.median(trial.seconds for trial in trials[-_LATELY:])
         elapsed = time.monotonic() - self._started
-        return elapsed + (1 + _REPEATS) * usual > 60 * self.config.minutes
+        if elapsed + (1 + _REPEATS) * usual <= 60 * self.config.minutes:
+            return False
+        say(f"no time for another trial, which lately took {usual / 60:.1f} minutes, and as long twice to repeat the best")
+        return True
 
 
 def _best(trials: Sequence[Trial]) -> Trial:
