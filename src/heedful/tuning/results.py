@@ -148,7 +148,7 @@ def write_tuning(tuning: Tuning, out: str | os.PathLike[str], identity: dict[str
         FolderError: the folder cannot be written.
     """
     comment = f"Made by `heedful tune`; use it with `heedful embed --config` and `heedful train --config`.\n{tuning}"
-    if tuning.proposed:
+    if any(tuning.proposed.values()):
         comment += "\nThe best settings found stand below as comments."
     with new_folder(out, kind=KIND, overwrite=overwrite) as folder:
         text = to_toml(tuning.recommended, comment=comment, proposed=tuning.proposed)
