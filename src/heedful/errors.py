@@ -69,10 +69,11 @@ class MissingExtraError(HeedfulError, ImportError):
     Args:
         package: the package that could not be imported.
         extra: the extra of heedful that brings it.
+        beside: what to install after that, where the extra cannot bring it: arguments of pip install.
     """
 
-    def __init__(self, package: str, extra: str) -> None:
+    def __init__(self, package: str, extra: str, *, beside: str | None = None) -> None:
         super().__init__(
             f"this needs the package {package!r}, which is not installed",
-            fix=f"pip install 'heedful[{extra}]'",
+            fix=f"pip install 'heedful[{extra}]'" + (f", then pip install {beside}" if beside else ""),
         )

@@ -18,7 +18,7 @@ from heedful.evaluation.options import EvaluationConfig
 from heedful.events.log import EventLog
 from heedful.experiment import Workspace, run_experiment, write_requests
 from heedful.folders import check_writable
-from heedful.ranking.models import MODELS
+from heedful.ranking.models import ALL_MODELS, MODELS
 from heedful.ranking.neural import NeuralRanker
 from heedful.ranking.ranker import Ranker
 from heedful.ranking.rankers import AttentionConfig
@@ -93,7 +93,7 @@ def evaluate_command(
     depth_preset = depth_preset or preset
     by_depth = {depth: make_ranker("attention", depth_preset, {**of_depths, "depth": depth}) for depth in _depths(depths)}
     if not rankers and not others:
-        raise ConfigError("there is nothing to compare", got="no models", expected=f"some of {', '.join(MODELS)}")
+        raise ConfigError("there is nothing to compare", got="no models", expected=f"some of {', '.join(ALL_MODELS)}")
     check_writable(out, kind="report", overwrite=overwrite)
     experiment = run_experiment(
         EventLog.load(sequences),
@@ -146,9 +146,9 @@ def _rankers(models: str, preset: str, tuned: dict[str, Any]) -> dict[str, Ranke
     rankers: dict[str, Ranker] = {}
     for part in _parts(models):
         model, _, own = part.partition(":")
-        if model not in MODELS:
-            raise ConfigError("unknown models", got=model or "none", expected=", ".join(MODELS))
-        has_presets = issubclass(MODELS[model], NeuralRanker)
+        if model not in ALL_MODELS:
+            raise ConfigError("unknown models", got=model or "none", expected=", ".join(ALL_MODELS))
+        has_presets = issubclass(ALL_MODELS[model], NeuralRanker)
         if own and not has_presets:
             raise ConfigError(f"{model} has no presets", got=part, expected=model)
         options = tuned if model == "attention" and not own else {}

@@ -14,22 +14,24 @@ from heedful.embeddings.table import ItemEmbeddings
 from heedful.errors import ConfigError
 from heedful.events.log import EventLog
 from heedful.folders import check_writable
-from heedful.ranking.heuristics import WeightedSumConfig
-from heedful.ranking.models import MODELS
+from heedful.ranking.heuristics import Popularity, WeightedSumConfig
+from heedful.ranking.models import ALL_MODELS
 from heedful.ranking.neural import NeuralRanker
+from heedful.ranking.public.base import PublicRanker
 from heedful.ranking.ranker import Ranker
 from heedful.ranking.rankers import AttentionConfig, AveragingConfig
 
 __all__ = ["COMMANDS", "make_ranker"]
 
-_CONFIGS = (AttentionConfig, AveragingConfig, WeightedSumConfig)
+_PUBLIC = [model.config_class for model in ALL_MODELS.values() if issubclass(model, PublicRanker)]
+_CONFIGS = (AttentionConfig, AveragingConfig, WeightedSumConfig, *_PUBLIC)
 
 
 @click.command("train")
 @click.argument("sequences", type=click.Path())
-@click.option("--embeddings", required=True, type=click.Path(), help="Folder of embeddings.")
+@click.option("--embeddings", default=None, type=click.Path(), help="Folder of embeddings, for the models that need them.")
 @out_option("the model folder")
-@click.option("--model", default="attention", show_default=True, type=click.Choice(list(MODELS)), help="Which ranker.")
+@click.option("--model", default="attention", show_default=True, type=click.Choice(list(ALL_MODELS)), help="Which ranker.")
 @click.option("--preset", default="default", show_default=True, type=click.Choice(["default", "paper"]),
               help="paper: the settings of section 4.3, for a large log and patience.")  # fmt: skip
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint that a killed run left beside --out.")
@@ -39,7 +41,7 @@ _CONFIGS = (AttentionConfig, AveragingConfig, WeightedSumConfig)
 @overwrite_option
 def train_command(
     sequences: str,
-    embeddings: str,
+    embeddings: str | None,
     out: str,
     model: str,
     preset: str,
@@ -54,9 +56,13 @@ def train_command(
     Options that a model does not have are refused. The checkpoint lies beside --out until the model is finished.
     """
     ranker = make_ranker(model, preset, with_file(options, settings, "train", *_CONFIGS))
+    if embeddings is None and ranker.needs_embeddings:
+        raise ConfigError(f"{model} needs embeddings", got="no --embeddings", fix="name a folder of `heedful embed`")
     check_writable(out, kind="model", overwrite=overwrite)
-    log, items = EventLog.load(sequences), ItemEmbeddings.load(embeddings)
+    log = EventLog.load(sequences)
+    items = ItemEmbeddings.load(embeddings) if embeddings is not None else None
     if isinstance(ranker, NeuralRanker):
+        assert items is not None
         checkpoints = Path(f"{Path(out)}.training")
         ranker.fit(log, items, checkpoints=checkpoints, resume=resume)
         ranker.save(out, overwrite=overwrite, pack=pack)
@@ -67,10 +73,18 @@ def train_command(
             f"hold-out loss {ranker.report.best_loss:.4f} at step {ranker.report.best_step:,}"
         )
     else:
-        ranker.fit(log, items)
+        _fit(ranker, log, items)
         ranker.save(out, overwrite=overwrite, pack=pack)
         click.echo(f"{out}: {model}")
     click.echo(f"next: heedful recommend {out} requests.parquet --out recommendations.parquet -k 10")
+
+
+def _fit(ranker: Ranker, log: EventLog, items: ItemEmbeddings | None) -> None:
+    if isinstance(ranker, PublicRanker | Popularity):
+        ranker.fit(log, items)
+    else:
+        assert items is not None
+        ranker.fit(log, items)
 
 
 def make_ranker(model: str, preset: str, options: dict[str, Any]) -> Ranker:
@@ -79,7 +93,7 @@ def make_ranker(model: str, preset: str, options: dict[str, Any]) -> Ranker:
     Raises:
         ConfigError: an option that this model does not have, or a value out of range.
     """
-    ranker_class = MODELS[model]
+    ranker_class = ALL_MODELS[model]
     names = [field.name for field in dataclasses.fields(ranker_class.config_class)]
     foreign = [f"--{name.replace('_', '-')}" for name in options if name not in names]
     if foreign:

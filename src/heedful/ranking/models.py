@@ -7,15 +7,24 @@ import os
 from heedful.embeddings.table import ItemEmbeddings
 from heedful.errors import FolderError, HeedfulError
 from heedful.ranking.heuristics import LastItem, Popularity, WeightedSum
+from heedful.ranking.public.ease import EASE
+from heedful.ranking.public.factors import ALS, BPR
+from heedful.ranking.public.neighbours import BM25Neighbours, CosineNeighbours
+from heedful.ranking.public.sasrec import GSASRec, SASRec
 from heedful.ranking.ranker import Ranker, open_model_folder
 from heedful.ranking.rankers import AttentionRanker, AveragingRanker
 
-__all__ = ["MODELS", "load_ranker"]
+__all__ = ["ALL_MODELS", "MODELS", "load_ranker"]
 
 MODELS: dict[str, type[Ranker]] = {
     model.name: model for model in (AttentionRanker, AveragingRanker, WeightedSum, LastItem, Popularity)
 }
 """From the paper's best to its simplest."""
+
+ALL_MODELS: dict[str, type[Ranker]] = MODELS | {
+    model.name: model for model in (EASE, ALS, BPR, CosineNeighbours, BM25Neighbours, SASRec, GSASRec)
+}
+"""Those, and recommenders of public libraries to compare with."""
 
 
 def load_ranker(path: str | os.PathLike[str], *, embeddings: ItemEmbeddings | None = None) -> Ranker:
@@ -30,9 +39,9 @@ def load_ranker(path: str | os.PathLike[str], *, embeddings: ItemEmbeddings | No
         MismatchError: the embeddings are not those that the model was trained on.
     """
     folder, settings = open_model_folder(path)
-    model = MODELS.get(str(settings.get("model")))
+    model = ALL_MODELS.get(str(settings.get("model")))
     if model is None:
-        raise FolderError(f"{folder.path} holds an unknown model", got=settings.get("model"), expected=", ".join(MODELS))
+        raise FolderError(f"{folder.path} holds an unknown model", got=settings.get("model"), expected=", ".join(ALL_MODELS))
     try:
         return model.load_folder(folder, settings, embeddings)
     except HeedfulError:
