@@ -157,6 +157,20 @@ def test_moments_are_even_over_the_time_in_which_they_make_sense() -> None:
     assert distance < 1.95 / math.sqrt(600)  # Kolmogorov-Smirnov, one in a thousand
 
 
+def test_no_moment_is_earlier_than_since() -> None:
+    """One user with events on days 0, 1 and 11, another whose days are over before: only (10, 11] is left."""
+    day = np.array([0, 1, 11])
+    histories = histories_of([[0, 1, 2], [3, 4]], [START + day * DAY, [START, START + DAY]])
+    moments = []
+    for epoch in range(100):
+        sampler = sampler_of(
+            histories, 5, cuts="moments", horizon=2 * DAY, holdout_users=0, negatives=1, since=START + 10 * DAY
+        )
+        moments += [(now - START) / DAY for _, _, _, now in instances_of(epoch_of(sampler, epoch))]
+    assert len(moments) == 100  # none of the second user
+    assert 10 < min(moments) < 10.1 and 10.9 < max(moments) <= 11
+
+
 def test_moments_to_the_second() -> None:
     """The first moment is the second after an event, the last that of the next event itself."""
     histories = histories_of([[0, 1], [2, 3]], [[START, START + 1], [START, START + 3]])

@@ -59,7 +59,7 @@ class Scripted:
     def _batch(self) -> Batch:
         one = np.ones((1, 1))
         memory = Memory(np.zeros(1, np.int64), *(np.zeros((1, 0)) for _ in range(4)))
-        return Batch(memory, one.astype(np.int64), one.astype(bool), one.astype(np.float32), np.zeros(1, np.int64))
+        return Batch(memory, one.astype(np.int64), one.astype(bool), one.astype(np.float32), np.zeros(1, np.int64), 0)
 
     def holdout(self) -> list[Batch]:
         return [self._held_out]
@@ -182,7 +182,7 @@ def test_the_running_average_is_what_is_assessed_and_kept() -> None:
 def test_the_paper_preset_is_section_4_3() -> None:
     config = AttentionRanker(preset="paper").config
     expected = {
-        "learning_rate": 0.002, "batch_users": 64, "gradient_norm": 10.0, "assess_every": 5000, "schedule": "plateau",
+        "learning_rate": 0.002, "batch_users": 64, "gradient_norm": 10.0, "schedule": "plateau", "noise": 0.0,
         "steps": 0, "gamma": 0.75, "positives": 10, "negatives": 100, "depth": 10, "hidden": 128, "cuts": "last",
         "objective": "logistic", "null_rows": 0, "relations": 0, "user_tower": False, "trend": False, "average": 0.0,
         "avoid_history": False,

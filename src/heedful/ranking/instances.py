@@ -44,6 +44,7 @@ class Batch:
         positive: bool [B, C].
         weights: 1 / (2 |S_u|), 1 / (2 |N_u|), or 0 in unused places, float32 [B, C].
         now: moment of ranking, unix seconds, int64 [B].
+        seed: of the random numbers of the forward pass, so that a batch made again is treated the same.
     """
 
     memory: Memory
@@ -51,6 +52,7 @@ class Batch:
     positive: np.ndarray
     weights: np.ndarray
     now: np.ndarray
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ class InstanceSampler:
         holdout_users: users set aside for assessment.
         seed: of all random choices.
         horizon: length of the future in seconds, for "moments".
+        since: no moment is earlier than this, unix seconds, for "moments"; None: any moment.
         trend: draw negatives as they were found at the moment of ranking, instead of from P_gamma.
 
     Raises:
@@ -120,6 +123,7 @@ class InstanceSampler:
         holdout_users: int,
         seed: int,
         horizon: float = np.inf,
+        since: int | None = None,
         trend: TrendIndex | None = None,
     ) -> None:
         self._histories, self._targets = histories, np.asarray(targets, np.bool_)
@@ -128,6 +132,7 @@ class InstanceSampler:
         self._positives, self._negatives = positives, negatives
         self._avoid_history, self._max_history, self._trend = avoid_history, max_history, trend
         self._horizon = int(horizon) if np.isfinite(horizon) else 2**62
+        self._since = -(2**62) if since is None else since
         eligible = np.flatnonzero(histories.lengths >= 2)
         _check_learnable(eligible, users_of_item)
         self._table = alias_table(smoothed_popularity(users_of_item, gamma))
@@ -175,7 +180,8 @@ class InstanceSampler:
         marks, first = self._fresh_marks(len(users) * (_TRIES + 1))
         _plan_cuts(
             h.items, h.times, self._targets, self._offsets[users], self._offsets[users + 1], users, epoch, self._seed,
-            _CUTS.index(self._cuts), self._positives, self._horizon, marks, first, plan.cuts, plan.stops, plan.now,
+            _CUTS.index(self._cuts), self._positives, self._horizon, self._since, marks, first,
+            plan.cuts, plan.stops, plan.now,
         )  # fmt: skip
         plan = plan.take(np.flatnonzero(plan.cuts > 0))
         lengths = plan.cuts - self._offsets[plan.users]
@@ -198,7 +204,8 @@ class InstanceSampler:
             self._avoid_history, self._positives, self._drawn(plan, epoch), *self._table, marks, first,
             candidates, n_positives,
         )  # fmt: skip
-        return Batch(memory, *_weigh(candidates, n_positives, self._positives), plan.now)
+        seed = int(np.random.default_rng([self._seed, 4, epoch, int(plan.users[0])]).integers(2**63))
+        return Batch(memory, *_weigh(candidates, n_positives, self._positives), plan.now, seed)
 
     def _drawn(self, plan: _Plan, epoch: int) -> np.ndarray:
         """Items as they were found at each moment, more than are needed since some must be left out; int64 [B, 2 N]."""
@@ -253,7 +260,7 @@ def _seeded(seed: Any, purpose: Any, epoch: Any, user: Any) -> Any:
 @numba.njit(nogil=True, cache=True)
 def _plan_cuts(
     items: Any, times: Any, targets: Any, starts: Any, ends: Any, users: Any, epoch: int, seed: int,
-    way: int, positives: int, horizon: int, marks: Any, mark: int, cuts: Any, stops: Any, now: Any,
+    way: int, positives: int, horizon: int, since: int, marks: Any, mark: int, cuts: Any, stops: Any, now: Any,
 ) -> None:  # fmt: skip
     """First event of each user's future, -1 where a user has no moment with something new after it; its end; its moment."""
     for b in range(len(users)):
@@ -267,7 +274,7 @@ def _plan_cuts(
         for _ in range(_TRIES):
             state, bits = next_random(state)
             if way == _MOMENTS:
-                cut, stop, moment = _draw_moment(times, starts[b], ends[b], horizon, bits)
+                cut, stop, moment = _draw_moment(times, starts[b], ends[b], horizon, since, bits)
             else:
                 cut = starts[b] + 1 + numba.int64(bits % numba.uint64(ends[b] - starts[b] - 1))
                 cut, stop = _at_basket(times, starts[b], cut, ends[b]), ends[b]
@@ -279,18 +286,20 @@ def _plan_cuts(
 
 
 @numba.njit(inline="always")
-def _draw_moment(times: Any, start: Any, end: Any, horizon: Any, bits: Any) -> Any:
+def _draw_moment(times: Any, start: Any, end: Any, horizon: Any, since: Any, bits: Any) -> Any:
     """A moment, even over all those with a past before them and an event within the horizon; cut -1 if there is none."""
     total = numba.int64(0)
     for n in range(start + 1, end):
-        total += min(times[n] - times[n - 1], horizon)
+        total += _before_event(times, n, horizon, since)
+    if total == 0 and times[start] < since:
+        return numba.int64(-1), end, numba.int64(0)
     if total == 0:  # one basket only: part it anywhere
         cut = start + 1 + numba.int64(bits % numba.uint64(end - start - 1))
         return cut, end, times[cut]
     left = numba.int64(bits % numba.uint64(total))
     cut, moment = numba.int64(-1), numba.int64(0)
     for n in range(start + 1, end):
-        left -= min(times[n] - times[n - 1], horizon)
+        left -= _before_event(times, n, horizon, since)
         if left < 0:
             cut, moment = n, times[n] + left + 1
             break
@@ -298,6 +307,12 @@ def _draw_moment(times: Any, start: Any, end: Any, horizon: Any, bits: Any) -> A
     while stop < end and times[stop] < moment + horizon:
         stop += 1
     return cut, stop, moment
+
+
+@numba.njit(inline="always")
+def _before_event(times: Any, n: Any, horizon: Any, since: Any) -> Any:
+    """Seconds before event n that make a moment: after the event before it, within the horizon, not before `since`."""
+    return max(min(times[n] - times[n - 1], horizon, times[n] - since), 0)
 
 
 @numba.njit(inline="always")

@@ -39,6 +39,11 @@ _DAY = 86400
 _HORIZONS = 50
 # Updates when none are asked for: some passes over the users, within limits. More updates on a small log overfit.
 _PASSES, _FEWEST_STEPS, _MOST_STEPS = 2, 700, 5000
+# Actions whose times are looked at to find the last part of them.
+_SAMPLED_TIMES = 1_000_000
+# The plateau schedule of section 4.3 looks at the hold-out loss every 5,000 updates, a 125th of an epoch of 40 million
+# users. A smaller log is assessed after each epoch, but not so often that the noise of the loss decides.
+_PLATEAU_UPDATES = (100, 5000)
 # An item of age t weighs (1 + 256 t / period) ** -0.8 in a mean by recency.
 _AGE_UNITS, _AGE_POWER = 256, 0.8
 # Elements of the largest intermediate array when scoring: users x candidates x (past items + hidden width).
@@ -51,9 +56,13 @@ class NeuralConfig(TrainingConfig):
     """What the trained rankers share beside their training."""
 
     scale: float = option(3.0, "embeddings are centred and scaled to this length; 0: taken as they are")
+    noise: float = option(
+        4.0, "in training, noise of this many times an embedding's length over the root of the item's users is added to it"
+    )
     trend: bool = option(
         True, "learn how popularity moves: an item's rise and age at the moment of ranking add to its logit"
     )
+    recent: float = option(0.5, "part of the log's actions, the last ones, in whose time moments are drawn (cuts: moments)")
     target_kinds: tuple[str, ...] = option((), "event kinds that count as future items; none: all")
     history_kinds: tuple[str, ...] = option((), "event kinds that make up the history; none: all")
 
@@ -61,6 +70,8 @@ class NeuralConfig(TrainingConfig):
         """Check every option."""
         super().__post_init__()
         require(self.scale >= 0, "scale", got=self.scale, expected="0 or more")
+        require(self.noise >= 0, "noise", got=self.noise, expected="0 or more")
+        require(0 < self.recent <= 1, "recent", got=self.recent, expected="more than 0, 1 at most")
 
 
 @dataclass(frozen=True)
@@ -173,6 +184,7 @@ class NeuralRanker(Ranker):
             positives=config.positives, negatives=config.negatives, gamma=config.gamma, avoid_history=config.avoid_history,
             max_history=config.max_history, holdout_users=config.holdout_users, seed=config.seed,
             horizon=max(_DAY, self._span / _HORIZONS), trend=trend,
+            since=_since(histories.times, config.recent),
         )  # fmt: skip
 
     def _prepare(self, items: ItemEmbeddings) -> None:
@@ -184,24 +196,34 @@ class NeuralRanker(Ranker):
     def _model(self, width: int) -> nn.Module:
         """A new, untrained module that takes a `Past` and candidates [B, C, D], or [1, C, D] the same for all."""
 
-    def _forward(self, memory: Memory, xq_BCD: torch.Tensor) -> torch.Tensor:
+    def _forward(self, past: Past, xq_BCD: torch.Tensor) -> torch.Tensor:
         """Logits of candidates without the trend, float [B, C]."""
-        logits_BC: torch.Tensor = self._net.model(self._past(memory), xq_BCD)
+        logits_BC: torch.Tensor = self._net.model(past, xq_BCD)
         return logits_BC
 
-    def _past(self, memory: Memory) -> Past:
+    def _past(self, memory: Memory, noise: torch.Generator | None = None) -> Past:
         used = memory.counts > 0
         recency = used * (1 + _AGE_UNITS * _DAY * memory.ages / self._span) ** -_AGE_POWER
         tensors = (torch.from_numpy(array.astype(np.float32)).to(self._device) for array in (used, recency))
-        return Past(self._inputs(memory.rows), *tensors)
+        return Past(self._inputs(memory.rows, noise), *tensors)
 
-    def _inputs(self, rows: np.ndarray) -> torch.Tensor:
-        """Conditioned embeddings of rows of any shape, float [..., D]: scale decides whether attention trains at all."""
+    def _inputs(self, rows: np.ndarray, noise: torch.Generator | None = None) -> torch.Tensor:
+        """Conditioned embeddings of rows of any shape, float [..., D]: scale decides whether attention trains at all.
+
+        The table was learnt from the very actions that a training instance has to foretell, and the fewer users an item
+        has, the more its vector tells of them. With `noise` each vector is given no more precision than a vector learnt
+        from so many users has about anybody else.
+        """
         assert self.embeddings is not None
         vectors = torch.from_numpy(np.asarray(self.embeddings.vectors[rows], np.float32))
         if self.config.scale:
             vectors = vectors - torch.from_numpy(self._mean)
             vectors = vectors * (self.config.scale / vectors.norm(dim=-1, keepdim=True).clamp(min=1e-6))
+        if noise is not None:
+            users = np.maximum(self.users_of_item[rows], 1)
+            size = torch.from_numpy((self.config.noise / np.sqrt(users * vectors.shape[-1])).astype(np.float32))
+            size = size[..., None] * vectors.norm(dim=-1, keepdim=True)
+            vectors = vectors + size * torch.randn(vectors.shape, generator=noise)
         return vectors.to(self._device)
 
     def _final_item_term(self, trend: TrendIndex) -> np.ndarray:
@@ -229,7 +251,7 @@ class NeuralRanker(Ranker):
             used = np.arange(longest) < candidates.lengths[users][:, None]
             rows = candidates.rows[np.minimum(places, len(candidates.rows) - 1)]
             with torch.inference_mode():
-                scores = self._forward(part, self._inputs(rows)).float().cpu().numpy()
+                scores = self._forward(self._past(part), self._inputs(rows)).float().cpu().numpy()
             logits[places[used]] = scores[used]
         return logits if self._item_term is None else np.asarray(logits + self._item_term[candidates.rows])
 
@@ -237,13 +259,14 @@ class NeuralRanker(Ranker):
         logits = np.empty((len(histories), len(self.items)), np.float32)
         memory = self._memory(histories)
         chunk = min(_CATALOGUE_CHUNK_ITEMS, len(self.items))
-        groups = [(users, _part(memory, users)) for users in _alike(memory.lengths, np.full(len(histories), chunk))]
+        parts = _alike(memory.lengths, np.full(len(histories), chunk))
+        groups = [(users, self._past(_part(memory, users))) for users in parts]
         for start in range(0, len(self.items), chunk):
             items = slice(start, start + chunk)
             with torch.inference_mode():
                 xq_1CD = self._inputs(np.arange(len(self.items))[items])[None]
-                for users, part in groups:
-                    logits[users, items] = self._forward(part, xq_1CD).float().cpu().numpy()
+                for users, past in groups:
+                    logits[users, items] = self._forward(past, xq_1CD).float().cpu().numpy()
         return logits if self._item_term is None else logits + self._item_term
 
     def _memory(self, histories: Histories) -> Memory:
@@ -289,7 +312,9 @@ class _TrainingPass:
 
     def __call__(self, batch: Batch) -> torch.Tensor:
         ranker = self._ranker
-        logits_BC = ranker._forward(batch.memory, ranker._inputs(batch.candidates))
+        learning = ranker._net.training and ranker.config.noise > 0
+        noise = torch.Generator().manual_seed(batch.seed) if learning else None
+        logits_BC = ranker._forward(ranker._past(batch.memory, noise), ranker._inputs(batch.candidates, noise))
         if self._trend is None:
             return logits_BC
         moments = np.repeat(batch.now, batch.candidates.shape[1])
@@ -300,6 +325,14 @@ class _TrainingPass:
         return logits_BC + item_BC + torch.from_numpy(offset).to(logits_BC.device).view(shape[:2])
 
 
+def _since(times: np.ndarray, recent: float) -> int | None:
+    """The time after which this part of the actions lies (of a sample of them, should there be very many)."""
+    if recent == 1 or not len(times):
+        return None
+    sample = np.asarray(times[:: max(len(times) // _SAMPLED_TIMES, 1)])
+    return int(np.quantile(sample, 1 - recent, method="lower"))
+
+
 def _resolve(config: NeuralConfig, histories: Histories) -> NeuralConfig:
     """Fill in the options that depend on the size of the log."""
     users = int(np.count_nonzero(histories.lengths >= 2))
@@ -307,7 +340,8 @@ def _resolve(config: NeuralConfig, histories: Histories) -> NeuralConfig:
     steps = config.steps
     if not steps and config.schedule == "linear":
         steps = min(max(_PASSES * users // config.batch_users, _FEWEST_STEPS), _MOST_STEPS)
-    assess_every = config.assess_every or max(steps // 10, 1)
+    in_epoch = int(np.clip(users // config.batch_users, *_PLATEAU_UPDATES))
+    assess_every = config.assess_every or (max(steps // 10, 1) if steps else in_epoch)
     return replace(config, steps=steps, assess_every=assess_every, holdout_users=min(holdout, users // 2))
 
 

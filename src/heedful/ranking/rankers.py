@@ -24,7 +24,6 @@ _PAPER: dict[str, Any] = {
     "schedule": "plateau",
     "batch_users": 64,
     "gradient_norm": 10.0,
-    "assess_every": 5000,
     "cuts": "last",
     "objective": "logistic",
     "positives": 10,
@@ -33,6 +32,7 @@ _PAPER: dict[str, Any] = {
     "gamma": 0.75,
     "avoid_history": False,
     "scale": 2.0,
+    "noise": 0.0,
     "trend": False,
     "hidden": 128,
 }

@@ -51,7 +51,10 @@ class TrainingConfig(Config):
         "linear: rate falls to zero over --steps; plateau: rate x 0.8 after 5 assessments without improvement, end after 20",
     )
     steps: int = option(0, "updates at most; 0: chosen from the size of the log (linear) or no limit (plateau)")
-    assess_every: int = option(0, "updates between assessments, each of which writes a checkpoint; 0: a tenth of --steps")
+    assess_every: int = option(
+        0,
+        "updates between assessments, each of which writes a checkpoint; 0: a tenth of --steps, or an epoch if those are 0",
+    )
     gradient_norm: float = option(10.0, "gradients of a larger norm are scaled down to it")
     average: float = option(0.0, "decay of the running average of weights that is kept as the result; 0: none")
     objective: Literal["softmax", "logistic"] = option(

@@ -10,7 +10,7 @@ import torch
 
 from heedful.errors import ConfigError
 from heedful.events.log import EventLog
-from heedful.ranking.public.sasrec import GSASRec, SASRec, _gbce, _ndcg, _sampled_softmax
+from heedful.ranking.public.sasrec import GSASRec, SASRec, _gbce, _ndcg, _positive_weight, _sampled_softmax
 from ranking_worlds import log_of
 
 TINY: dict[str, Any] = {"factors": 16, "blocks": 1, "heads": 1, "session_length": 8, "batch_sessions": 16, "dropout": 0.0}
@@ -25,14 +25,13 @@ def circle(users: int = 60, items: int = 20, length: int = 12) -> EventLog:
 @pytest.mark.parametrize("calibration", [0.0, 0.75, 1.0])
 def test_gbce_is_its_formula(calibration: float) -> None:
     positive, negative = torch.randn(5, dtype=torch.float64), torch.randn(5, 7, dtype=torch.float64)
-    share = 7 / 50
-    beta = share * (calibration * (1 - 1 / share) + 1 / share)
+    beta = _positive_weight(7 / 50, calibration)
+    assert beta == pytest.approx({0.0: 1.0, 0.75: 1 - 0.75 * 43 / 50, 1.0: 7 / 50}[calibration])
     expected = [
         -np.log(1 / (1 + np.exp(-s)) ** beta) - sum(np.log(1 - 1 / (1 + np.exp(-n))) for n in ns)
         for s, ns in zip(positive.numpy(), negative.numpy(), strict=True)
     ]
-    assert float(_gbce(positive, negative, sampled=share, calibration=calibration)) == pytest.approx(np.mean(expected))
-    assert beta == pytest.approx({0.0: 1.0, 1.0: share}.get(calibration, beta))
+    assert float(_gbce(positive, negative, beta)) == pytest.approx(np.mean(expected))
 
 
 def test_softmax_leaves_out_what_is_masked() -> None:

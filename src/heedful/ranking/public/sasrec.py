@@ -10,6 +10,7 @@ Shapes: B users or windows, L places of a session, N targets of a step, K negati
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -141,15 +142,20 @@ class _Sequential(FactorRanker):
 
     def _step_loss(self, tokens_BL: torch.Tensor, randoms: np.random.Generator) -> torch.Tensor:
         """Mean loss of the targets of some windows: at each place, the item that comes next."""
-        items_ID = _item_vectors(self.network)
+        n_items = len(self.items)
+        negative_BK = _drawn(randoms, len(tokens_BL), self.config.negatives, n_items)
+        # Only the tokens of this step go through the network of items; 0 is the first of them, so that padding stays 0.
+        padding_B1 = torch.zeros_like(tokens_BL[:, :1])
+        known, places = torch.unique(torch.cat([padding_B1, tokens_BL, negative_BK], dim=1), return_inverse=True)
+        _, tokens_BL, negative_BK = places.split([1, tokens_BL.shape[1], negative_BK.shape[1]], dim=1)
         past_BL, next_BL = tokens_BL[:, :-1], tokens_BL[:, 1:]
-        negative_BK = _drawn(randoms, len(tokens_BL), self.config.negatives, len(items_ID) - 1)
+        items_ID = _item_vectors(self.network, known)
         states_BLD = _encoded(self.network, past_BL, items_ID)
         logits_BLK = states_BLD @ items_ID[negative_BK].transpose(1, 2)
         logits_BLK = logits_BLK.masked_fill(next_BL[:, :, None] == negative_BK[:, None, :], -torch.inf)
         used_BL = past_BL != 0
         positive_N = (states_BLD[used_BL] * items_ID[next_BL[used_BL]]).sum(dim=1)
-        share = negative_BK.shape[1] / max(len(items_ID) - 2, 1)
+        share = negative_BK.shape[1] / max(n_items - 1, 1)
         return self._loss(positive_N, logits_BLK[used_BL], sampled=min(share, 1.0))
 
     @abstractmethod
@@ -210,7 +216,11 @@ class GSASRec(_Sequential):
     config: GSASRecConfig
 
     def _loss(self, positive_N: torch.Tensor, negative_NK: torch.Tensor, *, sampled: float) -> torch.Tensor:
-        return _gbce(positive_N, negative_NK, sampled=sampled, calibration=self.config.calibration)
+        beta = _positive_weight(sampled, self.config.calibration)
+        # A constant below all logits, which ranks nothing: training begins where positives and negatives pull alike, not
+        # with many passes in which the vectors learn nothing but to have low products.
+        level = math.log(negative_NK.shape[1] / beta)
+        return _gbce(positive_N - level, negative_NK - level, beta)
 
 
 def _sampled_softmax(positive_N: torch.Tensor, negative_NK: torch.Tensor) -> torch.Tensor:
@@ -219,13 +229,16 @@ def _sampled_softmax(positive_N: torch.Tensor, negative_NK: torch.Tensor) -> tor
     return (together_N - positive_N).mean()
 
 
-def _gbce(positive_N: torch.Tensor, negative_NK: torch.Tensor, *, sampled: float, calibration: float) -> torch.Tensor:
-    """Generalised binary cross-entropy (Petrov and Macdonald 2023, equations 9 and 13).
+def _positive_weight(sampled: float, calibration: float) -> float:
+    """The weight beta of gBCE: a (t (1 - 1 / a) + 1 / a), a the share of the negatives that is drawn, t the calibration."""
+    return sampled * (calibration * (1 - 1 / sampled) + 1 / sampled)
 
-    -beta log sigmoid(s+) - sum log(1 - sigmoid(s-)) with beta = a (t (1 - 1 / a) + 1 / a), a the share of the negatives that
-    is drawn and t the calibration. The paper's mean over K + 1 is a sum here: Adam takes tiny gradients for 0.
+
+def _gbce(positive_N: torch.Tensor, negative_NK: torch.Tensor, beta: float) -> torch.Tensor:
+    """Generalised binary cross-entropy (Petrov and Macdonald 2023).
+
+    -beta log sigmoid(s+) - sum log(1 - sigmoid(s-)), without the paper's division by K + 1: Adam takes tiny gradients for 0.
     """
-    beta = sampled * (calibration * (1 - 1 / sampled) + 1 / sampled)
     loss_N = -beta * nn.functional.logsigmoid(positive_N) + nn.functional.softplus(negative_NK).sum(dim=1)
     return loss_N.mean()
 
@@ -272,9 +285,10 @@ def _initialise(network: nn.Module) -> None:
                     nn.init.xavier_normal_(parameter)
 
 
-def _item_vectors(network: nn.Module) -> torch.Tensor:
-    """Vectors of all tokens, [I + 1, D]."""
-    return cast(torch.Tensor, cast(Any, network).item_model.get_all_embeddings())
+def _item_vectors(network: nn.Module, tokens: torch.Tensor | None = None) -> torch.Tensor:
+    """Vectors of some tokens, or of all, [I + 1, D]."""
+    items = cast(Any, network).item_model
+    return cast(torch.Tensor, items.get_all_embeddings() if tokens is None else items(tokens))
 
 
 def _encoded(network: nn.Module, tokens_BL: torch.Tensor, items_ID: torch.Tensor) -> torch.Tensor:
