@@ -76,11 +76,11 @@ def test_noise_keeps_a_ranker_from_reading_its_own_future_off_the_table() -> Non
 
 
 def test_recent_is_a_part_of_the_actions() -> None:
-    times = np.concatenate([np.arange(1000), 10_000 + np.arange(1000)])
-    assert _since(times, 0.5) == pytest.approx(999, abs=1)
-    assert _since(times, 0.25) == pytest.approx(10_500, abs=2)
+    times = np.concatenate([np.arange(4000), 10_000 + np.arange(4000)])
+    assert _since(times, 0.5) == pytest.approx(3999, abs=1)
+    assert _since(times, 0.25) == pytest.approx(12_000, abs=2)
     assert _since(times, 1.0) is None
-    assert _since(times[:0], 0.5) is None
+    assert _since(times[::5], 0.5) is None  # too few to choose among
 
 
 @pytest.mark.parametrize("options", [{"noise": -1.0}, {"recent": 0.0}, {"recent": 1.5}])

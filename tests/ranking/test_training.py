@@ -246,7 +246,7 @@ def test_kinds_of_targets_and_histories(log: EventLog) -> None:
 
 def test_it_learns_and_leaves_the_world_alone(log: EventLog) -> None:
     before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
-    ranker = new(steps=60, assess_every=20).fit(log, table_of(log.catalog.items.ids))
+    ranker = new(steps=180, assess_every=60).fit(log, table_of(log.catalog.items.ids))
     assert ranker.report is not None
     assert ranker.report.best_loss == min(loss for *_, loss in ranker.report.losses)
     assert ranker.report.best_loss < math.log(1 + SMALL["negatives"]) + 0.5

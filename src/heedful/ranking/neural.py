@@ -39,6 +39,8 @@ _DAY = 86400
 _HORIZONS = 50
 # Updates when none are asked for: some passes over the users, within limits. More updates on a small log overfit.
 _PASSES, _FEWEST_STEPS, _MOST_STEPS = 2, 700, 5000
+# A log in whose last part there would be fewer actions needs all of its moments.
+_FEWEST_RECENT = 1000
 # Actions whose times are looked at to find the last part of them.
 _SAMPLED_TIMES = 1_000_000
 # The plateau schedule of section 4.3 looks at the hold-out loss every 5,000 updates, a 125th of an epoch of 40 million
@@ -327,7 +329,7 @@ class _TrainingPass:
 
 def _since(times: np.ndarray, recent: float) -> int | None:
     """The time after which this part of the actions lies (of a sample of them, should there be very many)."""
-    if recent == 1 or not len(times):
+    if recent == 1 or recent * len(times) < _FEWEST_RECENT:
         return None
     sample = np.asarray(times[:: max(len(times) // _SAMPLED_TIMES, 1)])
     return int(np.quantile(sample, 1 - recent, method="lower"))
