@@ -7,8 +7,8 @@ random order. Only training is timed, not compilation or the vocabulary. The rou
 busy machine slows both, and speed is also given per second of processor time, which suffers less from neighbours (for
 heedful that includes its pass over the vocabulary, and compilation when nothing is cached).
 
-The hit-rate is the share of users whose first new items after the cut are among the k nearest, by cosine, to the mean of
-the unit vectors of their last actions, with items that they had before left out. Prints JSON.
+The hit-rate is the share of the baskets after the cut of which a new item is among the k nearest, by cosine, to the mean of
+the unit vectors of the user's last actions before, with items that they had before left out. Prints JSON.
 """
 
 from __future__ import annotations
@@ -142,26 +142,29 @@ def as_sentences(histories: Histories, seed: int) -> list[list[str]]:
 
 
 def hit_rates(past: EventLog, future: EventLog, ids: list, vectors: np.ndarray, options: argparse.Namespace) -> dict:
+    """Over all later baskets with a new item: does one of them stand among the k nearest to the mean of what came before?"""
     units = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     before, after = in_table(past, ids), in_table(future, ids)
     rows_after = future.users.rows(past.users.ids)
     hits: dict[str, list[bool]] = {"hit_rate_10": [], "hit_rate_50": []}
     for user, other in enumerate(rows_after):
-        known = before.items[before.offsets[user] : before.offsets[user + 1]]
-        low, high = (after.offsets[other], after.offsets[other + 1]) if other >= 0 else (0, 0)
-        new = np.isin(after.items[low:high], known, invert=True)
-        if not len(known) or not new.any():
+        if other < 0:
             continue
-        # The first basket with something new; its order is arbitrary, so any of it counts.
-        time_of_first = after.times[low:high][new][0]
-        wanted = after.items[low:high][new & (after.times[low:high] == time_of_first)]
-        scores = units @ units[known[-options.query :]].mean(axis=0)
-        scores[known] = -np.inf
-        best = np.argpartition(-scores, 50)[:50]
-        best = best[np.argsort(-scores[best])]
-        hits["hit_rate_10"].append(bool(np.isin(wanted, best[:10]).any()))
-        hits["hit_rate_50"].append(bool(np.isin(wanted, best).any()))
-    return {"users": len(hits["hit_rate_10"])} | {name: float(np.mean(of_users)) for name, of_users in hits.items()}
+        known = before.items[before.offsets[user] : before.offsets[user + 1]]
+        low, high = after.offsets[other], after.offsets[other + 1]
+        items, times = after.items[low:high], after.times[low:high]
+        for time_of_one in np.unique(times):
+            basket = items[times == time_of_one]
+            wanted = basket[np.isin(basket, known, invert=True)]
+            if len(known) and len(wanted):
+                scores = units @ units[known[-options.query :]].mean(axis=0)
+                scores[known] = -np.inf
+                best = np.argpartition(-scores, 50)[:50]
+                best = best[np.argsort(-scores[best])]
+                hits["hit_rate_10"].append(bool(np.isin(wanted, best[:10]).any()))
+                hits["hit_rate_50"].append(bool(np.isin(wanted, best).any()))
+            known = np.concatenate([known, basket])
+    return {"baskets": len(hits["hit_rate_10"])} | {name: float(np.mean(found)) for name, found in hits.items()}
 
 
 if __name__ == "__main__":

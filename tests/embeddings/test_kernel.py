@@ -3,69 +3,113 @@ import pytest
 from numba import njit
 
 from heedful.embeddings import kernel
-from heedful.embeddings.kernel import contexts_of, draw_radius, loss, read_user, update
+from heedful.embeddings.kernel import contexts_of, draw_radius, read_user, update
+from heedful.embeddings.products import LANES, NEGATIVES
 from heedful.embeddings.streams import first_state, next_random
 
 
-def reference_loss(x, y, contexts, negatives, weight):
+def reference_loss(x, y, inputs, trues, negatives):
     """Section 3 of the paper, in double precision."""
 
     def log_sigmoid(z):
         return -np.logaddexp(0, -z)
 
-    return -(log_sigmoid(y[contexts] @ x).sum() + weight * log_sigmoid(-y[negatives] @ x).sum())
+    pairs = zip(inputs, trues, strict=True)
+    return -sum(log_sigmoid(x[i] @ y[j]) + log_sigmoid(-y[negatives] @ x[i]).sum() for i, j in pairs)
 
 
-def reference_gradient(x, y, contexts, negatives, weight):
-    def sigmoid(z):
-        return 1 / (1 + np.exp(-z))
-
+def reference_gradient(x, y, inputs, trues, negatives):
     x_gradient, y_gradient = np.zeros_like(x), np.zeros_like(y)
-    for row, factor in [(j, sigmoid(x @ y[j]) - 1) for j in contexts] + [(j, weight * sigmoid(x @ y[j])) for j in negatives]:
-        x_gradient += factor * y[row]
-        y_gradient[row] += factor * x
+    for i, j in zip(inputs, trues, strict=True):
+        for row, label in [(j, 1), *((n, 0) for n in negatives)]:
+            factor = 1 / (1 + np.exp(-x[i] @ y[row])) - label
+            x_gradient[i] += factor * y[row]
+            y_gradient[row] += factor * x[i]
     return x_gradient, y_gradient
 
 
-@pytest.mark.parametrize(("contexts", "negatives", "weight"), [([1], [2, 3, 4, 5, 6], 1.0), ([1, 2, 3, 4], [5, 6, 0], 4.0)])
-@pytest.mark.parametrize("width", [1, 7, 64])
-def test_update_is_the_gradient_step_of_the_loss(contexts, negatives, weight, width):
+def with_room(negatives):
+    return np.array(negatives + [0] * NEGATIVES, np.int32)
+
+
+def tables(rows, width, rng):
+    """Random tables whose columns are padded with zeros, in double precision."""
+    padded = -(-width // LANES) * LANES
+    x, y = np.zeros((rows, padded)), np.zeros((rows, padded))
+    x[:, :width], y[:, :width] = rng.normal(size=(rows, width)) / width**0.5, rng.normal(size=(rows, width))
+    return x, y
+
+
+@pytest.mark.parametrize("inputs", [[3], [3, 1, 2], [3, 1, 0, 6, 2]])
+@pytest.mark.parametrize("negatives", [[4], [4, 5, 6], [4, 5, 5, 6, 0], [1, 2, 3, 1, 2]])
+@pytest.mark.parametrize("width", [1, 7, 64, 100])
+def test_update_is_the_gradient_step_of_the_loss(inputs, negatives, width):
     rng = np.random.default_rng(width)
-    x, y = rng.normal(size=width) / width**0.5, rng.normal(size=(7, width))
-    x_new, y_new = x.astype(np.float32), y.astype(np.float32)
-    targets, rate = np.array(contexts + negatives, np.int32), 0.01
-    found = loss(x_new, y_new, targets, len(contexts), len(targets), weight)
-    assert found == pytest.approx(reference_loss(x, y, contexts, negatives, weight), rel=1e-5)
-    step, total = np.empty(len(targets), np.float32), np.empty(width, np.float32)
-    update(x_new, y_new, targets, len(contexts), len(targets), np.float32(weight), np.float32(rate), step, total)
-    x_gradient, y_gradient = reference_gradient(x, y, contexts, negatives, weight)
-    np.testing.assert_allclose((x - x_new) / rate, x_gradient, atol=3e-5)
-    np.testing.assert_allclose((y - y_new) / rate, y_gradient, atol=3e-5)
+    x, y = tables(7, width, rng)
+    trues = list(range(len(inputs)))
+    x_new, y_new, rate = x.astype(np.float32), y.astype(np.float32), 0.01
+    step = np.zeros((len(inputs), LANES), np.float32)
+    arrays = np.array(inputs, np.int32), np.array(trues, np.int32), len(inputs), with_room(negatives), len(negatives)
+    found = update(x_new, y_new, *arrays, np.float32(rate), step, True)
+    assert found == pytest.approx(reference_loss(x, y, inputs, trues, negatives), rel=1e-5)
+    x_gradient, y_gradient = reference_gradient(x, y, inputs, trues, negatives)
+    np.testing.assert_allclose((x - x_new) / rate, x_gradient, atol=5e-5)
+    np.testing.assert_allclose((y - y_new) / rate, y_gradient, atol=5e-5)
+    assert not x_new[:, width:].any()
+    assert not y_new[:, width:].any()
+
+
+def test_a_row_that_is_named_twice_takes_both_steps():
+    x, y = tables(4, 16, np.random.default_rng(0))
+    x_new, y_new, rate = x.astype(np.float32), y.astype(np.float32), 1e-4
+    rows = np.array([1, 1], np.int32), np.array([2, 2], np.int32), 2, with_room([3, 3, 2]), 3
+    update(x_new, y_new, *rows, np.float32(rate), np.zeros((2, LANES), np.float32), False)
+    x_gradient, y_gradient = reference_gradient(x, y, [1, 1], [2, 2], [3, 3, 2])
+    np.testing.assert_allclose((x - x_new) / rate, x_gradient, atol=5e-3)
+    np.testing.assert_allclose((y - y_new) / rate, y_gradient, atol=5e-3)
+
+
+def test_many_negatives_are_further_steps():
+    rng = np.random.default_rng(0)
+    x, y = (table.astype(np.float32) for table in tables(20, 16, rng))
+    x_other, y_other = x.copy(), y.copy()
+    inputs, trues, rate = np.array([1, 2], np.int32), np.array([3, 4], np.int32), np.float32(0.1)
+    step, negatives = np.zeros((2, LANES), np.float32), np.arange(5, 17, dtype=np.int32)
+    update(x, y, inputs, trues, 2, with_room(negatives.tolist()), 12, rate, step, False)
+    # The same with the later negatives as the negatives of pairs without a true target: that of a row of zeros, put back.
+    update(x_other, y_other, inputs, trues, 2, with_room([5, 6, 7, 8, 9]), 5, rate, step, False)
+    for later in ([10, 11, 12, 13, 14], [15, 16]):
+        gradient = reference_gradient(x_other.astype(float), y_other.astype(float), [1, 2], [0, 0], later)
+        positive = reference_gradient(x_other.astype(float), y_other.astype(float), [1, 2], [0, 0], [])
+        x_other -= (rate * (gradient[0] - positive[0])).astype(np.float32)
+        y_other -= (rate * (gradient[1] - positive[1])).astype(np.float32)
+    np.testing.assert_allclose(x, x_other, atol=1e-6)
+    np.testing.assert_allclose(y, y_other, atol=1e-6)
 
 
 def test_reference_gradient_is_that_of_the_reference_loss():
     rng = np.random.default_rng(0)
-    x, y, contexts, negatives = rng.normal(size=5), rng.normal(size=(6, 5)), [1, 2], [3, 4, 5]
-    gradient, _ = reference_gradient(x, y, contexts, negatives, 2.0)
+    x, y = rng.normal(size=(6, 5)), rng.normal(size=(6, 5))
+    rows = [0, 1], [2, 3], [4, 5]
+    gradient, _ = reference_gradient(x, y, *rows)
     for d in range(5):
-        nudge = np.eye(5)[d] * 1e-6
-        change = reference_loss(x + nudge, y, contexts, negatives, 2.0) - reference_loss(
-            x - nudge, y, contexts, negatives, 2.0
-        )
-        assert gradient[d] == pytest.approx(change / 2e-6, abs=1e-7)
+        nudge = np.zeros_like(x)
+        nudge[0, d] = 1e-6
+        change = reference_loss(x + nudge, y, *rows) - reference_loss(x - nudge, y, *rows)
+        assert gradient[0, d] == pytest.approx(change / 2e-6, abs=1e-7)
 
 
 def test_sigmoid_is_exact_to_a_millionth_and_keeps_nan():
-    logits = np.concatenate([np.linspace(-30, 30, 20_001), [np.nan, np.inf, -np.inf]]).astype(np.float32)
-    # With one negative of weight 1, the step size is -sigmoid(logit).
-    for logit, expected in zip(logits[::50], 1 / (1 + np.exp(-logits[::50].astype(float))), strict=True):
-        step = np.empty(1, np.float32)
-        x, y = np.ones(1, np.float32), np.array([[logit]], np.float32)
-        update(x, y, np.zeros(1, np.int32), 0, 1, np.float32(1), np.float32(1), step, np.empty(1, np.float32))
-        assert -step[0] == pytest.approx(expected, abs=1e-6)
-    x, y = np.ones(1, np.float32), np.array([[np.nan]], np.float32)
-    update(x, y, np.zeros(1, np.int32), 0, 1, np.float32(1), np.float32(1), step, np.empty(1, np.float32))
-    assert np.isnan(step[0])
+    logits = np.concatenate([np.linspace(-30, 30, 400), [np.nan, np.inf, -np.inf]]).astype(np.float32)
+    zero, step = np.zeros(1, np.int32), np.empty((1, LANES), np.float32)
+    for logit in logits:
+        # The first column is the logit; the true target's step is 1 - s, that of the negative - s.
+        x, y = np.zeros((2, 2, LANES), np.float32)
+        x[0, 0], y[:, 0] = 1, logit
+        update(x, y, zero, zero, 1, with_room([1]), 1, np.float32(1), step, False)
+        expected = 1 / (1 + np.exp(-logit.astype(float)))
+        assert step[0, :2] == pytest.approx([1 - expected, -expected], abs=1e-6, nan_ok=True)
+        assert not step[0, 2:].any()
 
 
 @njit

@@ -85,6 +85,6 @@ def draw(probability_I: np.ndarray, alias_I: np.ndarray, random: np.uint64) -> n
     """One row of the distribution from 64 random bits, for use inside other compiled functions."""
     position = np.float64(random >> np.uint64(11)) * _UNIT * len(probability_I)
     row = np.int64(position)
-    if position - row < probability_I[row]:
-        return row
-    return np.int64(alias_I[row])
+    # Both are read and one is chosen by arithmetic: half of the branches would be guessed wrongly.
+    own, other = np.int64(position - row < probability_I[row]), np.int64(alias_I[row])
+    return other + own * (row - other)

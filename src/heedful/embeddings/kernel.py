@@ -2,25 +2,33 @@
 
 Threads call `train_users` on different users and write to the same tables without locks (Hogwild): the updates are so
 sparse that a lost one does not matter. All random numbers of a user come from a stream of its own, named by seed, epoch
-and user, so that one thread gives the same bits however the users are cut into chunks.
+and user, and the negatives of a chunk of users from another, so that one thread gives the same bits each time.
 
-Shape suffixes: I items, D width, C catalogue rows of the log, E events, U users, T targets of one update (contexts and
-negatives), L length of the longest history in a chunk.
+As in word2vec, the neighbours in the window of an action are inputs, whose item vectors are updated, and the action itself
+is their true target, whose context vector is updated beside those of the negatives.
+
+Pairs may share negatives, so that a vector that was fetched is worth several updates. How they do so decides what it costs
+in quality: steps are long beside the curvature of the loss, so that steps taken at once for similar pairs overshoot. So the
+pairs of several users are collected; a few that stand far apart are updated at once (`sharing`), and the same negatives
+serve a few such updates in turn (`turns`). The measurements are in docs/log.md.
+
+Shape suffixes: I items, D width padded to a multiple of `LANES`, C catalogue rows of the log, E events, U users, P collected
+pairs, N pairs of one update, T targets (the true one, then the negatives), L length of the longest history in a chunk.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
 
 from heedful.embeddings.alias import draw
-from heedful.embeddings.streams import first_state, next_random
+from heedful.embeddings.products import LANES, NEGATIVES, add_products, dot_products, logistic_steps, prefetch
+from heedful.embeddings.streams import first_state, next_place, next_random
 
 __all__ = [
-    "BLOCK",
     "Plan",
     "Source",
     "Tables",
@@ -33,12 +41,11 @@ __all__ = [
     "update",
 ]
 
-# Reassociation and fused multiply-add let the loops vectorise; NaN keeps its meaning, so that divergence is seen.
-_FAST = {"reassoc", "contract", "nsz", "arcp"}
 _UNIT = 2.0**-53
-# Pairs of one centre that share their negatives and one update: with 5 negatives, 7 products of vectors instead of 12.
-# With 4 or more, the weight on each negative costs hit-rate and, at high learning rates, stability.
-BLOCK = 2
+# Pairs collected before they are learnt, and how far ahead vectors are asked for, so that they are there in time.
+_COLLECTED = 1 << 18
+_AHEAD = 4
+_LINE_FLOATS = 16
 
 
 class Source(NamedTuple):
@@ -89,13 +96,14 @@ class Plan(NamedTuple):
         window: largest distance between centre and context.
         dynamic_window: draw the radius uniformly from 1..window for each centre.
         negatives: negatives for each pair.
-        shared_negatives: let up to `BLOCK` pairs of a centre share their negatives.
+        sharing: pairs of one update.
+        turns: updates with the same negatives.
         shuffle_baskets: permute events of equal time.
         max_gap: seconds; a larger gap ends a sequence; 0 for off.
         first_rate: learning rate at the first event of the first epoch.
         last_rate: learning rate after the last event of the last epoch.
         n_events: events of all epochs together, over which the rate falls.
-        loss_every: the loss is measured at every so manyth event.
+        loss_every: the loss is measured at every so manyth update.
 
     """
 
@@ -103,22 +111,14 @@ class Plan(NamedTuple):
     window: int
     dynamic_window: bool
     negatives: int
-    shared_negatives: bool
+    sharing: int
+    turns: int
     shuffle_baskets: bool
     max_gap: int
     first_rate: float
     last_rate: float
     n_events: int
     loss_every: int
-
-
-class Scratch(NamedTuple):
-    """Memory of one thread: rows of the contexts and of the targets, step sizes [T], summed step [D]."""
-
-    context: np.ndarray
-    target: np.ndarray
-    step: np.ndarray
-    sum: np.ndarray
 
 
 @njit(inline="always")
@@ -181,79 +181,69 @@ def shuffle_baskets(row_L: np.ndarray, time_L: np.ndarray, n: int, state: np.uin
     return state
 
 
-@njit(fastmath=_FAST, inline="always")
-def _sigmoid(logit: np.float32) -> np.float32:
-    """Logistic function as 1/2 + tanh(logit / 2) / 2 with a rational tanh: 1e-6 from exact, no branch, vectorises."""
-    z = np.float32(0.5) * min(max(logit, np.float32(-15.8)), np.float32(15.8))
-    s = z * z
-    p = np.float32(2.00018790482477e-13) + s * np.float32(-2.76076847742355e-16)
-    p = np.float32(-8.60467152213735e-11) + s * p
-    p = np.float32(5.12229709037114e-08) + s * p
-    p = np.float32(1.48572235717979e-05) + s * p
-    p = np.float32(6.37261928875436e-04) + s * p
-    p = np.float32(4.89352455891786e-03) + s * p
-    q = np.float32(1.18534705686654e-04) + s * np.float32(1.19825839466702e-06)
-    q = np.float32(2.26843463243900e-03) + s * q
-    q = np.float32(4.89352518554385e-03) + s * q
-    return np.float32(0.5) + np.float32(0.5) * z * p / q
-
-
-@njit(fastmath=_FAST, cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def update(
-    x_D: np.ndarray,
+    x_ID: np.ndarray,
     y_ID: np.ndarray,
-    target_T: np.ndarray,
-    n_contexts: int,
-    n_targets: int,
-    weight: np.float32,
+    input_N: np.ndarray,
+    true_N: np.ndarray,
+    n: int,
+    negative_T: np.ndarray,
+    n_negatives: int,
     rate: np.float32,
-    step_T: np.ndarray,
-    sum_D: np.ndarray,
-) -> None:
-    """One gradient step on - sum_j log s(x.y_j) - weight * sum_j' log s(-x.y_j'), j the contexts, j' the negatives.
+    step_NS: np.ndarray,
+    measured: bool,
+) -> float:
+    """A gradient step on - sum_i (log s(x_i.y_true(i)) + sum_t log s(-x_i.y_t)), t the negatives, in place.
+
+    More negatives than `NEGATIVES` are taken as the terms of further steps.
 
     Args:
-        x_D: vector of the centre item, changed in place.
-        y_ID: all context vectors; the rows of the targets are changed in place.
-        target_T: rows of the contexts, then of the negatives.
-        n_contexts: number of contexts.
-        n_targets: number of contexts and negatives.
-        weight: how many negatives each of the drawn ones stands for.
+        x_ID: all item vectors; the rows of the inputs change.
+        y_ID: all context vectors; the rows of the targets change.
+        input_N: rows of the inputs.
+        true_N: rows of their true targets.
+        n: how many pairs.
+        negative_T: rows of the negatives, and room up to a multiple of `NEGATIVES`, filled with any row.
+        n_negatives: how many of them count.
         rate: learning rate.
-        step_T: scratch; holds the logits, then the step sizes.
-        sum_D: scratch for the step of `x_D`.
+        step_NS: scratch, float32.
+        measured: whether to compute the loss.
+
+    Returns:
+        The loss before the step, if measured, else 0.
 
     """
-    width = len(x_D)
-    for t in range(n_targets):
-        y_D = y_ID[target_T[t]]
-        logit = np.float32(0.0)
-        for d in range(width):
-            logit += x_D[d] * y_D[d]
-        step_T[t] = logit
-    for t in range(n_targets):
-        s = _sigmoid(step_T[t])
-        step_T[t] = rate * (np.float32(1.0) - s) if t < n_contexts else -rate * weight * s
-    sum_D[:] = np.float32(0.0)
-    for t in range(n_targets):
-        y_D, step = y_ID[target_T[t]], step_T[t]
-        for d in range(width):
-            sum_D[d] += step * y_D[d]
-            y_D[d] += step * x_D[d]
-    for d in range(width):
-        x_D[d] += sum_D[d]
+    x, y, step, width = x_ID.ctypes.data, y_ID.ctypes.data, step_NS.ctypes.data, x_ID.shape[1]
+    inputs, trues = input_N.ctypes.data, true_N.ctypes.data
+    total = 0.0
+    for done in range(0, n_negatives, NEGATIVES):
+        negatives, count = negative_T.ctypes.data + done * negative_T.itemsize, min(n_negatives - done, NEGATIVES)
+        dot_products(x, y, width, inputs, trues, n, negatives, step)
+        if measured:
+            total += loss(step_NS, n, count, done == 0)
+        logistic_steps(step, n, count, np.int64(done == 0), rate)
+        add_products(x, y, width, inputs, trues, n, negatives, step)
+    return total
 
 
 @njit(cache=True, nogil=True)
-def loss(x_D: np.ndarray, y_ID: np.ndarray, target_T: np.ndarray, n_contexts: int, n_targets: int, weight: float) -> float:
-    """The loss of which `update` takes a gradient step, in double precision."""
+def loss(logit_NS: np.ndarray, n: int, n_negatives: int, has_true: bool) -> float:
+    """The loss of which `update` takes a gradient step, from its logits, in double precision.
+
+    Args:
+        logit_NS: logits of true targets, then of negatives.
+        n: pairs that count.
+        n_negatives: negatives that count.
+        has_true: whether the true targets count.
+
+    """
     total = 0.0
-    for t in range(n_targets):
-        logit = 0.0
-        for d in range(len(x_D)):
-            logit += np.float64(x_D[d]) * np.float64(y_ID[target_T[t], d])
-        sign, importance = (-1.0, 1.0) if t < n_contexts else (1.0, weight)
-        total += importance * (max(sign * logit, 0.0) + math.log1p(math.exp(-abs(logit))))
+    for i in range(n):
+        for t in range(0 if has_true else 1, 1 + n_negatives):
+            logit = np.float64(logit_NS[i, t])
+            sign = -1.0 if t == 0 else 1.0
+            total += max(sign * logit, 0.0) + math.log1p(math.exp(-abs(logit)))
     return total
 
 
@@ -278,8 +268,10 @@ def train_users(
     for user in range(low, high):
         longest = max(longest, source.offsets[user + 1] - source.offsets[user])
     row_L, time_L, sequence_L = np.empty(longest, np.int32), np.empty(longest, np.int64), np.empty(longest, np.int32)
-    scratch = _scratch(min(2 * plan.window, longest), BLOCK + plan.negatives, tables.x.shape[1])
-    fall = (plan.first_rate - plan.last_rate) / plan.n_events
+    most = min(2 * plan.window, longest)
+    input_P, true_P, collected = np.empty(_COLLECTED + most, np.int32), np.empty(_COLLECTED + most, np.int32), 0
+    negatives = first_state(plan.seed, epoch, len(source.offsets) + low)
+    begun = epoch * source.offsets[-1] + source.offsets[low]
     for user in range(low, high):
         state = first_state(plan.seed, epoch, user)
         n, state = read_user(source, user, plan.max_gap, state, row_L, time_L, sequence_L)
@@ -290,17 +282,75 @@ def train_users(
             if stop[0]:
                 return
             state, radius = draw_radius(state, plan.window, plan.dynamic_window)
-            n_contexts = contexts_of(row_L, sequence_L, n, centre, radius, scratch.context)
-            rate = np.float32(plan.first_rate - fall * (first_event + centre))
-            measured = (first_event + centre) % plan.loss_every == 0
-            state = _train_centre(tables, plan, row_L[centre], n_contexts, rate, measured, state, scratch, totals)
+            found = contexts_of(row_L, sequence_L, n, centre, radius, input_P[collected:])
+            true_P[collected : collected + found] = row_L[centre]
+            collected += found
+            if collected >= _COLLECTED:
+                negatives = _learn(tables, plan, input_P, true_P, collected, begun, first_event + centre, negatives, totals)
+                collected, begun = 0, first_event + centre
         totals[0] += n
+    ended = epoch * source.offsets[-1] + source.offsets[high]
+    _learn(tables, plan, input_P, true_P, collected, begun, ended, negatives, totals)
 
 
 @njit(cache=True, nogil=True)
-def _scratch(contexts: int, targets: int, width: int) -> Scratch:
-    target_T, step_T = np.empty(targets, np.int32), np.empty(targets, np.float32)
-    return Scratch(np.empty(contexts, np.int32), target_T, step_T, np.empty(width, np.float32))
+def _learn(
+    tables: Tables,
+    plan: Plan,
+    input_P: np.ndarray,
+    true_P: np.ndarray,
+    collected: int,
+    begun: int,
+    ended: int,
+    state: np.uint64,
+    totals: np.ndarray,
+) -> np.uint64:
+    """Update on the pairs collected from the events `begun:ended`; returns the state of the negatives' stream."""
+    fall = (plan.first_rate - plan.last_rate) / plan.n_events
+    sharing = plan.sharing
+    input_N, true_N = np.empty(sharing, np.int32), np.empty(sharing, np.int32)
+    step_NS = np.zeros((sharing, LANES), np.float32)
+    # Negatives are drawn ahead, and so that each item is met at regular intervals: steps of the golden ratio (Weyl).
+    room = (plan.negatives + NEGATIVES - 1) // NEGATIVES * NEGATIVES
+    negative_AT = np.zeros((_AHEAD, room), np.int32)
+    for ahead in range(_AHEAD):
+        state = _draw_negatives(tables, negative_AT[ahead], plan.negatives, state)
+    rounds = (collected + sharing - 1) // sharing
+    for k in range(rounds):
+        n = 0
+        for place in range(k, collected, rounds):
+            input_N[n], true_N[n] = input_P[place], true_P[place]
+            n += 1
+            if place + _AHEAD < collected:
+                _prefetch_row(tables.x, input_P[place + _AHEAD])
+                _prefetch_row(tables.y, true_P[place + _AHEAD])
+        rate = np.float32(plan.first_rate - fall * (begun + (ended - begun) * k / rounds))
+        measured = k % plan.loss_every == 0
+        negative_T = negative_AT[k // plan.turns % _AHEAD]
+        totals[2] += update(tables.x, tables.y, input_N, true_N, n, negative_T, plan.negatives, rate, step_NS, measured)
+        if measured:
+            totals[1] += n
+        if (k + 1) % plan.turns == 0:
+            state = _draw_negatives(tables, negative_T, plan.negatives, state)
+    return state
+
+
+@njit(inline="always")
+def _prefetch_row(table_ID: np.ndarray, row: int) -> None:
+    address = table_ID.ctypes.data + np.int64(row) * table_ID.shape[1] * table_ID.itemsize
+    for line in range(0, table_ID.shape[1], _LINE_FLOATS):
+        prefetch(address + line * table_ID.itemsize)
+
+
+@njit(inline="always")
+def _draw_negatives(tables: Tables, negative_T: np.ndarray, n: int, state: Any) -> Any:
+    """Draw the negatives of an update to come; returns the state of their stream."""
+    for t in range(n):
+        state, place = next_place(state)
+        row = draw(tables.probability, tables.alias, place)
+        negative_T[t] = row
+        _prefetch_row(tables.y, row)
+    return state
 
 
 @njit(inline="always")
@@ -321,34 +371,3 @@ def contexts_of(row_L: np.ndarray, sequence_L: np.ndarray, n: int, centre: int, 
             context_T[found] = row_L[position]
             found += 1
     return found
-
-
-@njit(cache=True, nogil=True)
-def _train_centre(
-    tables: Tables,
-    plan: Plan,
-    row: int,
-    n_contexts: int,
-    rate: np.float32,
-    measured: bool,
-    state: np.uint64,
-    scratch: Scratch,
-    totals: np.ndarray,
-) -> np.uint64:
-    """Update on the contexts of one centre, a few at a time; returns the state of the random numbers."""
-    x_D, target_T = tables.x[row], scratch.target
-    block = BLOCK if plan.shared_negatives else 1
-    for first in range(0, n_contexts, block):
-        n = min(block, n_contexts - first)
-        for t in range(n):
-            target_T[t] = scratch.context[first + t]
-        for t in range(n, n + plan.negatives):
-            state, random = next_random(state)
-            target_T[t] = draw(tables.probability, tables.alias, random)
-        # Each negative stands for one of each pair, so that the expected gradient is that of section 3.
-        weight = np.float32(n)
-        if measured:
-            totals[1] += n
-            totals[2] += loss(x_D, tables.y, target_T, n, n + plan.negatives, float(weight))
-        update(x_D, tables.y, target_T, n, n + plan.negatives, weight, rate, scratch.step, scratch.sum)
-    return state

@@ -21,6 +21,7 @@ import pyarrow as pa
 from heedful.config import Config, option, require
 from heedful.embeddings.alias import alias_table, smoothed_weights
 from heedful.embeddings.kernel import Plan, Source, Tables, train_users
+from heedful.embeddings.products import LANES
 from heedful.embeddings.table import ItemEmbeddings
 from heedful.errors import TrainingError
 from heedful.events.log import EventLog
@@ -32,9 +33,12 @@ __all__ = ["SkipGram", "SkipGramConfig", "keep_probability"]
 _CHUNK_EVENTS = 20_000
 # The loss is measured at one centre of so many, at each one in small logs.
 _LOSS_EVERY, _SMALL_LOG = 61, 100_000
+# Pairs of one update, and updates with the same negatives: more of the first costs hit-rate (docs/log.md).
+_SHARING, _TURNS = 3, 4
 # With `epochs` 0: enough passes that training sees about this many events, within limits.
 _AUTO_EVENTS, _AUTO_EPOCHS = 30e6, (5, 40)
 _BLOCK_EVENTS = 10_000_000
+_BLOCK_ROWS = 100_000
 _CACHE_LINE = 64
 
 
@@ -49,7 +53,7 @@ class SkipGramConfig(Config):
     negative_exponent: float = option(
         0.75, "negatives are drawn by frequency to this power; 0 is uniform, below 0 favours rare"
     )
-    shared_negatives: bool = option(True, "let two pairs of a centre share negatives (faster); off: own ones for each pair")
+    shared_negatives: bool = option(True, "let a dozen pairs share their negatives (faster); off: own ones for each pair")
     subsample: float = option(0.0, "thin out items above this share of all actions, as word2vec's `sample`; 0 is off")
     epochs: int = option(0, "passes over the log; 0 chooses 5 to 40 by its size, so that small logs get more")
     learning_rate: float = option(0.025, "step size at the start")
@@ -119,8 +123,8 @@ class SkipGram:
         attributes = log.catalog.attributes
         return ItemEmbeddings.from_arrays(
             log.catalog.items.take(chosen_I),
-            tables.x,
-            tables.y,
+            np.ascontiguousarray(tables.x[:, : config.width]),
+            np.ascontiguousarray(tables.y[:, : config.width]),
             attributes=attributes.take(pa.array(chosen_I)) if attributes.num_columns else attributes,
             provenance={
                 "trainer": "SkipGram",
@@ -246,7 +250,8 @@ def _plan(config: SkipGramConfig, epochs: int, n_events: int) -> Plan:
         window=config.window,
         dynamic_window=config.dynamic_window,
         negatives=config.negatives,
-        shared_negatives=config.shared_negatives,
+        sharing=_SHARING if config.shared_negatives else 1,
+        turns=_TURNS if config.shared_negatives else 1,
         shuffle_baskets=config.shuffle_baskets,
         max_gap=math.ceil(config.max_gap_days * 86400),
         first_rate=float(config.learning_rate),
@@ -279,11 +284,13 @@ def _read_only(array: np.ndarray, kind: type) -> np.ndarray:
 
 
 def _tables(counts_I: np.ndarray, config: SkipGramConfig) -> Tables:
-    """Start as word2vec does: small random item vectors, context vectors of zeros."""
-    x_ID, y_ID = (_aligned_zeros(len(counts_I), config.width) for _ in range(2))
-    np.random.default_rng(config.seed).random(out=x_ID, dtype=np.float32)
-    x_ID -= np.float32(0.5)
-    x_ID /= np.float32(config.width)
+    """Start as word2vec does: small random item vectors, context vectors of zeros; columns beyond the width stay zero."""
+    padded = -(-config.width // LANES) * LANES
+    x_ID, y_ID = (_aligned_zeros(len(counts_I), padded) for _ in range(2))
+    random = np.random.default_rng(config.seed)
+    for low in range(0, len(x_ID), _BLOCK_ROWS):
+        part = x_ID[low : low + _BLOCK_ROWS, : config.width]
+        part[:] = (random.random(part.shape, np.float32) - np.float32(0.5)) / np.float32(config.width)
     return Tables(x_ID, y_ID, *alias_table(smoothed_weights(counts_I, config.negative_exponent)))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-__all__ = ["GOLDEN", "first_state", "next_random", "scatter"]
+__all__ = ["GOLDEN", "first_state", "next_place", "next_random", "scatter"]
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 """What a stream adds to its state in each step."""
@@ -27,6 +27,13 @@ def next_random(state: np.uint64) -> tuple[np.uint64, np.uint64]:
     """(next state, 64 random bits) of a stream."""
     state = state + GOLDEN
     return state, scatter(state)
+
+
+@njit(inline="always")
+def next_place(state: np.uint64) -> tuple[np.uint64, np.uint64]:
+    """(next state, the same as 64 bits) of Weyl's sequence, steps of the golden ratio: more even than chance."""
+    state = state + GOLDEN
+    return state, state
 
 
 @njit(inline="always")
