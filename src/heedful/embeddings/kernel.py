@@ -347,7 +347,7 @@ def _draw_negatives(tables: Tables, negative_T: np.ndarray, n: int, state: Any) 
     """Draw the negatives of an update to come; returns the state of their stream."""
     for t in range(n):
         state, place = next_place(state)
-        row = draw(tables.probability, tables.alias, place)
+        row: Any = draw(tables.probability, tables.alias, place)
         negative_T[t] = row
         _prefetch_row(tables.y, row)
     return state

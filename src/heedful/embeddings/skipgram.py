@@ -34,7 +34,7 @@ _CHUNK_EVENTS = 20_000
 # The loss is measured at one centre of so many, at each one in small logs.
 _LOSS_EVERY, _SMALL_LOG = 61, 100_000
 # Pairs of one update, and updates with the same negatives: more of the first costs hit-rate (docs/log.md).
-_SHARING, _TURNS = 3, 4
+_SHARING, _TURNS = 2, 8
 # With `epochs` 0: enough passes that training sees about this many events, within limits.
 _AUTO_EVENTS, _AUTO_EPOCHS = 30e6, (5, 40)
 _BLOCK_EVENTS = 10_000_000
@@ -53,7 +53,7 @@ class SkipGramConfig(Config):
     negative_exponent: float = option(
         0.75, "negatives are drawn by frequency to this power; 0 is uniform, below 0 favours rare"
     )
-    shared_negatives: bool = option(True, "let a dozen pairs share their negatives (faster); off: own ones for each pair")
+    shared_negatives: bool = option(True, "let sixteen pairs share their negatives (faster); off: own ones for each pair")
     subsample: float = option(0.0, "thin out items above this share of all actions, as word2vec's `sample`; 0 is off")
     epochs: int = option(0, "passes over the log; 0 chooses 5 to 40 by its size, so that small logs get more")
     learning_rate: float = option(0.025, "step size at the start")
