@@ -61,6 +61,7 @@ class Attention(nn.Module):
         """
         users = x_BLD.shape[0]
         z_BCH = self.h(xq_BCD).expand(users, -1, -1)
+        weighted = bias_KBL is not None or bool(log_weight_BL.any())
         for k, (f, g) in enumerate(zip(self.f, self.g, strict=True)):
             memory_BND, log_weight_BN = x_BLD, log_weight_BL
             if bias_KBL is not None:
@@ -69,7 +70,26 @@ class Attention(nn.Module):
                 null_BMD = self.null[k].expand(users, -1, -1)
                 memory_BND = torch.cat([x_BLD, null_BMD], dim=1)
                 log_weight_BN = nn.functional.pad(log_weight_BN, (0, null_BMD.shape[1]))
-            scores_BCN = torch.baddbmm(log_weight_BN[:, None, :], z_BCH @ f, memory_BND.transpose(1, 2))
-            z_BCH = z_BCH + g(torch.bmm(scores_BCN.softmax(-1), memory_BND))
+            z_BCH = z_BCH + g(_read(memory_BND, z_BCH @ f, log_weight_BN if weighted else None))
         logits_BC: torch.Tensor = (z_BCH @ self.phi.T).squeeze(-1)
         return logits_BC
+
+
+def _read(memory_BND: torch.Tensor, query_BCD: torch.Tensor, log_weight_BN: torch.Tensor | None) -> torch.Tensor:
+    """The mean of the memory under each query's softmax, float [B, C, D].
+
+    Without gradients by the fused kernel, which keeps no scores; with them by plain products, which are faster there.
+    """
+    if torch.is_grad_enabled():
+        keys_BDN = memory_BND.transpose(1, 2)
+        if log_weight_BN is None:
+            scores_BCN = torch.bmm(query_BCD, keys_BDN)
+        else:
+            scores_BCN = torch.baddbmm(log_weight_BN[:, None, :], query_BCD, keys_BDN)
+        return torch.bmm(scores_BCN.softmax(-1), memory_BND)
+    mask_B11N = None if log_weight_BN is None else log_weight_BN[:, None, None, :].to(query_BCD.dtype)
+    memory_B1ND = memory_BND[:, None].to(query_BCD.dtype)
+    read_B1CD = nn.functional.scaled_dot_product_attention(
+        query_BCD[:, None], memory_B1ND, memory_B1ND, attn_mask=mask_B11N, scale=1.0
+    )
+    return read_B1CD[:, 0]

@@ -6,6 +6,7 @@ Shapes: B users, L past items (padded), C candidates, D embedding width, I items
 from __future__ import annotations
 
 import json
+import threading
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -33,6 +34,7 @@ from heedful.ranking.trend import N_TREND_FEATURES, TrendIndex
 
 __all__ = ["NeuralConfig", "NeuralRanker"]
 
+_PRECISIONS = ("float32", "bfloat16")
 _TREND_UNITS = 32
 _DAY = 86400
 # The horizon of a moment is this part of the log's period, a day at least.
@@ -65,6 +67,9 @@ class NeuralConfig(TrainingConfig):
         True, "learn how popularity moves: an item's rise and age at the moment of ranking add to its logit"
     )
     recent: float = option(0.5, "part of the log's actions, the last ones, in whose time moments are drawn (cuts: moments)")
+    precision: str = option(
+        "float32", "of matrix products in training: float32, or bfloat16 (faster where the processor has units for it)"
+    )
     target_kinds: tuple[str, ...] = option((), "event kinds that count as future items; none: all")
     history_kinds: tuple[str, ...] = option((), "event kinds that make up the history; none: all")
 
@@ -73,6 +78,7 @@ class NeuralConfig(TrainingConfig):
         super().__post_init__()
         require(self.scale >= 0, "scale", got=self.scale, expected="0 or more")
         require(self.noise >= 0, "noise", got=self.noise, expected="0 or more")
+        require(self.precision in _PRECISIONS, "precision", got=self.precision, expected=" or ".join(_PRECISIONS))
         require(0 < self.recent <= 1, "recent", got=self.recent, expected="more than 0, 1 at most")
 
 
@@ -130,7 +136,7 @@ class NeuralRanker(Ranker):
     _mean: np.ndarray  # float32 [D]
     _item_term: np.ndarray | None  # float32 [I]
     _span: float  # the log's period, seconds
-    _scratch: np.ndarray
+    _scratch: threading.local  # of each thread: int64 [I] of -1
     _device: torch.device
 
     def __init__(self, *, preset: str = "default", **options: Any) -> None:
@@ -192,7 +198,7 @@ class NeuralRanker(Ranker):
     def _prepare(self, items: ItemEmbeddings) -> None:
         self._device = as_device(self.config.device)
         self._mean = _mean_vector(items.vectors)
-        self._scratch = np.full(len(items.items), -1, np.int64)
+        self._scratch = threading.local()
 
     @abstractmethod
     def _model(self, width: int) -> nn.Module:
@@ -275,7 +281,10 @@ class NeuralRanker(Ranker):
         ends = histories.offsets[1:]
         last = histories.times[np.maximum(ends - 1, 0)] if len(histories.times) else np.zeros(len(histories), np.int64)
         now = np.maximum(last, self.last_time + 1)
-        return build_memory(histories, now=now, max_items=self.config.max_history, scratch=self._scratch)
+        slots = getattr(self._scratch, "slots", None)
+        if slots is None or len(slots) != len(self.items):
+            slots = self._scratch.slots = np.full(len(self.items), -1, np.int64)
+        return build_memory(histories, now=now, max_items=self.config.max_history, scratch=slots)
 
     def _settings(self) -> dict[str, Any]:
         report = asdict(self.report) if self.report is not None else None
@@ -297,7 +306,7 @@ class NeuralRanker(Ranker):
         assert self.embeddings is not None
         self._device = as_device("auto")
         self._mean, self._span = np.array(settings["mean"], np.float32), float(settings["span"])
-        self._scratch = np.full(len(self.items), -1, np.int64)
+        self._scratch = threading.local()
         self._net = _Net(self._model(settings["width"]), self.config.trend).to(self._device).eval()
         try:
             self._net.load_state_dict(safetensors.torch.load_file(folder.file("weights.safetensors")))
@@ -316,7 +325,9 @@ class _TrainingPass:
         ranker = self._ranker
         learning = ranker._net.training and ranker.config.noise > 0
         noise = torch.Generator().manual_seed(batch.seed) if learning else None
-        logits_BC = ranker._forward(ranker._past(batch.memory, noise), ranker._inputs(batch.candidates, noise))
+        past, xq_BCD = ranker._past(batch.memory, noise), ranker._inputs(batch.candidates, noise)
+        with torch.autocast(xq_BCD.device.type, torch.bfloat16, enabled=ranker.config.precision == "bfloat16"):
+            logits_BC = ranker._forward(past, xq_BCD).float()
         if self._trend is None:
             return logits_BC
         moments = np.repeat(batch.now, batch.candidates.shape[1])
