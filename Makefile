@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bench bench-quick clean
 
 demo: $(VENV)/demo.ready
 	$(BIN)/heedful demo --out demo
@@ -19,6 +19,12 @@ lint: $(VENV)/dev.ready
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench: $(VENV)/dev.ready
+	$(BIN)/python benchmarks/run.py --out build/bench
+
+bench-quick: $(VENV)/dev.ready
+	$(BIN)/python benchmarks/run.py --out build/bench --quick
 
 clean:
 	rm -rf $(VENV) demo build

@@ -60,7 +60,9 @@ def main() -> None:
     torch.set_num_threads(chosen.threads)
     torch.set_flush_denormal(True)
     log = skewed_log(chosen.users, chosen.items)
-    ranker = AttentionRanker(preset="paper", steps=1, assess_every=1, holdout_users=1, cuts="fresh").fit(log, random_table(log))
+    ranker = AttentionRanker(preset="paper", steps=1, assess_every=1, holdout_users=1, cuts="fresh").fit(
+        log, random_table(log)
+    )
     plain = like(ranker)
     difference = agreement(ranker, plain, log)
     sides = Sides(ranker, plain, log, chosen)
@@ -165,7 +167,9 @@ def mixed(batches: list[Batch]) -> list[Batch]:
 
     memory = {name: joined(name) for name in ("rows", "ages", "counts", "kinds")}
     lengths = np.concatenate([batch.memory.lengths for batch in batches])
-    flat = {name: np.concatenate([getattr(b, name) for b in batches]) for name in ("candidates", "positive", "weights", "now")}
+    flat = {
+        name: np.concatenate([getattr(b, name) for b in batches]) for name in ("candidates", "positive", "weights", "now")
+    }
     order = np.random.default_rng(0).permutation(len(lengths))
     made = []
     for low in range(0, len(order) - 63, 64):

@@ -94,7 +94,9 @@ def main() -> None:
 
 def paper_ranker(items: int) -> AttentionRanker:
     log = skewed_log(300, items)
-    return AttentionRanker(preset="paper", steps=1, assess_every=1, holdout_users=1, cuts="fresh").fit(log, random_table(log))
+    return AttentionRanker(preset="paper", steps=1, assess_every=1, holdout_users=1, cuts="fresh").fit(
+        log, random_table(log)
+    )
 
 
 def many_at_once(ranker: AttentionRanker, asked: list, threads: int) -> float:

@@ -62,10 +62,11 @@ def ranks(scores: np.ndarray, offsets: np.ndarray, is_positive: np.ndarray) -> R
             got=f"{scores.shape}, last offset {offsets[-1] if len(offsets) else None}, {is_positive.shape}",
             expected="one score and one flag for each candidate",
         )
-    kept = np.concatenate([[0], np.cumsum(is_positive, dtype=np.int64)])[offsets]
+    positions = np.flatnonzero(is_positive)
+    kept = np.searchsorted(positions, offsets)
     values = np.empty((1, kept[-1]))
     ends = np.diff(offsets)[None, :]
-    _count_above(np.ascontiguousarray(scores), offsets, np.flatnonzero(is_positive), kept, ends, values)
+    _count_above(np.ascontiguousarray(scores), offsets, positions, kept, ends, values)
     return Ranks(kept, values[0])
 
 
@@ -123,6 +124,9 @@ def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     return quotient
 
 
+_COUNTED_AT_ONCE = 1 << 30
+
+
 @numba.njit(cache=True, nogil=True)
 def _count_above(
     scores: np.ndarray,
@@ -142,9 +146,19 @@ def _count_above(
             done = start
             for s in range(len(ends)):
                 stop = start + ends[s, user]
-                for j in range(done, stop):
-                    above += scores[j] > own
-                    equal += scores[j] == own
-                done = stop
+                while done < stop:
+                    part = min(done + _COUNTED_AT_ONCE, stop)
+                    higher, same = _count(scores[done:part], own)
+                    above, equal, done = above + int(higher), equal + int(same), part
                 # The positive itself is among the equal; the ranks above .. above + equal - 1 are shared.
                 out[s, p] = above + (equal - 1) / 2
+
+
+@numba.njit(cache=True, nogil=True)
+def _count(scores: np.ndarray, own: float) -> tuple[int, int]:
+    """How many scores are above and how many equal; in 32 bits, as long as a score, so that the loop vectorises."""
+    above, equal = np.int32(0), np.int32(0)
+    for j in range(len(scores)):
+        above = np.int32(above + np.int32(scores[j] > own))
+        equal = np.int32(equal + np.int32(scores[j] == own))
+    return int(above), int(equal)

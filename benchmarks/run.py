@@ -1,0 +1,52 @@
+"""All benchmarks, one after the other, each with its result as JSON; `make bench` and `make bench-quick`.
+
+python benchmarks/run.py --out build/bench          # all, at least five rounds each
+python benchmarks/run.py --out build/bench --quick  # about two minutes
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+# name: (arguments in full, arguments of the quick mode)
+BENCHMARKS = {
+    "skipgram_vs_gensim": ("--rounds 5 --epochs 20 --days 28", "--rounds 1 --epochs 1"),
+    "ranker_training": ("--rounds 5", "--rounds 2 --steps 10 --users 1500"),
+    "scoring": ("--rounds 5", "--rounds 2 --requests 40 --cold-items 200000"),
+    "sampling_and_metrics": ("--rounds 5", "--rounds 2 --draws 5000000"),
+    "prepare_vs_pandas": ("--rounds 5", "--rounds 1 --rows 500000"),
+    "growth": ("--figure {out}/growth.svg", "--figure {out}/growth.svg"),
+}
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--out", type=Path, default=Path("build/bench"))
+    options.add_argument("--quick", action="store_true")
+    chosen = options.parse_args()
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    failed = []
+    for name, (full, quick) in BENCHMARKS.items():
+        arguments = (quick if chosen.quick else full).format(out=chosen.out).split()
+        started = time.monotonic()
+        command = [sys.executable, str(Path(__file__).with_name(f"{name}.py")), *arguments]
+        found = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        print(f"{name}: {time.monotonic() - started:.0f} s", file=sys.stderr)
+        if found.returncode:
+            failed.append(name)
+            continue
+        (chosen.out / f"{name}.json").write_text(found.stdout)
+        for key, value in json.loads(found.stdout).items():
+            if "ratio" in key or "milliseconds" in key or key == "means":
+                print(f"{name}  {key}: {json.dumps(value)}")
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()
