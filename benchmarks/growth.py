@@ -2,7 +2,7 @@
 
     python benchmarks/growth.py --figure growth.svg
 
-Skip-gram against items and users (window 5), training of the paper's ranker against history length, scoring against candidates.
+Skip-gram against items and users (window 5), scoring with the paper's ranker against the length of the past and candidates.
 """
 
 from __future__ import annotations

@@ -12,12 +12,19 @@ from heedful.events.log import EventLog, count_items
 from heedful.events.vocabulary import Vocabulary
 
 
-def skewed_log(users: int, items: int, *, mean: float = 30.0, longest: int = 600, seed: int = 0) -> EventLog:
-    """Users with log-normal history lengths (about `mean` on average) who pick items by a power of rank."""
+def skewed_log(
+    users: int, items: int, *, mean: float = 30.0, longest: int = 600, every: bool = False, seed: int = 0
+) -> EventLog:
+    """Users with log-normal history lengths (about `mean` on average) who pick items by a power of rank.
+
+    With `every`, each item is picked once at least, if there are as many events.
+    """
     rng = np.random.default_rng(seed)
     lengths = np.minimum(np.exp(rng.normal(np.log(mean) - 0.5, 1.0, users)).astype(np.int64) + 2, longest)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     rows = (items * rng.random(offsets[-1], np.float32) ** 3).astype(np.int32)
+    if every:
+        rows[rng.permutation(len(rows))[:items]] = np.arange(items)[: len(rows)]
     times = np.sort(rng.integers(1_700_000_000, 1_710_000_000, offsets[-1]))
     histories = Histories(offsets, np.minimum(rows, items - 1), times, np.zeros(len(rows), np.uint8))
     return EventLog(

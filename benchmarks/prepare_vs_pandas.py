@@ -1,4 +1,4 @@
-"""`heedful prepare` beside a pandas pipeline of the same work: rows per second and peak memory, each run a process of its own.
+"""`heedful prepare` beside a pandas pipeline of the same work: rows per second and peak memory, each in its own process.
 
     python benchmarks/prepare_vs_pandas.py --rows 5000000
 

@@ -1,4 +1,4 @@
-"""Scoring: latency of one request, throughput of many, cold start, and the attention of the paper at K = 10 beside the plain module.
+"""Scoring with the paper's attention at K = 10: latency of a request, throughput of many, cold start; a plain module beside.
 
     python benchmarks/scoring.py
 
