@@ -25,6 +25,7 @@ from heedful.embeddings.products import LANES
 from heedful.embeddings.table import ItemEmbeddings
 from heedful.errors import TrainingError
 from heedful.events.log import EventLog
+from heedful.events.vocabulary import Vocabulary
 from heedful.progress import Meter, progress
 
 __all__ = ["SkipGram", "SkipGramConfig", "keep_probability"]
@@ -116,13 +117,15 @@ class SkipGram:
             )
         counts_I = counts_C[chosen_I]
         epochs = config.epochs or _auto_epochs(int(counts_I.sum()))
+        items, attributes = Vocabulary(log.catalog.items.take(chosen_I)), log.catalog.attributes
+        # Checking that ids are distinct takes memory that the tables will need.
+        pa.default_memory_pool().release_unused()
         source = _source(log, used_kinds, chosen_I, keep_probability(counts_I, config.subsample))
         tables = _tables(counts_I, config)
         run = _Run(source, tables, _plan(config, epochs, log.n_events), epochs)
         run.train(_n_threads(config.threads))
-        attributes = log.catalog.attributes
         return ItemEmbeddings.from_arrays(
-            log.catalog.items.take(chosen_I),
+            items,
             np.ascontiguousarray(tables.x[:, : config.width]),
             np.ascontiguousarray(tables.y[:, : config.width]),
             attributes=attributes.take(pa.array(chosen_I)) if attributes.num_columns else attributes,
