@@ -1,0 +1,41 @@
+// Facts about the model, its training log and the database.
+
+import { get } from "./api.js";
+import { asDate, atMoment, byId, count, element, failure, onDay, skeleton, words } from "./dom.js";
+
+let asked = new AbortController();
+
+export async function openModel() {
+  asked.abort();
+  asked = new AbortController();
+  const box = byId("model-body");
+  if (!box.children.length) box.replaceChildren(skeleton("rows", 8));
+  try {
+    const { store, training, ...model } = await get("model", asked.signal);
+    box.replaceChildren(group("Model", model), training ? group("Training log", training) : "", store ? group("Database", store) : "");
+  } catch (error) {
+    if (error.name !== "AbortError") box.replaceChildren(failure(error, openModel));
+  }
+}
+
+const group = (title, facts) => element("section", { class: "facts", "aria-label": title }, element("h2", {}, title), list(facts));
+
+function list(facts) {
+  return element("dl", {}, Object.entries(facts).filter(([, value]) => value !== null && value !== undefined)
+    .map(([name, value]) => element("div", {}, element("dt", {}, words(name)), element("dd", {}, shown(name, value)))));
+}
+
+const TIMES = /(^|_)(time|first|last|since|until|start|end|trained|started|loaded)($|_|at)/;
+const LONG_AGO = 1e8;
+
+function shown(name, value) {
+  if (Array.isArray(value)) return value.length ? value.map(words).join(", ") : "none";
+  if (typeof value === "object") return list(value);
+  if (typeof value === "boolean") return value ? "yes" : "no";
+  if (typeof value === "number") {
+    if (TIMES.test(name) && value > LONG_AGO) return onDay(value);
+    return Number.isInteger(value) ? count(value) : String(Number(value.toPrecision(4)));
+  }
+  if (/^\d{4}-\d\d-\d\dT/.test(value)) return Number.isNaN(asDate(value).getTime()) ? value : atMoment(value);
+  return /^[0-9a-f]{16,}$/.test(value) ? element("code", {}, value) : String(value);
+}
