@@ -334,6 +334,7 @@ COMMANDS = [
     "train",
     "score",
     "recommend",
+    "explain",
     "evaluate",
     "pools",
     "tune",

@@ -24,6 +24,7 @@ _COMMANDS = {
     "train": ("heedful.cli.train", "Sequences and embeddings -> model."),
     "score": ("heedful.cli.rank", "Requests with candidates -> scores."),
     "recommend": ("heedful.cli.rank", "Requests -> the best of the catalogue."),
+    "explain": ("heedful.cli.explain", "Why items have their scores: past items and attention."),
     "evaluate": ("heedful.cli.evaluate", "Split in time, train the models, compare them, write a report."),
     "pools": ("heedful.cli.evaluate", "The pools of an evaluation, as requests for a model of your own."),
     "tune": ("heedful.cli.tune", "Search the settings of embeddings and ranker inside the training log."),
