@@ -28,6 +28,8 @@ _COMMANDS = {
     "evaluate": ("heedful.cli.evaluate", "Split in time, train the models, compare them, write a report."),
     "pools": ("heedful.cli.evaluate", "The pools of an evaluation, as requests for a model of your own."),
     "tune": ("heedful.cli.tune", "Search the settings of embeddings and ranker inside the training log."),
+    "serve": ("heedful.cli.serve", "Model -> rankings and content slots over HTTP, and the page."),
+    "key": ("heedful.cli.serve", "A new API key for `heedful serve`."),
     "verify": ("heedful.cli.verify", "Check every byte of a finished folder against its manifest."),
 }
 _INTERRUPTED = 130
