@@ -19,7 +19,9 @@ _EXTRA = ("fastapi", "httptools", "prometheus_client", "pydantic", "sqlalchemy",
 @click.command("serve")
 @click.argument("model", type=click.Path())
 @click.option("--embeddings", default=None, type=click.Path(), help="Embeddings, when they were moved or extended.")
-@click.option("--histories", default=None, type=click.Path(), help="Sequences whose histories are loaded first; once is enough.")
+@click.option(
+    "--histories", default=None, type=click.Path(), help="Sequences whose histories are loaded first; once is enough."
+)
 @config_options(ServeConfig)
 def serve_command(model: str, embeddings: str | None, histories: str | None, **options: Any) -> None:
     """Model -> rankings and content slots over HTTP, and the page at /.
@@ -39,7 +41,9 @@ def serve_command(model: str, embeddings: str | None, histories: str | None, **o
 @click.command("key")
 @click.argument("name")
 @click.option("--keys", required=True, type=click.Path(), help="File of API keys; made when it is not there.")
-@click.option("--scopes", default="rank", show_default=True, help="What it may do: rank, events, admin; commas between them.")
+@click.option(
+    "--scopes", default="rank", show_default=True, help="What it may do: rank, events, admin; commas between them."
+)
 def key_command(name: str, keys: str, scopes: str) -> None:
     """A new API key for `heedful serve --keys`: printed once, and its hash added to the file."""
     from heedful.serving.security import add_key

@@ -15,7 +15,7 @@ from heedful.serving import telemetry
 from heedful.serving.engine import NotFoundError
 from heedful.serving.store import StoreUnavailable
 
-__all__ = ["Answer", "Refused", "error_answer", "of_http_error", "of_invalid_request", "of_refusal"]
+__all__ = ["Answer", "RefusedError", "error_answer", "of_http_error", "of_invalid_request", "of_refusal"]
 
 # How long a client should wait for a database that is gone.
 _RETRY_SECONDS = 5
@@ -37,10 +37,10 @@ class Answer(Response):
     media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
-        return to_json(content, inf_nan_mode="null")
+        return to_json(content, inf_nan_mode="null", bytes_mode="base64")
 
 
-class Refused(HeedfulError):
+class RefusedError(HeedfulError):
     """A request that is refused with a status of its own.
 
     Args:
@@ -51,9 +51,7 @@ class Refused(HeedfulError):
         more: as for every `HeedfulError`.
     """
 
-    def __init__(
-        self, status: int, code: str, what: str, *, headers: dict[str, str] | None = None, **more: Any
-    ) -> None:
+    def __init__(self, status: int, code: str, what: str, *, headers: dict[str, str] | None = None, **more: Any) -> None:
         super().__init__(what, **more)
         self.status, self.code, self.headers = status, code, headers
 
@@ -69,7 +67,7 @@ def error_answer(
 def of_refusal(request: Request, error: Exception) -> Answer:
     """The answer to a `HeedfulError`."""
     assert isinstance(error, HeedfulError)
-    if isinstance(error, Refused):
+    if isinstance(error, RefusedError):
         return error_answer(error.status, error.code, error.problem, error.fix, error.headers)
     status, code = next((status, code) for kind, status, code in _STATUS if isinstance(error, kind))
     headers = {"retry-after": str(_RETRY_SECONDS)} if status == 503 else None

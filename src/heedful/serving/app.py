@@ -26,7 +26,7 @@ from heedful.serving.answers import of_http_error, of_invalid_request, of_refusa
 from heedful.serving.gate import Gate
 from heedful.serving.models import Choice, Serving
 from heedful.serving.options import ServeConfig
-from heedful.serving.requests import needs
+from heedful.serving.requests import FAILURES, needs
 from heedful.serving.routes import clicks, events, items, operations, rankings, slots, users
 
 __all__ = ["RUN_FOLDER", "create_app", "worker", "write_run_folder"]
@@ -89,8 +89,8 @@ def create_app(serving: Serving) -> FastAPI:
     app.add_exception_handler(RequestValidationError, of_invalid_request)
     app.add_exception_handler(HTTPException, of_http_error)
     for router, scope, tag in _ROUTERS:
-        app.include_router(router, dependencies=[Depends(needs(scope))], tags=[tag])
-    app.include_router(operations.health, tags=["operations"])
+        app.include_router(router, dependencies=[Depends(needs(scope))], tags=[tag], responses=FAILURES)
+    app.include_router(operations.health, tags=["operations"], responses={503: FAILURES[503]})
     _add_page(app)
     return app
 

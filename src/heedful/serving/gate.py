@@ -1,4 +1,4 @@
-"""What every request passes: the key, how often one may ask, the size of the body, time-outs, figures and a line in the log."""
+"""What every request passes: its key, the rate, the size of the body, time-outs; and what is counted and logged of it."""
 
 from __future__ import annotations
 
@@ -145,9 +145,7 @@ class Gate:
 
         return again
 
-    def _record(
-        self, scope: Scope, status: int, seconds: float, request_id: str, failure: BaseException | None
-    ) -> None:
+    def _record(self, scope: Scope, status: int, seconds: float, request_id: str, failure: BaseException | None) -> None:
         """Figures and a line in the log: the route, never the path, which may name a user."""
         route = getattr(scope.get("route"), "path", None) or "none"
         telemetry.observe(scope["method"] if route != "none" else "any", route, status, seconds)

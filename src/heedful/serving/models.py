@@ -1,7 +1,7 @@
 """What a worker serves: the model and its slots, replaced as a whole while requests go on.
 
-All workers of a server watch the same files each second: the model folder (or the link that leads to it), the file that names
-another one, the slots and the keys. So a change reaches all of them however it was made, and what cannot be used is
+All workers of a server watch the same files each second: the model folder (or the link that leads to it), the file that
+names another one, the slots and the keys. So a change reaches all of them however it was made, and what cannot be used is
 reported, once, while the old goes on.
 """
 
@@ -247,7 +247,9 @@ class Serving:
 
     def _report(self, what: str, error: HeedfulError) -> None:
         if what not in self.problems:
-            telemetry.LOG.error(f"{what} cannot be used; what was there goes on", extra={"facts": {"problem": error.problem}})
+            telemetry.LOG.error(
+                f"{what} cannot be used; what was there goes on", extra={"facts": {"problem": error.problem}}
+            )
         self.problems[what] = error.problem
 
     def _wanted(self) -> Choice:

@@ -11,8 +11,6 @@ from heedful.errors import ConfigError
 
 __all__ = ["ServeConfig", "is_loopback"]
 
-LogLevel = Literal["debug", "info", "warning", "error"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class ServeConfig(Config):
@@ -26,7 +24,6 @@ class ServeConfig(Config):
     workers: int = option(1, "processes that answer requests; they share the memory-mapped table")
     threads: int = option(0, "threads that a worker computes with; 0: the machine's cores divided by the workers")
     max_body: int = option(4 * 2**20, "bytes of a request's body")
-    max_depth: int = option(16, "lists and objects inside each other in a request's body")
     max_history: int = option(1000, "actions of a user that are looked at, the latest; a request may not bring more")
     max_candidates: int = option(5000, "candidates in a request")
     max_items: int = option(1000, "items in an answer")
@@ -38,12 +35,14 @@ class ServeConfig(Config):
     idle_seconds: int = option(30, "until a connection that asks for nothing is closed")
     drain_seconds: int = option(20, "for requests under way when the server is told to stop")
     connections: int = option(1000, "connections to a worker; those beyond are answered 503")
-    log_level: LogLevel = option("info", "what is logged; info: a line for each request, warning: only what went wrong")
+    log_level: Literal["debug", "info", "warning", "error"] = option(
+        "info", "what is logged; info: a line for each request, warning: only what went wrong"
+    )
 
     def __post_init__(self) -> None:
         """Check every option."""
         require(0 <= self.port <= 65_535, "port", got=self.port, expected="0 to 65535")
-        for name in ("workers", "max_body", "max_depth", "max_history", "max_candidates", "max_items", "max_events",
+        for name in ("workers", "max_body", "max_history", "max_candidates", "max_items", "max_events",
                      "burst", "idle_seconds", "drain_seconds", "connections"):  # fmt: skip
             require(getattr(self, name) >= 1, name, got=getattr(self, name), expected="1 or more")
         for name in ("threads", "rate"):

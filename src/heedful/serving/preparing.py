@@ -16,9 +16,7 @@ from heedful.serving.store import Store
 __all__ = ["prepare"]
 
 
-def prepare(
-    model: str, config: ServeConfig, *, embeddings: str | None = None, histories: str | None = None
-) -> Choice:
+def prepare(model: str, config: ServeConfig, *, embeddings: str | None = None, histories: str | None = None) -> Choice:
     """Check the model, slots, keys and database, and load histories.
 
     Raises:

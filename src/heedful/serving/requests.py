@@ -9,16 +9,30 @@ from fastapi import Depends, Request, Response
 from fastapi.routing import APIRoute
 from pydantic_core import from_json
 
-from heedful.serving.answers import Refused
+from heedful.serving.answers import RefusedError
 from heedful.serving.engine import Engine, Past
 from heedful.serving.models import Serving
 from heedful.serving.security import Key
-from heedful.serving.wire import Visitor
+from heedful.serving.wire import Failure, Visitor
 
-__all__ = ["KEY", "CurrentEngine", "CurrentServing", "JsonRoute", "at_most", "needs", "past_of"]
+__all__ = ["FAILURES", "KEY", "CurrentEngine", "CurrentServing", "JsonRoute", "at_most", "needs", "past_of"]
 
 KEY = "heedful.key"
 """Where the gate leaves the API key of a request, in its scope."""
+
+# What any request may be answered with, for the OpenAPI document.
+FAILURES: dict[int | str, dict[str, Any]] = {
+    400: {"model": Failure, "description": "The body is not JSON, or not text."},
+    401: {"model": Failure, "description": "No API key, or an unknown one."},
+    403: {"model": Failure, "description": "The key lacks the scope."},
+    404: {"model": Failure, "description": "No such item, user, slot or address."},
+    408: {"model": Failure, "description": "The request took too long."},
+    409: {"model": Failure, "description": "The model cannot be served; the old one goes on."},
+    413: {"model": Failure, "description": "More than the server takes in one request."},
+    422: {"model": Failure, "description": "The request is of the wrong form, or asks what cannot be answered."},
+    429: {"model": Failure, "description": "Too many requests; Retry-After says how long to wait."},
+    503: {"model": Failure, "description": "The database cannot be reached; Retry-After says when to ask again."},
+}
 
 
 class _StrictRequest(Request):
@@ -27,7 +41,7 @@ class _StrictRequest(Request):
         try:
             return from_json(await self.body(), allow_inf_nan=False)
         except ValueError as error:
-            raise Refused(400, "invalid_json", "the body is not JSON", got=error, expected="JSON in UTF-8") from error
+            raise RefusedError(400, "invalid_json", "the body is not JSON", got=error, expected="JSON in UTF-8") from error
 
 
 class JsonRoute(APIRoute):
@@ -41,7 +55,7 @@ class JsonRoute(APIRoute):
                 return await handle(_StrictRequest(request.scope, request.receive))
             except Exception as error:
                 # FastAPI hides what went wrong with a body behind an error of its own.
-                if isinstance(error.__cause__, Refused):
+                if isinstance(error.__cause__, RefusedError):
                     raise error.__cause__ from None
                 raise
 
@@ -69,7 +83,7 @@ def needs(scope: str) -> Callable[[Request], Awaitable[None]]:
     async def check(request: Request) -> None:
         key: Key = request.scope[KEY]
         if not key.allows(scope):
-            raise Refused(
+            raise RefusedError(
                 403, "forbidden", f"this key may not do that; it takes the scope {scope!r}",
                 got=", ".join(sorted(key.scopes)), fix=f"make one with `heedful key NAME --scopes {scope}`",
             )  # fmt: skip
@@ -80,7 +94,7 @@ def needs(scope: str) -> Callable[[Request], Awaitable[None]]:
 def at_most(most: int, what: str, number: int) -> None:
     """Refuse a request with more than `most` of something."""
     if number > most:
-        raise Refused(
+        raise RefusedError(
             413, "too_many", f"too many {what} in one request", got=f"{number:,}", expected=f"at most {most:,}",
             fix="send several requests, or start the server with a higher limit",
         )  # fmt: skip

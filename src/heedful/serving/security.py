@@ -13,7 +13,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from heedful.config import require
 from heedful.errors import ConfigError, InputError
@@ -179,5 +178,3 @@ def bearer(headers: Sequence[tuple[bytes, bytes]]) -> str | None:
 def header(headers: Sequence[tuple[bytes, bytes]], wanted: bytes) -> str:
     """A request's header, empty where there is none."""
     return next((value.decode("latin-1") for name, value in headers if name == wanted), "")
-
-

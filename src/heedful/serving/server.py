@@ -107,7 +107,9 @@ def _listen(config: ServeConfig) -> socket.socket:
         listening = socket.create_server((config.host.strip("[]"), config.port), family=family, backlog=_BACKLOG)
     except OSError as error:
         raise ConfigError(
-            f"{config.host}:{config.port} cannot be listened on", got=error, fix="choose another --port, or stop what is there"
+            f"{config.host}:{config.port} cannot be listened on",
+            got=error,
+            fix="choose another --port, or stop what is there",
         ) from error
     listening.set_inheritable(True)
     return listening

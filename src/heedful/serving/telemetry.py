@@ -16,7 +16,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 
-__all__ = ["ERRORS", "EVENTS", "METRICS_FOLDER", "LOG", "model_served", "log_as_json", "metrics", "observe"]
+__all__ = ["ERRORS", "EVENTS", "LOG", "METRICS_FOLDER", "log_as_json", "metrics", "model_served", "observe"]
 
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """Environment variable by which prometheus-client knows where the workers of one server keep their figures."""
@@ -102,7 +102,7 @@ def _frames(trace: TracebackType | None) -> list[str]:
 
 
 def log_as_json(level: str) -> None:
-    """Log to standard error, one JSON object a line: heedful's lines and uvicorn's, but not its access log, which has ids."""
+    """Log to standard error, one JSON object a line: those of heedful and uvicorn; not the access log, it has ids."""
     with contextlib.suppress(AttributeError):
         sys.stderr.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     handler = logging.StreamHandler(sys.stderr)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
 __all__ = [
     "Action",
@@ -52,17 +52,17 @@ __all__ = [
     "Visitor",
 ]
 
-# Without NUL, which no database takes as text.
-Name = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\u0000]+$")]
+# No control characters: databases do not take NUL, and a line break in an address fits no route.
+Name = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\u0000-\u001f\u007f]+$")]
 """The id of a user, item, event or slot."""
 ItemId = Annotated[int, Field(strict=True)] | Name
 """An item id as the catalogue has it; an integer may come as text."""
-Prefix = Annotated[str, StringConstraints(max_length=256, pattern=r"^[^\u0000]*$")]
+Prefix = Annotated[str, StringConstraints(max_length=256, pattern=r"^[^\u0000-\u001f\u007f]*$")]
 """The beginning of an id."""
 Condition = Annotated[str, StringConstraints(max_length=2000)]
 """An SQL condition over item attributes."""
 Seconds = Annotated[int, Field(strict=True, ge=0, le=2**40)]
-_ITEMS = ["1029743", "995242"]
+_ITEMS: list[JsonValue] = ["1029743", "995242"]
 
 
 class _Body(BaseModel):
@@ -76,7 +76,13 @@ class Event(_Body):
         extra="forbid",
         json_schema_extra={
             "examples": [
-                {"event_id": "order-17-1", "user_id": "900", "item_id": "1029743", "timestamp": 1514764800, "event": "purchase"}
+                {
+                    "event_id": "order-17-1",
+                    "user_id": "900",
+                    "item_id": "1029743",
+                    "timestamp": 1514764800,
+                    "event": "purchase",
+                }
             ]
         },
     )
@@ -195,7 +201,6 @@ class NewModel(_Body):
     model_config = ConfigDict(json_schema_extra={"examples": [{"path": "model-2018-01-02"}]})
 
     path: Name = Field(description="Model folder, inside the folder that holds the first one.")
-
 
 
 # Answers, for the OpenAPI document. Handlers write them without this detour, the tests hold them against it.

@@ -39,9 +39,7 @@ def append(body: OneOrMany, engine: CurrentEngine, serving: CurrentServing) -> A
     events = body.events if isinstance(body, Events) else [body]
     at_most(serving.config.max_events, "events", len(events))
     now, usual = int(time.time()), engine.ranker.kinds[0]
-    done = engine.append(
-        [StoredEvent(e.event_id, e.user_id, str(e.item_id), e.time(now), e.event or usual) for e in events]
-    )
+    done = engine.append([StoredEvent(e.event_id, e.user_id, str(e.item_id), e.time(now), e.event or usual) for e in events])
     for outcome, number in (
         ("accepted", done.accepted),
         ("duplicate", done.duplicates),

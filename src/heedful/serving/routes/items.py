@@ -54,6 +54,4 @@ def item(item_id: Name, engine: CurrentEngine) -> Answer:
 
 def _items(engine: Engine, rows: np.ndarray) -> list[dict[str, Any]]:
     columns = engine.ids(rows), engine.titles(rows), engine.attributes(rows)
-    return [
-        {"item_id": name, "title": title, "attributes": known} for name, title, known in zip(*columns, strict=True)
-    ]
+    return [{"item_id": name, "title": title, "attributes": known} for name, title, known in zip(*columns, strict=True)]

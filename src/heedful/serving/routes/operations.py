@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 
 from heedful.serving import telemetry
 from heedful.serving.answers import Answer
@@ -34,7 +34,9 @@ def ready(serving: CurrentServing) -> Answer:
     return Answer({"status": "ready"})
 
 
-@router.get("/metrics", response_class=PlainTextResponse)
+@router.get(
+    "/metrics", responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}, response_class=Response
+)
 def metrics() -> Response:
     """Figures of all workers for Prometheus."""
     return Response(telemetry.metrics(), media_type=CONTENT_TYPE_LATEST)

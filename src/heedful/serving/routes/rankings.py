@@ -31,9 +31,7 @@ def recommend(body: Recommend, engine: CurrentEngine, serving: CurrentServing) -
     """The best of the catalogue for a visitor; `unknown` are the past items that the model does not know."""
     at_most(serving.config.max_items, "items", body.k)
     past = past_of(engine, serving, body)
-    ranking = engine.recommend(
-        past, k=body.k, offset=body.offset, where=body.where, exclude_history=body.exclude_history
-    )
+    ranking = engine.recommend(past, k=body.k, offset=body.offset, where=body.where, exclude_history=body.exclude_history)
     return Answer({**_ranked(engine, past, ranking), "unknown": past.unknown})
 
 

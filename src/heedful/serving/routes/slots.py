@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import PlainTextResponse
+from starlette.responses import Response
 
-from heedful.serving.answers import Answer, Refused
+from heedful.serving.answers import Answer, RefusedError
 from heedful.serving.engine import Engine, Past
 from heedful.serving.requests import CurrentEngine, CurrentServing, JsonRoute, past_of
 from heedful.serving.slots import Slot, Slots
@@ -28,10 +28,10 @@ def list_slots(engine: CurrentEngine) -> Answer:
     return Answer({"slots": [_declared(slot) for slot in _slots(engine)]})
 
 
-@router.get("/slots.toml", response_class=PlainTextResponse)
-def slots_file(serving: CurrentServing) -> PlainTextResponse:
+@router.get("/slots.toml", responses={200: {"content": {_TOML: {"schema": {"type": "string"}}}}}, response_class=Response)
+def slots_file(serving: CurrentServing) -> Response:
     """The declarations as they were written."""
-    return PlainTextResponse(serving.slots_text, media_type=_TOML)
+    return Response(serving.slots_text, media_type=_TOML)
 
 
 @admin.put(
@@ -49,13 +49,15 @@ async def put_slots(request: Request, serving: CurrentServing) -> Answer:
     try:
         text = (await request.body()).decode()
     except UnicodeDecodeError as error:
-        raise Refused(400, "invalid_text", "the body is not text in UTF-8", fix="send the slots as TOML") from error
+        raise RefusedError(400, "invalid_text", "the body is not text in UTF-8", fix="send the slots as TOML") from error
     notes = await run_in_threadpool(serving.put_slots, text)
     return Answer({"slots": [_declared(slot) for slot in _slots(serving.engine)], "notes": notes})
 
 
 @router.get("/slots/{name}", response_model=Filled)
-def fill_for_user(name: Name, engine: CurrentEngine, user: Annotated[Name, Query(description="Whose slot it is.")]) -> Answer:
+def fill_for_user(
+    name: Name, engine: CurrentEngine, user: Annotated[Name, Query(description="Whose slot it is.")]
+) -> Answer:
     """What a slot shows to a user. Report the impression as shown once it is in view: only then does it count."""
     return _filled(engine, name, engine.past(user), None)
 
