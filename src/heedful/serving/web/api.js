@@ -13,7 +13,7 @@ export class RequestError extends Error {
 export const useKey = (key) => sessionStorage.setItem(KEY, key);
 
 const outage = new EventTarget();
-/** Tells of "gone" (detail: the error) and "back". */
+/** Tells of "gone" and "key" (detail: the error), and of "back". */
 export const connection = outage;
 let gone = false;
 
@@ -52,7 +52,7 @@ async function send(method, address, { body, type, signal } = {}) {
   if (answer.ok) return answer;
   const failed = await errorOf(answer);
   if (failed.status === 503) throw lost(failed);
-  if (failed.status === 401 || failed.status === 403) outage.dispatchEvent(new CustomEvent("key", { detail: failed }));
+  if (failed.status === 401 || failed.code === "forbidden") outage.dispatchEvent(new CustomEvent("key", { detail: failed }));
   throw failed;
 }
 

@@ -42,7 +42,7 @@ function figures(report, titleOf) {
   return [
     report.simulated ? element("p", { class: "notice" }, element("strong", {}, "Simulated. "),
       "At least some of these clicks come from replaying the days after the training period, with a click where the visitor did buy.") : null,
-    relative(shown, titleOf),
+    relative(shown, titleOf, report.confidence),
     element("h2", { class: "by-slot" }, "Slot by slot"),
     element("div", { class: "reports" }, shown.map((slot) => slotReport(slot, titleOf(slot.slot)))),
     element("div", { class: "foot" }, element("p", { class: "note" }, setAside(report.set_aside)), again),
@@ -59,7 +59,7 @@ function bar(treatment, share, low, high, best = 0) {
   return drawn;
 }
 
-function relative(slots, titleOf) {
+function relative(slots, titleOf, confidence) {
   const bars = slots.flatMap((slot) => slot.treatments.filter((one) => one.impressions > 0)
     .map((one) => ({ ...one, slot: slot.slot }))).sort((one, other) => other.ctr - one.ctr);
   const best = bars[0].ctr;
@@ -68,7 +68,7 @@ function relative(slots, titleOf) {
   const end = Math.min(2, Math.ceil(4 * Math.max(...bars.map((one) => one.high / best))) / 4);
   return element("figure", { class: "figure5" },
     element("figcaption", {}, element("h2", {}, "Relative click-through of each piece of content"),
-      element("p", { class: "note" }, "One bar a slot and treatment, the highest at 100 %. Thin lines are 95 % intervals.")),
+      element("p", { class: "note" }, `One bar a slot and treatment, the highest at 100 %. Thin lines are ${percent(confidence, 0)} intervals.`)),
     element("table", { class: "bars" },
       element("caption", { class: "sr" }, "Click-through relative to the highest"),
       element("thead", { class: "sr" }, element("tr", {}, ["Content", "Treatment", "Bar", "Relative"].map((name) => element("th", { scope: "col" }, name)))),
@@ -86,7 +86,7 @@ function slotReport(slot, title) {
     element("h3", {}, title),
     element("table", { class: "bars" },
       element("caption", { class: "sr" }, `Click-through in ${title}`),
-      element("thead", { class: "sr" }, element("tr", {}, ["Treatment", "Bar", "Click-through", "95 % interval", "Clicks of times shown"].map((name) => element("th", { scope: "col" }, name)))),
+      element("thead", { class: "sr" }, element("tr", {}, ["Treatment", "Bar", "Click-through", "Interval", "Clicks of times shown"].map((name) => element("th", { scope: "col" }, name)))),
       element("tbody", {}, tried.map((one) => element("tr", {},
         element("th", { scope: "row" }, element("span", { class: `treatment ${one.treatment}` }, words(one.treatment))),
         element("td", { class: "drawn" }, bar(one.treatment, one.ctr / end, one.low / end, one.high / end)),
@@ -97,13 +97,13 @@ function slotReport(slot, title) {
     slot.guidance ? element("p", { class: "note" }, sentence(slot.guidance)) : null);
 }
 
-const change = (share) => (share === null || !Number.isFinite(share) ? "unbounded" : `${share < 0 ? "−" : "+"}${Math.abs(100 * share).toFixed(0)} %`);
+const change = (share) => (share === null ? "unbounded" : `${share < 0 ? "−" : "+"}${Math.abs(100 * share).toFixed(0)} %`);
 
 function lift(one) {
   const certain = one.decided ? element("span", { class: "verdict-word decided" }, "decided") : element("span", { class: "verdict-word" }, "not decided yet");
   return element("li", {}, element("b", {}, words(one.treatment)), ` against ${words(one.against)}: `,
-    one.lift === null ? "no clicks to compare with" : element("span", { class: "number" }, change(one.lift)),
-    element("span", { class: "note" }, ` ${change(one.low)} to ${change(one.high)}`), " ", certain);
+    one.lift === null ? "too few clicks to compare" : element("span", { class: "number" }, change(one.lift)),
+    one.lift === null ? null : element("span", { class: "note" }, ` ${change(one.low)} to ${change(one.high)}`), " ", certain);
 }
 
 function setAside(aside = {}) {

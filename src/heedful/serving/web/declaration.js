@@ -15,22 +15,20 @@ export async function openDeclaration() {
     saved = await getText("slots.toml");
     text.value = saved;
     number();
-    help();
+    await help();
   } catch (error) {
     state.replaceChildren(failure(error, openDeclaration));
   }
 }
 
-/** What a condition may name: the columns of the catalogue, with an example of each. */
+/** What a condition may name, and the words of the file. */
 async function help() {
-  const { items } = await get("items?limit=1");
-  const attributes = Object.entries(items[0]?.attributes ?? {});
-  byId("declaration-help").replaceChildren(
-    element("p", { class: "note" }, element("b", {}, "where"), attributes.length
-      ? ["a condition on ", ...attributes.flatMap(([name, value], at) => [at ? ", " : "", element("code", {}, name), ` (${value})`])]
-      : "the catalogue has no attributes, so a slot takes any item"),
-    element("p", { class: "note" }, element("b", {}, "rule"), "popular, newest, best_rated or editorial: how candidates are chosen"),
-    element("p", { class: "note" }, element("b", {}, "treatments"), "shares of the visitors, together 1"));
+  const { columns } = await get("model");
+  byId("declaration-help").replaceChildren(...[
+    ["where", ["A condition on ", ...columns.flatMap((name, at) => [at ? ", " : "", element("code", {}, name)])]],
+    ["rule", "How candidates are chosen: popular, newest, best_rated or editorial"],
+    ["treatments", "What is compared, with shares of the visitors that add up to 1: model, popularity, last_item, editorial"],
+  ].map(([name, said]) => element("p", { class: "note" }, element("b", {}, name), said)));
 }
 
 function number(wrong = null) {
@@ -50,6 +48,7 @@ function pointAt(message) {
   if (!wrong) return;
   const from = rows.slice(0, wrong - 1).reduce((total, row) => total + row.length + 1, 0);
   text.focus();
+  text.scrollTop = Math.max(0, wrong - 4) * parseFloat(getComputedStyle(text).lineHeight);
   text.setSelectionRange(from, from + (rows[wrong - 1]?.length ?? 0));
 }
 

@@ -21,11 +21,23 @@ export function announce(text) {
   requestAnimationFrame(() => { live.textContent = text; });
 }
 
-/** A title as it stands in the catalogue; one in capitals only is set in sentence case by the style sheet, its text kept. */
+let leaving;
+/** Say something to everybody: a line at the foot of the window, which goes by itself. */
+export function say(text, { failed = false } = {}) {
+  const toast = byId("toast");
+  toast.replaceChildren(element("p", { class: failed ? "failed" : null }, text));
+  clearTimeout(leaving);
+  leaving = setTimeout(() => toast.replaceChildren(), failed ? 9000 : 4500);
+}
+
+/** The name of an item without its category, which the server's words for an item add: "BANANAS · TROPICAL FRUIT". */
+export const nameOf = (title) => String(title ?? "").split(" · ")[0];
+
+/** The name of an item; one in capitals only is set in sentence case by the style sheet, its text kept. */
 export function titled(title, tag = "span") {
-  const text = String(title ?? "");
+  const text = nameOf(title);
   const shouting = text.length > 3 && text === text.toUpperCase() && /\p{Lu}{3}/u.test(text);
-  return element(tag, { class: shouting ? "title shouting" : "title" }, text);
+  return element(tag, { class: shouting ? "title shouting" : "title", title: text === title ? null : title }, text);
 }
 
 const whole = new Intl.NumberFormat("en-GB");

@@ -11,8 +11,9 @@ export async function openModel() {
   const box = byId("model-body");
   if (!box.children.length) box.replaceChildren(skeleton("rows", 8));
   try {
-    const { store, training, ...model } = await get("model", asked.signal);
-    box.replaceChildren(group("Model", model), training ? group("Training log", training) : "", store ? group("Database", store) : "");
+    const { store, training, problems, ...model } = await get("model", asked.signal);
+    box.replaceChildren(...Object.entries(problems ?? {}).map(([what, problem]) => failure(
+      { message: `${words(what)}: ${problem}`, fix: "What was there before goes on until this is mended" })), group("Model", model), training ? group("Training log", training) : "", store ? group("Database", store) : "");
   } catch (error) {
     if (error.name !== "AbortError") box.replaceChildren(failure(error, openModel));
   }
@@ -21,7 +22,7 @@ export async function openModel() {
 const group = (title, facts) => element("section", { class: "facts", "aria-label": title }, element("h2", {}, title), list(facts));
 
 function list(facts) {
-  return element("dl", {}, Object.entries(facts).filter(([, value]) => value !== null && value !== undefined)
+  return element("dl", {}, Object.entries(facts).filter(([, value]) => value !== null && value !== undefined && value !== "")
     .map(([name, value]) => element("div", {}, element("dt", {}, words(name)), element("dd", {}, shown(name, value)))));
 }
 

@@ -1,7 +1,7 @@
 // One content slot: its items as tiles, when it counts as shown, and what is clicked.
 
 import { post } from "./api.js";
-import { announce, element, newId, sentence, titled, words } from "./dom.js";
+import { element, nameOf, newId, say, sentence, titled, words } from "./dom.js";
 
 // Shown as display advertising counts it (Media Rating Council): half of it in view for one second.
 const SHOWN_SHARE = 0.5;
@@ -29,7 +29,7 @@ export function renderSlot(answer, before, page) {
 }
 
 function tile(item, answer, before, page) {
-  const title = item.title ?? item.item_id;
+  const title = nameOf(item.title ?? item.item_id);
   const request = { ...page.context(), item, slot: answer };
   const why = element("button", { type: "button", class: "item-why", "aria-expanded": "false", "aria-controls": "why",
     "aria-label": `${title}, place ${item.position}: why this item`, "data-item": item.item_id },
@@ -40,13 +40,13 @@ function tile(item, answer, before, page) {
     element("div", { class: "actions" },
       answer.impression_id ? clickButton(item, answer, page) : null,
       element("button", { type: "button", class: "act", "aria-label": `I bought ${title}`,
-        on: { click: (event) => { event.currentTarget.disabled = true; page.bought(item); } } }, "I bought this")));
+        on: { click: () => page.bought(item) } }, "I bought this")));
 }
 
-/** Words that tell the item from others of its title. */
+/** Words that tell the item from others of its name. */
 function detail(item) {
-  const told = Object.values(item.attributes ?? {}).filter((value) => typeof value === "string" && value !== item.title);
-  return told[0] ?? `item ${item.item_id}`;
+  const told = Object.values(item.attributes ?? {}).filter((value) => typeof value === "string" && value && value !== nameOf(item.title));
+  return item.title?.split(" · ")[1] ?? told[0] ?? `item ${item.item_id}`;
 }
 
 function moved(item, before) {
@@ -60,7 +60,7 @@ function moved(item, before) {
 }
 
 function clickButton(item, answer, page) {
-  const title = item.title ?? item.item_id;
+  const title = nameOf(item.title ?? item.item_id);
   const clickId = newId();
   const button = element("button", { type: "button", class: "click", "aria-label": `Click ${title}` }, "Click");
   button.addEventListener("click", async () => {
@@ -71,11 +71,11 @@ function clickButton(item, answer, page) {
       const recorded = outcome === "recorded" || outcome === "duplicate";
       button.textContent = recorded ? "Clicked" : words(outcome);
       button.classList.toggle("done", recorded);
-      announce(recorded ? `Click on ${title} recorded.` : `Not counted: ${words(outcome)}.`);
+      say(recorded ? `Click on ${title} recorded.` : `Not counted: ${words(outcome)}.`, { failed: !recorded });
       page.recorded();
     } catch (error) {
       button.removeAttribute("aria-disabled");
-      announce(sentence(error.message));
+      say(sentence(error.message), { failed: true });
     }
   });
   return button;

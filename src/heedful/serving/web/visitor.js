@@ -3,15 +3,19 @@
 import { get, path, post } from "./api.js";
 import { clickLine, loadReport } from "./clicks.js";
 import { combobox } from "./combobox.js";
-import { announce, byId, count, element, failure, newId, onDay, plural, sentence, skeleton, titled } from "./dom.js";
+import { byId, count, element, failure, nameOf, newId, onDay, plural, say, sentence, skeleton, titled } from "./dom.js";
 import { createPanel } from "./explanation.js";
 import { renderSlot } from "./slot.js";
 
 const HISTORY_LIMIT = 200;
+// Ids in one look-up, so that its address stays short.
+const LOOKED_UP = 100;
 const narrow = matchMedia("(max-width: 63.99rem)");
 
 // What the page shows now. `version` grows with each action of the visitor, so that no older explanation is shown.
 const shown = { visitor: null, version: 0, places: new Map(), counting: true, kind: undefined };
+// A pasted history belongs to nobody; as one guest it stays in its treatments while this page is open.
+const guest = `guest-${newId()}`;
 let asked = new AbortController();
 const panel = createPanel({ aside: byId("why"), body: byId("why-body"), heading: byId("why-heading"), close: byId("why-close") });
 
@@ -61,7 +65,7 @@ async function welcome(signal) {
       : element("div", { class: "empty" }, element("h2", {}, "No histories yet"),
         element("p", {}, "The database holds no actions. Type any user id to begin as a new visitor, or paste a history.")),
       slots.length ? element("div", { class: "served" }, element("h2", {}, "The slots they see"),
-        element("ul", { class: "people" }, slots.map((slot) => element("li", {}, element("a", { href: "#/slots" },
+        element("ul", { class: "people roomy" }, slots.map((slot) => element("li", {}, element("a", { href: "#/slots" },
           element("span", {}, slot.title ?? slot.name), element("span", { class: "note" }, plural(slot.shown, "item"))))))) : "");
   } catch (error) {
     if (error.name !== "AbortError") box.replaceChildren(failure(error, () => welcome(asked.signal)));
@@ -73,8 +77,10 @@ async function welcome(signal) {
 async function pastOf(visitor, signal) {
   if (visitor.user) return (await get(`${path("users", visitor.user, "history")}?limit=${HISTORY_LIMIT}`, signal)).history;
   if (!visitor.history.length) return [];
-  const { items } = await get(`items?ids=${visitor.history.map(encodeURIComponent).join(",")}`, signal);
-  const known = new Map(items.map((item) => [String(item.item_id), item]));
+  const ids = [...new Set(visitor.history)];
+  const parts = Array.from({ length: Math.ceil(ids.length / LOOKED_UP) }, (_, part) => ids.slice(LOOKED_UP * part, LOOKED_UP * (part + 1)));
+  const found = await Promise.all(parts.map((part) => get(`items?ids=${part.map(encodeURIComponent).join(",")}`, signal)));
+  const known = new Map(found.flatMap(({ items }) => items.map((item) => [String(item.item_id), item])));
   return visitor.history.map((id, place) => ({ item_id: id, title: known.get(id)?.title, place, unknown: !known.has(id) })).reverse();
 }
 
@@ -108,7 +114,7 @@ function showPast(box, visitor, past, limit) {
   const rows = past.slice(0, limit).map((action) => element("li", { class: action.unknown ? "unknown" : null },
     element("span", { class: "past-title" }, action.unknown ? action.item_id : titled(action.title ?? action.item_id)),
     element("span", { class: "note" }, action.unknown ? "unknown item" : visitor.user ? onDay(action.timestamp) : action.item_id),
-    visitor.history ? element("button", { type: "button", class: "leave-out", "aria-label": `Leave out ${action.title ?? action.item_id}`,
+    visitor.history ? element("button", { type: "button", class: "leave-out", "aria-label": `Leave out ${nameOf(action.title ?? action.item_id)}`,
       on: { click: () => go({ history: visitor.history.filter((_, place) => place !== action.place) }) } }, "×") : null));
   const more = past.length - rows.length;
   box.replaceChildren(element("ol", { class: "past-list", "aria-label": "Past items, newest first" }, rows),
@@ -164,7 +170,7 @@ async function fill(slot, signal) {
   try {
     const answer = visitor.user
       ? await get(`${path("slots", slot.name)}?user=${encodeURIComponent(visitor.user)}`, signal)
-      : await post(path("slots", slot.name), { history: visitor.history }, signal);
+      : await post(path("slots", slot.name), { history: visitor.history, visitor: guest }, signal);
     return { slot, answer };
   } catch (error) {
     if (error.name === "AbortError") throw error;
@@ -227,22 +233,25 @@ async function kindOfAction() {
   return shown.kind;
 }
 
+let acting = false;
 async function act(item) {
+  if (acting) return;
+  acting = true;
   const { user } = shown.visitor;
-  const title = item.title ?? item.item_id;
   try {
     const kind = await kindOfAction();
     const event = { event_id: newId(), user_id: user, item_id: item.item_id, ...(kind ? { event: kind } : {}) };
     const { rejected } = await post("events", { events: [event] });
-    panel.clear();
-    if (rejected?.length) return announce(sentence(rejected[0].reason));
+    if (rejected?.length) throw new Error(rejected[0].reason);
     shown.version += 1;
+    panel.clear();
     await refresh();
-    announce(`${title} is now in the history; the slots are ranked anew.`);
+    say(`${nameOf(item.title ?? item.item_id)} is in the history now; the slots are ranked anew.`);
   } catch (error) {
-    announce(sentence(error.message));
+    if (error.name !== "AbortError") say(sentence(error.message), { failed: true });
+  } finally {
+    acting = false;
   }
-  return undefined;
 }
 
 const addToHistory = (item) => go({ history: [...shown.visitor.history, String(item.item_id)] });
