@@ -1,0 +1,116 @@
+"""The tables of the store; docs/store.md describes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    ForeignKey,
+    Identity,
+    Index,
+    Insert,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    bindparam,
+    func,
+    select,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "clicks",
+    "deleted_users",
+    "events",
+    "impressions",
+    "insert_events",
+    "insert_new",
+    "metadata",
+    "schema",
+]
+
+SCHEMA_VERSION = 1
+"""Rises with each change of the tables; another version in a database is refused."""
+
+# Texts compare by their code points on both systems; SQLite does so anyway. The names begin with heedful_ because a
+# PostgreSQL database may well have an `events` of its own.
+_ID = Text().with_variant(Text(collation="C"), "postgresql")
+# Rows are numbered in the order they arrive: that settles which of two events of the same second is the later.
+_NUMBER = BigInteger().with_variant(Integer(), "sqlite")
+
+metadata = MetaData()
+
+schema = Table("heedful_schema", metadata, Column("version", Integer, nullable=False))
+
+events = Table(
+    "heedful_events",
+    metadata,
+    Column("id", _NUMBER, Identity(), primary_key=True),
+    Column("event_id", _ID, nullable=False, unique=True),
+    Column("user_id", _ID, nullable=False),
+    Column("item_id", _ID, nullable=False),
+    Column("time", BigInteger, nullable=False),
+    Column("kind", _ID, nullable=False),
+)
+Index("heedful_events_history", events.c.user_id, events.c.time, events.c.id)
+
+impressions = Table(
+    "heedful_impressions",
+    metadata,
+    Column("id", _NUMBER, Identity(), primary_key=True),
+    Column("impression_id", _ID, nullable=False, unique=True),
+    Column("slot", _ID, nullable=False),
+    Column("treatment", _ID, nullable=False),
+    Column("user_id", _ID, nullable=False, index=True),
+    Column("items", Text, nullable=False, comment="JSON list of item ids, in the order shown"),
+    Column("n_items", Integer, nullable=False),
+    Column("time", BigInteger, nullable=False, comment="when it was chosen"),
+    Column("shown_time", BigInteger, index=True, comment="when the visitor saw it; null: not yet, or never"),
+    Column("model", _ID, nullable=False),
+    Column("salt", _ID, nullable=False),
+)
+
+clicks = Table(
+    "heedful_clicks",
+    metadata,
+    Column("impression", _NUMBER, ForeignKey(impressions.c.id, ondelete="CASCADE"), primary_key=True),
+    Column("item_id", _ID, primary_key=True),
+    Column("click_id", _ID, nullable=False, comment="of the first click; the same again is a repeated request"),
+    Column("time", BigInteger, nullable=False, comment="of the first click"),
+    Column("repeated", Integer, nullable=False, comment="further clicks on the same item"),
+)
+
+deleted_users = Table(
+    "heedful_deleted_users",
+    metadata,
+    Column("user_hash", _ID, primary_key=True, comment="SHA-256 of the id: a load of a training log leaves them out"),
+)
+
+
+def insert_new(connection: Connection, table: Table) -> Insert:
+    """A statement that inserts rows and passes over those that are there already."""
+    if connection.dialect.name == "sqlite":
+        return sqlite.insert(table).on_conflict_do_nothing()
+    return postgresql.insert(table).on_conflict_do_nothing()
+
+
+_EVENT = [column.name for column in events.columns if column.name != "id"]
+
+
+def insert_events(connection: Connection, rows: Sequence[Sequence[Any]]) -> int:
+    """Insert events (event_id, user_id, item_id, time, kind) but for those that are there; returns how many were not."""
+    if connection.dialect.name == "sqlite":
+        named = [dict(zip(_EVENT, row, strict=True)) for row in rows]
+        return connection.execute(insert_new(connection, events), named).rowcount
+    # One statement with an array for each column: PostgreSQL takes many times longer over a statement for each row.
+    columns = dict(zip(_EVENT, map(list, zip(*rows, strict=True)), strict=True))
+    arrays = [bindparam(name, type_=postgresql.ARRAY(events.c[name].type)) for name in _EVENT]
+    new = func.unnest(*arrays).table_valued(*_EVENT).render_derived(name="new")
+    statement = postgresql.insert(events).from_select(_EVENT, select(*(new.c[name] for name in _EVENT)))
+    return connection.execute(statement.on_conflict_do_nothing(), columns).rowcount
