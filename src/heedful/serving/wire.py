@@ -55,7 +55,7 @@ __all__ = [
 # No control characters: databases do not take NUL, and a line break in an address fits no route.
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\u0000-\u001f\u007f]+$")]
 """The id of a user, item, event or slot."""
-ItemId = Annotated[int, Field(strict=True)] | Name
+ItemId = Annotated[int, Field(strict=True, ge=-(2**63), le=2**63 - 1)] | Name
 """An item id as the catalogue has it; an integer may come as text."""
 Prefix = Annotated[str, StringConstraints(max_length=256, pattern=r"^[^\u0000-\u001f\u007f]*$")]
 """The beginning of an id."""
