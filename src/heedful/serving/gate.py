@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import uuid
 from time import perf_counter
 from typing import Any
@@ -22,6 +23,7 @@ __all__ = ["Gate"]
 _OPEN = ("/", "/openapi.json")
 _OPEN_FOLDERS = ("/static/", "/health/")
 _OFTEN = ("/health/live", "/health/ready", "/metrics")
+_PORT = re.compile(r":\d*$")
 
 
 class _TooLargeError(Exception):
@@ -94,7 +96,7 @@ class Gate:
         client = scope["client"][0] if scope.get("client") else ""
         if keys is None:
             # A page on the internet may have its name point at this machine; the browser then names that page here.
-            host = header(headers, b"host").rsplit(":", 1)[0] or "localhost"
+            host = _PORT.sub("", header(headers, b"host")) or "localhost"
             if is_loopback(self._config.host) and not is_loopback(host):
                 fix = "use localhost, or serve with --keys"
                 return error_answer(403, "wrong_host", "without keys the server answers to the name localhost alone", fix)
