@@ -330,6 +330,7 @@ COMMANDS = [
     "prepare",
     "embed",
     "import",
+    "extend",
     "similar",
     "train",
     "score",
