@@ -36,7 +36,7 @@ class ClickConfig(Config):
 
     confidence: float = option(0.95, "confidence of intervals, and of all lifts of a slot together")
     reference: str = option("", "treatment that lifts are against; empty: popularity, or the editors' list, or last_item")
-    typical_lift: float = option(0.2, "lift that the comparison is most sensitive to; set before looking")
+    typical_lift: float = option(0.5, "lift that the comparison is most sensitive to; set before looking")
     power: float = option(0.8, "chance of deciding that the sample sizes are for")
     bot_daily_impressions: int = option(200, "more impressions than this of one slot in a day (UTC): not a person")
     bot_impressions: int = option(50, "impressions from which on the share of clicks is looked at")
@@ -94,7 +94,8 @@ class Report:
 
     Attributes:
         slots: by name.
-        set_aside: what does not count, by reason: bots, their impressions and clicks, further clicks in one impression.
+        set_aside: what does not count, by reason: bots, their impressions and clicks, clicks on further items of an
+            impression, repeated clicks on one item.
         simulated: whether any of it comes from the simulator.
         confidence: of the intervals.
     """
@@ -137,15 +138,15 @@ def report(outcomes: pa.Table, config: ClickConfig = ClickConfig()) -> Report:
 
     Args:
         outcomes: one row for each impression that was shown, as `Store.outcomes` gives: slot, treatment, user_id, time (unix
-            seconds), clicks (distinct items clicked), and `model` where simulated impressions are to be told apart.
+            seconds), clicks (distinct items clicked), and maybe repeated_clicks, and model to mark simulated impressions.
         config: how.
 
     Raises:
         InputError: a column is missing.
     """
-    missing = [name for name in _COLUMNS if name not in outcomes.column_names]
-    if missing:
-        raise InputError("the outcomes lack a column", got=", ".join(outcomes.column_names), expected=", ".join(_COLUMNS))
+    known = outcomes.column_names
+    if not set(_COLUMNS) <= set(known):
+        raise InputError("the outcomes lack a column", got=", ".join(known), expected=", ".join(_COLUMNS))
     users, _ = _codes(outcomes["user_id"])
     slots, slot_names = _codes(outcomes["slot"])
     treatments, treatment_names = _codes(outcomes["treatment"])
@@ -160,7 +161,7 @@ def report(outcomes: pa.Table, config: ClickConfig = ClickConfig()) -> Report:
             if (chosen := inside & (treatments == t) & human).any()
         }
     best = max((one.ctr for of in rates.values() for one in of.values()), default=0.0)
-    simulated = "model" in outcomes.column_names and bool(pc.any(pc.starts_with(outcomes["model"], SIMULATED)).as_py())
+    simulated = "model" in known and bool(pc.any(pc.starts_with(outcomes["model"], SIMULATED)).as_py())
     return Report(
         tuple(_slot_report(slot, of, best, config) for slot, of in rates.items() if of),
         {
@@ -168,6 +169,7 @@ def report(outcomes: pa.Table, config: ClickConfig = ClickConfig()) -> Report:
             "impressions_of_bots": int(np.count_nonzero(~human)),
             "clicks_of_bots": int(clicks[~human].sum()),
             "further_clicks": int(np.maximum(clicks[human] - 1, 0).sum()),
+            "repeated_clicks": int(pc.sum(outcomes["repeated_clicks"]).as_py() or 0) if "repeated_clicks" in known else 0,
         },
         simulated,
         config.confidence,

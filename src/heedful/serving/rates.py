@@ -102,7 +102,7 @@ def rate(shown: np.ndarray, clicked: np.ndarray, *, confidence: float = 0.95) ->
     return Rate(total, clicks, users, int(np.count_nonzero(clicked)), ctr, low, high, variance)
 
 
-def lift(of: Rate, against: Rate, *, alpha: float = 0.05, typical: float = 0.2) -> Lift:
+def lift(of: Rate, against: Rate, *, alpha: float = 0.05, typical: float = 0.5) -> Lift:
     """The lift of one treatment against another, dealt to other users.
 
     Args:
@@ -136,7 +136,7 @@ def impressions_needed(
     design_effect: float = 1.0,
     alpha: float = 0.05,
     power: float = 0.8,
-    typical: float = 0.2,
+    typical: float = 0.5,
 ) -> int | None:
     """Impressions of each of two treatments after which a lift is decided with probability `power`, at the latest.
 
