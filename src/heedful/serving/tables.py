@@ -106,11 +106,11 @@ _EVENT = [column.name for column in events.columns if column.name != "id"]
 def insert_events(connection: Connection, rows: Sequence[Sequence[Any]]) -> int:
     """Insert events (event_id, user_id, item_id, time, kind) but for those that are there; returns how many were not."""
     if connection.dialect.name == "sqlite":
-        named = [dict(zip(_EVENT, row, strict=True)) for row in rows]
-        return connection.execute(insert_new(connection, events), named).rowcount
+        statement = str(insert_new(connection, events).compile(connection, column_keys=_EVENT))
+        return connection.exec_driver_sql(statement, list(map(tuple, rows))).rowcount
     # One statement with an array for each column: PostgreSQL takes many times longer over a statement for each row.
     columns = dict(zip(_EVENT, map(list, zip(*rows, strict=True)), strict=True))
     arrays = [bindparam(name, type_=postgresql.ARRAY(events.c[name].type)) for name in _EVENT]
     new = func.unnest(*arrays).table_valued(*_EVENT).render_derived(name="new")
-    statement = postgresql.insert(events).from_select(_EVENT, select(*(new.c[name] for name in _EVENT)))
-    return connection.execute(statement.on_conflict_do_nothing(), columns).rowcount
+    added = postgresql.insert(events).from_select(_EVENT, select(*(new.c[name] for name in _EVENT)))
+    return connection.execute(added.on_conflict_do_nothing(), columns).rowcount
