@@ -12,7 +12,15 @@ from page_worlds import PATIENCE_MS, chromium, served, tab, train
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 expect.set_options(timeout=PATIENCE_MS)
-VIEWS = ["/", "/#/user/visitor-1", "/#/history/sku-1,sku-99", "/#/clicks", "/#/slots", "/#/model"]
+# Each view, and what is there once all of it is.
+VIEWS = {
+    "/": "#welcome .served",
+    "/#/user/visitor-1": "#slots .slot-clicks:not(:empty)",
+    "/#/history/sku-1,sku-99": "#slots .slot-clicks:not(:empty)",
+    "/#/clicks": ".figure5",
+    "/#/slots": "#declaration-help:not(:empty)",
+    "/#/model": "#model-body .facts",
+}
 PROBES = Path(__file__).with_name("page_probes.js")
 
 
@@ -34,11 +42,8 @@ def settled(context: BrowserContext, view: str) -> Page:
     page = context.new_page()
     page.add_init_script(path=PROBES)
     page.goto(view)
-    expect(page.locator("main section:not([hidden]) h1").first).to_be_visible()
-    expect(page.locator(".skeleton")).to_have_count(0)
-    page.wait_for_load_state("networkidle")
-    if "user" in view or "history" in view:
-        expect(page.locator("#slots .slot-clicks").first).not_to_be_empty()
+    expect(page.locator(VIEWS[view]).first).to_be_visible()
+    expect(page.locator(".skeleton, [aria-busy=true]")).to_have_count(0)
     return page
 
 
@@ -127,7 +132,7 @@ def test_motion_stops_for_those_who_ask(browser: Browser, address: str) -> None:
 
 def test_a_screen_reader_hears_what_changes(browser: Browser, address: str) -> None:
     with tab(browser, address) as context:
-        page = settled(context, "/#/user/visitor-9")
+        page = settled(context, "/#/user/visitor-1")
         heard, line = page.locator("#live"), page.locator("#toast")
         assert heard.get_attribute("role") == "status" and line.get_attribute("role") == "status"
         page.locator(".item-why").first.click()

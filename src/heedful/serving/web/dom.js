@@ -33,11 +33,18 @@ export function say(text, { failed = false } = {}) {
 /** The name of an item without its category, which the server's words for an item add: "BANANAS · TROPICAL FRUIT". */
 export const nameOf = (title) => String(title ?? "").split(" · ")[0];
 
+const isShouting = (name) => name.length > 3 && name === name.toUpperCase() && /\p{Lu}{3}/u.test(name);
+
+/** The name of an item as it is said within a message. */
+export function spoken(title) {
+  const name = nameOf(title);
+  return isShouting(name) ? name[0] + name.slice(1).toLowerCase() : name;
+}
+
 /** The name of an item; one in capitals only is set in sentence case by the style sheet, its text kept. */
 export function titled(title, tag = "span") {
-  const text = nameOf(title);
-  const shouting = text.length > 3 && text === text.toUpperCase() && /\p{Lu}{3}/u.test(text);
-  return element(tag, { class: shouting ? "title shouting" : "title", title: text === title ? null : title }, text);
+  const name = nameOf(title);
+  return element(tag, { class: isShouting(name) ? "title shouting" : "title", title: title === name ? null : title }, name);
 }
 
 const whole = new Intl.NumberFormat("en-GB");

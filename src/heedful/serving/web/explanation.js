@@ -1,7 +1,7 @@
 // Why an item: the past items by what the score loses without each, and where every layer's attention went.
 
 import { post } from "./api.js";
-import { announce, count, decimal, element, failure, percent, sentence, signed, skeleton, titled, words } from "./dom.js";
+import { announce, count, decimal, element, failure, nameOf, percent, plural, sentence, signed, skeleton, titled, words } from "./dom.js";
 
 const REST_MS = 140;
 const FIRST = 8;
@@ -100,7 +100,7 @@ function head({ item, slot }) {
 }
 
 function reasons(explanation, { slot }) {
-  const said = explanation.text ? element("p", { class: "why-text" }, withTitles(sentence(explanation.text), explanation.because.map((reason) => reason.title))) : null;
+  const said = explanation.text ? element("p", { class: "why-text" }, withTitles(sentence(explanation.text), explanation.because.map((reason) => nameOf(reason.title)))) : null;
   const aside = slot.treatment && !["attention", "model"].includes(slot.treatment)
     ? element("p", { class: "note" }, `This visitor sees the ${words(slot.treatment)} treatment here. Below is how the model itself scores the item.`) : null;
   const past = [...explanation.because].sort((one, other) => Math.abs(other.fall) - Math.abs(one.fall));
@@ -143,29 +143,32 @@ function falls(explanation, past, number) {
     element("ol", { class: "falls" }, rows));
 }
 
+const shortly = (number) => (number >= 9.95 ? number.toFixed(0) : number >= 0.05 ? number.toFixed(1) : "·");
+
 function heat(explanation, past, number) {
   const layers = past[0].attention?.length ?? 0;
   if (!layers) return null;
-  const first = past.slice(0, number);
-  const others = past.slice(number);
-  const sum = (reasons, layer) => reasons.reduce((total, reason) => total + reason.attention[layer], 0);
   const depth = Array.from({ length: layers }, (_, layer) => layer);
+  const total = ({ attention }) => attention.reduce((sum, weight) => sum + weight, 0);
+  const drawn = [...past].sort((one, other) => total(other) - total(one));
+  const others = drawn.slice(number);
   const rows = [
-    ...first.map((reason) => ({ head: titled(reason.title ?? reason.item_id), weights: reason.attention })),
-    others.length ? { head: `${count(others.length)} others`, weights: depth.map((layer) => sum(others, layer)), rest: true } : null,
+    ...drawn.slice(0, number).map((reason) => ({ head: titled(reason.title ?? reason.item_id), weights: reason.attention })),
+    others.length ? { head: plural(others.length, "other item"), rest: true,
+      weights: depth.map((layer) => others.reduce((sum, reason) => sum + reason.attention[layer], 0)) } : null,
     explanation.null_attention ? { head: "No past item", weights: explanation.null_attention, rest: true } : null,
   ].filter(Boolean);
-  const darkest = Math.max(...rows.flatMap((row) => row.weights), Number.MIN_VALUE);
+  // What stands for many items would leave no colour for the others.
+  const darkest = Math.max(...rows.filter((row) => !row.rest).flatMap((row) => row.weights), Number.MIN_VALUE);
   const cell = (weight) => {
-    const made = element("td", {}, element("span", {}, weight >= 0.005 ? String(Math.round(100 * weight)) : "·"));
-    made.title = percent(weight);
-    made.style.setProperty("--weight", weight / darkest);
+    const made = element("td", { title: percent(weight) }, element("span", {}, shortly(100 * weight)));
+    made.style.setProperty("--weight", Math.min(1, weight / darkest));
     return made;
   };
   return element("div", {},
     element("h3", {}, "Where attention went"),
     element("table", { class: layers > NUMBERED_LAYERS ? "heat compact" : "heat" },
-      element("caption", {}, "Per cent of each layer's attention, by past item. Each layer adds up to 100",
+      element("caption", {}, "Per cent of each layer's attention, the past items that drew most first. Each layer adds up to 100",
         explanation.null_attention ? "; “no past item” is what none of them drew." : "."),
       element("thead", {}, element("tr", {}, element("th", { scope: "col" }, "Layer"),
         depth.map((layer) => element("th", { scope: "col" }, String(layer + 1))))),

@@ -11,19 +11,22 @@ export async function openModel() {
   const box = byId("model-body");
   if (!box.children.length) box.replaceChildren(skeleton("rows", 8));
   try {
-    const { store, training, problems, ...model } = await get("model", asked.signal);
+    const { store, training, problems, last_time: lastTime, ...model } = await get("model", asked.signal);
     box.replaceChildren(...Object.entries(problems ?? {}).map(([what, problem]) => failure(
-      { message: `${words(what)}: ${problem}`, fix: "What was there before goes on until this is mended" })), group("Model", model), training ? group("Training log", training) : "", store ? group("Database", store) : "");
+      { message: `${words(what)}: ${problem}`, fix: "What was there before goes on until this is mended" })), group("Model", model), training ? group("Training log", { ...training, last_time: training.last_time ?? lastTime }) : "", store ? group("Database", store) : "");
   } catch (error) {
     if (error.name !== "AbortError") box.replaceChildren(failure(error, openModel));
   }
 }
 
+const LABELS = { n_events: "events", n_users: "users", n_items: "items", first_time: "first event", last_time: "last event",
+  kinds: "kinds of event", columns: "known of items", explains: "item vectors", schema: "version of its tables" };
+
 const group = (title, facts) => element("section", { class: "facts", "aria-label": title }, element("h2", {}, title), list(facts));
 
 function list(facts) {
   return element("dl", {}, Object.entries(facts).filter(([, value]) => value !== null && value !== undefined && value !== "")
-    .map(([name, value]) => element("div", {}, element("dt", {}, words(name)), element("dd", {}, shown(name, value)))));
+    .map(([name, value]) => element("div", {}, element("dt", {}, LABELS[name] ?? words(name)), element("dd", {}, shown(name, value)))));
 }
 
 const TIMES = /(^|_)(time|first|last|since|until|start|end|trained|started|loaded)($|_|at)/;

@@ -1,7 +1,7 @@
 // One content slot: its items as tiles, when it counts as shown, and what is clicked.
 
 import { post } from "./api.js";
-import { element, nameOf, newId, say, sentence, titled, words } from "./dom.js";
+import { element, nameOf, newId, say, sentence, spoken, titled, words } from "./dom.js";
 
 // Shown as display advertising counts it (Media Rating Council): half of it in view for one second.
 const SHOWN_SHARE = 0.5;
@@ -24,12 +24,12 @@ export function renderSlot(answer, before, page) {
       : element("p", { class: "empty" }, "Nothing to show: no item meets this slot's condition and is new to the visitor."),
     answer.impression_id && answer.items.length
       ? element("p", { class: "slot-clicks", "data-slot": name, "data-treatment": answer.treatment }) : null);
-  if (answer.impression_id && answer.items.length) whenShown(slot, () => markShown(slot, answer, page));
+  if (answer.impression_id && answer.items.length) whenShown(slot, () => markShown(answer, page));
   return slot;
 }
 
 function tile(item, answer, before, page) {
-  const title = nameOf(item.title ?? item.item_id);
+  const title = spoken(item.title ?? item.item_id);
   const request = { ...page.context(), item, slot: answer };
   const why = element("button", { type: "button", class: "item-why", "aria-expanded": "false", "aria-controls": "why",
     "aria-label": `${title}, place ${item.position}: why this item`, "data-item": item.item_id },
@@ -40,7 +40,7 @@ function tile(item, answer, before, page) {
     element("div", { class: "actions" },
       answer.impression_id ? clickButton(item, answer, page) : null,
       element("button", { type: "button", class: "act", "aria-label": `I bought ${title}`,
-        on: { click: () => page.bought(item) } }, "I bought this")));
+        on: { click: () => page.bought(item) } }, "I bought it")));
 }
 
 /** Words that tell the item from others of its name. */
@@ -60,13 +60,14 @@ function moved(item, before) {
 }
 
 function clickButton(item, answer, page) {
-  const title = nameOf(item.title ?? item.item_id);
+  const title = spoken(item.title ?? item.item_id);
   const clickId = newId();
   const button = element("button", { type: "button", class: "click", "aria-label": `Click ${title}` }, "Click");
   button.addEventListener("click", async () => {
     if (!page.counting() || button.getAttribute("aria-disabled") === "true") return;
     button.setAttribute("aria-disabled", "true");
     try {
+      await markShown(answer, page); // whoever clicks has seen it, be it in less than a second
       const { outcome } = await post("clicks", { impression_id: answer.impression_id, item_id: item.item_id, click_id: clickId });
       const recorded = outcome === "recorded" || outcome === "duplicate";
       button.textContent = recorded ? "Clicked" : words(outcome);
@@ -81,14 +82,16 @@ function clickButton(item, answer, page) {
   return button;
 }
 
-async function markShown(slot, answer, page) {
+/** Report the impression as shown, once; whether that is done. */
+async function markShown(answer, page) {
   if (!page.counting()) return false;
+  answer.shown ??= post("impressions", { impression_id: answer.impression_id });
   try {
-    await post("impressions", { impression_id: answer.impression_id });
-    slot.dataset.shown = "true";
+    await answer.shown;
     page.recorded();
     return true;
   } catch {
+    answer.shown = undefined;
     return false;
   }
 }
@@ -107,7 +110,10 @@ function whenShown(slot, report) {
   const settle = async () => {
     timer = undefined;
     if (!slot.isConnected) return observer.disconnect();
-    if (document.visibilityState === "visible" && await report()) return observer.disconnect();
+    if (document.visibilityState === "visible" && await report()) {
+      slot.dataset.shown = "true";
+      return observer.disconnect();
+    }
     timer = setTimeout(settle, SHOWN_MS);
     return undefined;
   };

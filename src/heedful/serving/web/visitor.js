@@ -3,7 +3,7 @@
 import { get, path, post } from "./api.js";
 import { clickLine, loadReport } from "./clicks.js";
 import { combobox } from "./combobox.js";
-import { byId, count, element, failure, nameOf, newId, onDay, plural, say, sentence, skeleton, titled } from "./dom.js";
+import { byId, count, element, failure, newId, onDay, plural, say, sentence, skeleton, spoken, titled } from "./dom.js";
 import { createPanel } from "./explanation.js";
 import { renderSlot } from "./slot.js";
 
@@ -13,7 +13,7 @@ const LOOKED_UP = 100;
 const narrow = matchMedia("(max-width: 63.99rem)");
 
 // What the page shows now. `version` grows with each action of the visitor, so that no older explanation is shown.
-const shown = { visitor: null, version: 0, places: new Map(), counting: true, kind: undefined };
+const shown = { visitor: null, version: 0, places: new Map(), counting: true };
 // A pasted history belongs to nobody; as one guest it stays in its treatments while this page is open.
 const guest = `guest-${newId()}`;
 let asked = new AbortController();
@@ -114,7 +114,7 @@ function showPast(box, visitor, past, limit) {
   const rows = past.slice(0, limit).map((action) => element("li", { class: action.unknown ? "unknown" : null },
     element("span", { class: "past-title" }, action.unknown ? action.item_id : titled(action.title ?? action.item_id)),
     element("span", { class: "note" }, action.unknown ? "unknown item" : visitor.user ? onDay(action.timestamp) : action.item_id),
-    visitor.history ? element("button", { type: "button", class: "leave-out", "aria-label": `Leave out ${nameOf(action.title ?? action.item_id)}`,
+    visitor.history ? element("button", { type: "button", class: "leave-out", "aria-label": `Leave out ${spoken(action.title ?? action.item_id)}`,
       on: { click: () => go({ history: visitor.history.filter((_, place) => place !== action.place) }) } }, "×") : null));
   const more = past.length - rows.length;
   box.replaceChildren(element("ol", { class: "past-list", "aria-label": "Past items, newest first" }, rows),
@@ -228,25 +228,20 @@ function refreshLines() {
 
 // --------------------------------------------------------------------------------------------------------- the actions
 
-async function kindOfAction() {
-  shown.kind ??= (await get("model")).kinds?.[0] ?? null;
-  return shown.kind;
-}
-
+// The server gives an action the kind that is most frequent in the training log.
 let acting = false;
 async function act(item) {
   if (acting) return;
   acting = true;
   const { user } = shown.visitor;
   try {
-    const kind = await kindOfAction();
-    const event = { event_id: newId(), user_id: user, item_id: item.item_id, ...(kind ? { event: kind } : {}) };
+    const event = { event_id: newId(), user_id: user, item_id: item.item_id };
     const { rejected } = await post("events", { events: [event] });
     if (rejected?.length) throw new Error(rejected[0].reason);
     shown.version += 1;
     panel.clear();
     await refresh();
-    say(`${nameOf(item.title ?? item.item_id)} is in the history now; the slots are ranked anew.`);
+    say(`${spoken(item.title ?? item.item_id)} is in the history now; the slots are ranked anew.`);
   } catch (error) {
     if (error.name !== "AbortError") say(sentence(error.message), { failed: true });
   } finally {
