@@ -61,11 +61,11 @@ def train(name: str = "attention", *, seed: int = 0, **options: Any) -> Ranker:
 
 
 @contextmanager
-def client(model: Path, folder: Path, *, host: str = "localhost", slots: str | None = SLOTS, **options: Any) -> Iterator[TestClient]:
+def client(model: Path, folder: Path, *, host: str = "localhost", **options: Any) -> Iterator[TestClient]:
     """The application in this process; what it serves is `client.app.state.serving`."""
     file = folder / "slots.toml"
-    if slots is not None and not file.exists():
-        file.write_text(slots)
+    if not file.exists():
+        file.write_text(SLOTS)
     settings = {"database": str(folder / "shop.sqlite"), "slots": str(file), "rate": 0.0, "threads": 1, **PATIENT, **options}
     app = create_app(Serving(Choice(str(model)), ServeConfig(**settings)))
     with TestClient(app, base_url=f"http://{host}") as opened:

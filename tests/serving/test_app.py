@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from serving_worlds import N, client, error_of, train
 
 from ranking_worlds import START
-from serving_worlds import N, client, error_of, train
 
 JSON = {"content-type": "application/json"}
 HISTORY = ["item1", "item2"]
@@ -166,6 +166,29 @@ def test_items(still: TestClient) -> None:
     assert len(similar) == 2 and all(int(item["item_id"][4:]) > 30 for item in similar)
     assert error_of(still.get("/items/nonsense"), 404)["code"] == "not_found"
     assert error_of(still.get("/items/nonsense/similar"), 404)["code"] == "not_found"
+
+
+def test_new_items_are_ranked_at_once(shop: TestClient) -> None:
+    described = {"title": "Title 99", "department": "BOOKS", "price": 3}
+    new = [{"item_id": "new-1", "attributes": described}, {"item_id": "new-2"}]
+    before = good(shop.post("/rank", json={"history": HISTORY, "candidates": ITEMS}))
+    done = good(shop.post("/items", json={"items": new}))
+    assert done["added"] == 2 and done["model"] != before["model"]
+    after = good(shop.post("/rank", json={"history": HISTORY, "candidates": [*ITEMS, "new-1", "new-2"]}))
+    assert after["unknown"] == [] and len(after["items"]) == N + 2
+    assert [item for item in after["items"] if item["item_id"] in ITEMS] == before["items"]  # whose scores stay
+    assert good(shop.get("/items/new-1"))["attributes"]["price"] == 3.0
+    books = good(shop.post("/recommend", json={"k": 100, "where": "department = 'BOOKS'"}))["items"]
+    assert "new-1" in {item["item_id"] for item in books}
+    event = {"event_id": "e", "user_id": "ann", "item_id": "new-1"}
+    assert good(shop.post("/events", json=event))["unknown_items"] == 0
+    for wrong, words in (
+        ([{"item_id": "item1"}], "there are no new items"),
+        ([{"item_id": "new-3", "attributes": {"colour": "red"}}], "unknown attributes; got: colour"),
+        ([{"item_id": "new-3", "attributes": {"price": "dear"}}], "does not fit the catalogue"),
+        ([{"item_id": "new-3"}, {"item_id": "new-3"}], "repeated"),
+    ):
+        assert words in error_of(shop.post("/items", json={"items": wrong}), 422)["message"]
 
 
 def test_facts_of_the_model(still: TestClient) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from serving_worlds import SLOTS, N, train
 
 from heedful.errors import ConfigError, InputError
 from heedful.ranking.models import MODELS
@@ -17,7 +18,6 @@ from heedful.serving.selection import SlotBook
 from heedful.serving.slots import parse_slots
 from heedful.serving.store import Event, Store
 from ranking_worlds import log_of, table_of
-from serving_worlds import SLOTS, N, train
 
 NOW = 1_600_000_000
 ITEMS = [f"item{row}" for row in range(N)]
@@ -83,9 +83,7 @@ def test_new_actions_count_at_once(engine: Engine, ranker: Ranker) -> None:
     done = engine.append([event(1, "item40", time=NOW - 10), event(2, "item41", time=NOW, kind="purchase")])
     assert (done.accepted, done.duplicates, done.unknown_items, done.rejected) == (2, 0, 0, [])
     found = engine.rank(engine.past("ann"), ITEMS)
-    expected = ranker.score(
-        ["item40", "item41"], ITEMS, history_times=[NOW - 10, NOW], history_kinds=["view", "purchase"]
-    )
+    expected = ranker.score(["item40", "item41"], ITEMS, history_times=[NOW - 10, NOW], history_kinds=["view", "purchase"])
     np.testing.assert_array_equal(found.scores, np.sort(expected)[::-1])
     assert found.scores.tolist() != nobody.scores.tolist()
 
@@ -139,7 +137,7 @@ def test_pages_add_up(engine: Engine, where: str | None) -> None:
     past = engine.past_of(["item1", "item11"])
     whole = engine.recommend(past, k=N, where=where).rows.tolist()
     pages = [engine.recommend(past, k=7, offset=offset, where=where).rows.tolist() for offset in range(0, N + 7, 7)]
-    assert sum(pages, []) == whole
+    assert [row for page in pages for row in page] == whole
     assert len(whole) == (N - 2 if where is None else N - 11)
 
 

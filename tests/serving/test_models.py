@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from serving_worlds import SLOTS, shop_attributes, shop_log, train
 
 from heedful.errors import FolderError, HeedfulError, InputError
 from heedful.serving.models import Choice, Serving
@@ -15,7 +16,6 @@ from heedful.serving.options import ServeConfig
 from heedful.serving.security import add_key
 from heedful.serving.store import Store, StoreUnavailable
 from ranking_worlds import table_of
-from serving_worlds import SLOTS, shop_attributes, shop_log, train
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +42,7 @@ def serving(models: Path, tmp_path: Path) -> Iterator[Serving]:
 
 
 def config(folder: Path, **options: object) -> ServeConfig:
-    return ServeConfig.from_dict(
-        {"database": str(folder / "shop.sqlite"), "slots": str(folder / "slots.toml"), **options}
-    )
+    return ServeConfig.from_dict({"database": str(folder / "shop.sqlite"), "slots": str(folder / "slots.toml"), **options})
 
 
 def test_another_model_takes_over(serving: Serving) -> None:
@@ -142,7 +140,7 @@ def test_a_model_that_the_slots_do_not_fit(serving: Serving, models: Path) -> No
     ranker = train("last-item")
     ranker.fit(log, table_of(log.catalog.items.ids, attributes=attributes)).save(models / "third")
     old = serving.engine
-    with pytest.raises(HeedfulError, match="slot 'books'.*unknown column.*department"):
+    with pytest.raises(HeedfulError, match=r"slot 'books'.*unknown column.*department"):
         serving.swap("third")
     assert serving.engine is old
 

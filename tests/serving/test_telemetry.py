@@ -7,10 +7,10 @@ import re
 from pathlib import Path
 
 import pytest
+from serving_worlds import client, train
 
 from heedful.serving import telemetry
 from ranking_worlds import python
-from serving_worlds import client, train
 
 WORKER = """
 import os, sys, signal

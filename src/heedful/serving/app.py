@@ -45,6 +45,7 @@ _ROUTERS = [
     (clicks.figures, "rank", "clicks"),
     (clicks.router, "events", "clicks"),
     (items.router, "rank", "items"),
+    (items.admin, "admin", "items"),
     (users.router, "rank", "users"),
     (events.router, "events", "events"),
     (users.admin, "admin", "users"),

@@ -299,7 +299,7 @@ class Engine:
 
     def rows(self, items: Sequence[Any]) -> np.ndarray:
         """Rows of item ids, int64; -1 for an id that the model does not know."""
-        names = self._names(items)
+        names = self.names(items)
         parts = [self.ranker.items.rows(names[start : start + _PART]) for start in range(0, len(names), _PART)]
         return np.concatenate([_NO_ITEMS, *parts])
 
@@ -351,7 +351,7 @@ class Engine:
         with self._scoring:
             return self.ranker.score_rows(past.histories, Candidates.of([rows]), pool_gamma=pool_gamma)
 
-    def _names(self, items: Sequence[Any]) -> list[Any]:
+    def names(self, items: Sequence[Any]) -> list[Any]:
         """Ids as the vocabulary has them; what cannot be one of its ids becomes one that it lacks."""
         if self._text_ids:
             return [str(item) for item in items]

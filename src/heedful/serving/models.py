@@ -14,8 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
+from heedful.embeddings.onboarding import extend_table
 from heedful.embeddings.table import ItemEmbeddings
-from heedful.errors import FolderError, HeedfulError, InputError
+from heedful.errors import ConfigError, FolderError, HeedfulError, InputError
 from heedful.folders import open_folder, write_atomically
 from heedful.ranking.models import load_ranker
 from heedful.ranking.ranker import KIND, Ranker
@@ -160,27 +163,61 @@ class Serving:
             for what in changed:
                 self._attempt(what)
 
-    def swap(self, path: str) -> Loaded:
+    def swap(self, path: str, embeddings: str | None = None) -> Loaded:
         """Serve another model, in all workers.
 
+        Args:
+            path: its folder, from the folder that holds the first model.
+            embeddings: the table to use, such as an extension, from that folder too; None: the one the model refers to.
+
         Raises:
-            InputError: the path leads out of the folder that holds the first model.
+            InputError: a path leads out of the folder that holds the first model.
             FolderError: the model cannot be used; the old one goes on.
             HeedfulError: the slots do not fit it; the old one goes on.
         """
+        choice = Choice(self._inside(path), self._inside(embeddings) if embeddings is not None else None)
+        with self._changing:
+            self._choose(choice)
+        return self.loaded
+
+    def add_items(self, items: pa.Table) -> Path:
+        """Rank new items from now on, by what their attributes say (`heedful.embeddings.onboarding`), in all workers.
+
+        Args:
+            items: `item_id` and columns such as those of the served table.
+
+        Returns:
+            The folder of the extended table, beside the model; to be given as --embeddings when the server starts again.
+
+        Raises:
+            InputError: an item is there already, or its attributes do not fit.
+            ConfigError: the model cannot take up new items.
+        """
+        with self._changing:
+            ranker = self.loaded.ranker
+            if ranker.embeddings is None:
+                raise ConfigError(f"{ranker.name} has no item vectors", fix="serve a model that has, such as attention")
+            extension = extend_table(ranker.embeddings, attributes=items, counts=ranker.users_of_item)
+            place = self._root / f"embeddings-{extension.table.content_hash[:12]}"
+            if not place.exists():
+                extension.table.save(place)
+            self._choose(Choice(self._choice.path, str(place)))
+        return place
+
+    def _inside(self, path: str) -> str:
         place = Path(os.path.normpath(self._root / path))
         if not place.is_relative_to(self._root):
-            raise InputError("that folder is out of reach", expected="a model folder beside the first one")
-        with self._changing:
-            choice = Choice(str(place))
-            self._replace(Loaded.from_choice(choice), self.slots_text)
-            self._choice = choice
-            self.problems.pop("model", None)
-            if self._folder is not None:
-                with write_atomically(self._folder / CHOICE) as partial:
-                    partial.write_text(json.dumps({"path": choice.path, "embeddings": choice.embeddings}))
-            self._seen = self._looks()
-        return self.loaded
+            raise InputError("that folder is out of reach", expected="a folder beside the first model")
+        return str(place)
+
+    def _choose(self, choice: Choice) -> None:
+        self._replace(Loaded.from_choice(choice), self.slots_text)
+        self._choice = choice
+        self.problems.pop("model", None)
+        if self._folder is not None:
+            with write_atomically(self._folder / CHOICE) as partial:
+                partial.write_text(json.dumps({"path": choice.path, "embeddings": choice.embeddings}))
+        self._seen = self._looks()
 
     def put_slots(self, text: str) -> list[str]:
         """Declare the slots anew, in all workers, and in the file; returns what was set aside.

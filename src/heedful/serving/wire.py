@@ -28,8 +28,11 @@ __all__ = [
     "Item",
     "ItemId",
     "ItemList",
+    "ItemsAdded",
     "Model",
     "Name",
+    "NewItem",
+    "NewItems",
     "NewModel",
     "Outcome",
     "Prefix",
@@ -200,7 +203,27 @@ class NewModel(_Body):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"path": "model-2018-01-02"}]})
 
-    path: Name = Field(description="Model folder, inside the folder that holds the first one.")
+    path: Name = Field(description="Model folder, from the folder that holds the first one.")
+    embeddings: Name | None = Field(None, description="Embeddings to use, such as an extension, from the same folder.")
+
+
+class NewItem(_Body):
+    """An item that the model does not know yet."""
+
+    item_id: ItemId
+    attributes: dict[Name, str | bool | int | float | None] = Field({}, description="Columns as the catalogue has them.")
+
+
+class NewItems(_Body):
+    """Items to be ranked from now on."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"items": [{"item_id": "20000001", "attributes": {"title": "Oat milk", "department": "GROCERY"}}]}]
+        }
+    )
+
+    items: list[NewItem] = Field(min_length=1, max_length=10_000)
 
 
 # Answers, for the OpenAPI document. Handlers write them without this detour, the tests hold them against it.
@@ -391,6 +414,14 @@ class ItemList(_Answer):
     """Items."""
 
     items: list[Item]
+
+
+class ItemsAdded(_Answer):
+    """New items that are ranked from now on."""
+
+    added: int
+    embeddings: str = Field(description="Folder of the extended table, for --embeddings at the next start.")
+    model: str
 
 
 class Health(_Answer):

@@ -54,7 +54,7 @@ def swap(body: NewModel, serving: CurrentServing) -> Answer:
 
     The other workers follow within a few seconds.
     """
-    serving.swap(body.path)
+    serving.swap(body.path, body.embeddings)
     return Answer(_model(serving))
 
 
