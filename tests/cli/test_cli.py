@@ -339,6 +339,9 @@ COMMANDS = [
     "evaluate",
     "pools",
     "tune",
+    "serve",
+    "key",
+    "clicks",
     "verify",
 ]
 

@@ -186,7 +186,7 @@ def test_the_commands(tmp_path: Path) -> None:
         "last_item",
     ]
     told = run(cli, [str(one) for one in arguments], catch_exceptions=False)
-    assert told.exit_code == 0 and "popularity against last_item" in told.stdout and "again" not in told.stdout
+    assert told.exit_code == 0 and "popularity against last_item" in told.stdout and "\nagain\n" not in told.stdout
     assert '"slot": "top"' in (tmp_path / "r.json").read_text()
     with pytest.raises(ConfigError):
         run(cli, ["--quiet", "clicks", "report", str(tmp_path / "none.sqlite")], catch_exceptions=False)
