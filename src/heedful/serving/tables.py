@@ -94,10 +94,9 @@ deleted_users = Table(
 
 
 def insert_new(connection: Connection, table: Table) -> Insert:
-    """A statement that inserts rows and passes over those that are there already."""
-    if connection.dialect.name == "sqlite":
-        return sqlite.insert(table).on_conflict_do_nothing()
-    return postgresql.insert(table).on_conflict_do_nothing()
+    """A statement that inserts rows but for those that are there already; its `rowcount` is of those it inserted."""
+    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    return insert(table).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
 
 
 _EVENT = [column.name for column in events.columns if column.name != "id"]
@@ -105,12 +104,12 @@ _EVENT = [column.name for column in events.columns if column.name != "id"]
 
 def insert_events(connection: Connection, rows: Sequence[Sequence[Any]]) -> int:
     """Insert events (event_id, user_id, item_id, time, kind) but for those that are there; returns how many were not."""
+    new = insert_new(connection, events)
     if connection.dialect.name == "sqlite":
-        statement = str(insert_new(connection, events).compile(connection, column_keys=_EVENT))
+        statement = str(new.compile(connection, column_keys=_EVENT))
         return connection.exec_driver_sql(statement, list(map(tuple, rows))).rowcount
     # One statement with an array for each column: PostgreSQL takes many times longer over a statement for each row.
     columns = dict(zip(_EVENT, map(list, zip(*rows, strict=True)), strict=True))
     arrays = [bindparam(name, type_=postgresql.ARRAY(events.c[name].type)) for name in _EVENT]
-    new = func.unnest(*arrays).table_valued(*_EVENT).render_derived(name="new")
-    added = postgresql.insert(events).from_select(_EVENT, select(*(new.c[name] for name in _EVENT)))
-    return connection.execute(added.on_conflict_do_nothing(), columns).rowcount
+    given = func.unnest(*arrays).table_valued(*_EVENT).render_derived(name="given")
+    return connection.execute(new.from_select(_EVENT, select(*(given.c[name] for name in _EVENT))), columns).rowcount
