@@ -4,8 +4,8 @@
 
 Users have their own rates, beta-distributed with the given intra-class correlation, and a geometric or, over days, Poisson
 number of impressions. Prints, for each world: how often the 95 % interval covers the truth, and how often Wilson's interval
-for independent impressions does; then how often an experiment without any effect is called decided by who looks each day for 60
-days, by the confidence sequence and by 1.96 standard errors; then the share of experiments with a lift that are decided.
+for independent impressions does; then how often an experiment without any effect is called decided by who looks each day for
+60 days, by the confidence sequence and by 1.96 standard errors; then the share of experiments with a lift that are decided.
 """
 
 from __future__ import annotations
