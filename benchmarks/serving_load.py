@@ -2,10 +2,10 @@
 
     python benchmarks/serving_load.py demo/attention --sequences demo/past --out serving.json
 
-Requests go out at moments that are set beforehand (an open loop: a slow answer does not hold up the next request), each to rank
-500 candidates for a user whose history is in the server's database; latency counts from the moment that was set. Then the same
-over a few connections without a pause, for the highest throughput. Scoring alone is the same rankings in this process, without
-server and database. Then events are sent in batches until there are a million. Every answer is checked.
+Requests go out at moments that are set beforehand (an open loop: a slow answer does not hold up the next request), each to
+rank 500 candidates for a user whose history is in the server's database; latency counts from the moment that was set. Then the
+same over a few connections without a pause, for the highest throughput. Scoring alone is the same rankings in this process,
+without server and database. Then events are sent in batches until there are a million. Every answer is checked.
 """
 
 from __future__ import annotations

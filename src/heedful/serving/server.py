@@ -38,8 +38,8 @@ class PunctualProtocol(HttpToolsProtocol):
         self._expect()
 
     def data_received(self, data: bytes) -> None:
-        self._unread += len(data)
         super().data_received(data)
+        self._unread += len(data)
         if self._late is not None and self._unread > _MAX_HEADERS and not self.transport.is_closing():
             self.send_400_response("The headers are too long.")
 
