@@ -62,6 +62,8 @@ class Server:
         subprocess.run([self.binaries / "initdb", *new], check=True, cwd=self.folder, stdout=subprocess.DEVNULL, **self.who)
 
     def start(self) -> None:
+        if self.process is not None:
+            return
         # -F: nothing is forced to the disk; no test pulls the plug.
         start = [self.binaries / "postgres", "-F", "-D", "data", "-p", str(self.port), "-c", "listen_addresses=127.0.0.1"]
         with (self.folder / "log").open("a") as log:

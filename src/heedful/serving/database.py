@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ __all__ = ["Database", "StoreUnavailable"]
 T = TypeVar("T")
 _CONNECTIONS = 40  # as many as the web framework has threads
 _ATTEMPTS = 4
+_LOCK_POLL_SECONDS = 0.001
 _CONNECT_SECONDS = 3
 _STATEMENT_SECONDS = 60
 # Two transactions that held each other up, one of which PostgreSQL has ended: it may be tried again.
@@ -153,9 +155,30 @@ class Database:
         def begin(connection: Connection) -> None:
             # The write lock is taken at once: a transaction that reads first could not get it when another one wrote.
             if not connection.get_execution_options().get("reading"):
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                self._take_write_lock(connection)
 
         return engine
+
+    def _take_write_lock(self, connection: Connection) -> None:
+        """Begin to write, looking for the lock each millisecond.
+
+        SQLite's own waiting soon looks only ten times a second, so that of several processes that write all the time one
+        gets the lock again and again while the others wait for seconds.
+        """
+        driver: sqlite3.Connection = connection.connection.driver_connection  # type: ignore[assignment]
+        deadline = time.monotonic() + self._lock_seconds
+        driver.execute("PRAGMA busy_timeout = 0")
+        try:
+            while True:
+                try:
+                    driver.execute("BEGIN IMMEDIATE")
+                    return
+                except sqlite3.OperationalError as error:
+                    if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                        raise
+                    time.sleep(_LOCK_POLL_SECONDS)
+        finally:
+            driver.execute(f"PRAGMA busy_timeout = {int(self._lock_seconds * 1000)}")
 
     def _postgresql(self) -> Engine:
         milliseconds = {"lock_timeout": self._lock_seconds * 1000, "statement_timeout": _STATEMENT_SECONDS * 1000}
@@ -182,6 +205,8 @@ class Database:
 
     def _open_file(self, create: bool) -> None:
         assert self._path is not None
+        if self._path.is_dir():
+            raise ConfigError("a database is a file, and this is a folder", got=self._path, expected=_EXPECTED)
         if not self._path.exists():
             if not create:
                 raise ConfigError("there is no such database file", got=self._path, fix="check the path")
