@@ -122,7 +122,7 @@ class SlotBook:
     def _scores(self, slot: Slot, pool: _Pool, histories: Histories, treatment: str) -> np.ndarray:
         shape = (len(histories), len(pool.rows))
         if treatment == EDITORIAL or not len(pool.rows):
-            return np.broadcast_to(-np.arange(len(pool.rows), dtype=np.float32), shape)
+            return np.broadcast_to(0.0 - np.arange(len(pool.rows), dtype=np.float32), shape)
         candidates = Candidates.same_for_all(len(histories), pool.rows)
         ranker = self._rankers[treatment]
         return ranker.score_rows(histories, candidates, pool_gamma=slot.pool_gamma).reshape(shape)
