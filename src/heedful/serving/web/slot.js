@@ -34,7 +34,7 @@ function tile(item, answer, before, page) {
   const why = element("button", { type: "button", class: "item-why", "aria-expanded": "false", "aria-controls": "why",
     "aria-label": `${title}, place ${item.position}: why this item`, "data-item": item.item_id },
     element("span", { class: "place" }, String(item.position), moved(item, before)),
-    titled(title), element("span", { class: "note" }, detail(item)));
+    titled(item.title ?? item.item_id), element("span", { class: "note" }, detail(item)));
   page.panel.attach(why, request);
   return element("li", { class: "item" }, why,
     element("div", { class: "actions" },
