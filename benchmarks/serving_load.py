@@ -3,9 +3,9 @@
     python benchmarks/serving_load.py demo/attention --sequences demo/past --out serving.json
 
 Requests go out at moments that are set beforehand (an open loop: a slow answer does not hold up the next request), each to
-rank 500 candidates for a user whose history is in the server's database; latency counts from the moment that was set. Then the
-same over a few connections without a pause, for the highest throughput. Scoring alone is the same rankings in this process,
-without server and database. Then events are sent in batches until there are a million. Every answer is checked.
+rank 500 candidates for a user whose history is in the server's database; latency counts from the moment that was set. Then
+the same over a few connections without a pause, for the highest throughput. Scoring alone is the same rankings in this
+process, without server and database. Then events are sent in batches until there are a million. Every answer is checked.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=5000, help="events in a request")
     parser.add_argument("--connections", type=int, default=4)
     parser.add_argument("--out", default=None, help="JSON of the results")
-    parser.add_argument("serve", nargs="*", help="more options of heedful serve, after --")
+    parser.add_argument("--serve", default="", help='more options of heedful serve, such as "--workers 2"')
     chosen = parser.parse_args()
 
     log = EventLog.load(chosen.sequences)
@@ -179,7 +179,7 @@ def main() -> None:
     results["scoring alone"] = {**milliseconds(alone[20:]), "per_second": round(len(alone[20:]) / sum(alone[20:]), 1)}
     print(json.dumps({"scoring alone": results["scoring alone"]}), flush=True)
     with tempfile.TemporaryDirectory() as name:
-        process, port = start(chosen.model, Path(name), chosen.sequences, chosen.serve)
+        process, port = start(chosen.model, Path(name), chosen.sequences, chosen.serve.split())
         try:
             asyncio.run(closed_loop_when_ready(port, bodies[:50]))
             latencies = asyncio.run(open_loop(port, bodies, chosen.rate, chosen.candidates))
