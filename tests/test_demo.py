@@ -7,11 +7,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from heedful import demo
 from heedful.errors import MissingExtraError
+from heedful.events.catalog import Catalog
+from heedful.events.log import EventLog
 from heedful.ranking.models import MODELS
+from heedful.serving.slots import read_slots
 from ranking_worlds import DAY, QUICK, START, random_log, table_of
 
 
@@ -55,3 +59,57 @@ def test_the_card_of_a_household() -> None:
     for line in top:
         item = "item" + line.split("title ")[1].split()[0]
         assert ("<- bought it" in line) == (item in bought)
+
+
+DEPARTMENTS = ("PRODUCE", "GROCERY", "MEAT", "DELI", "DRUG GM")
+
+
+def shop_log() -> EventLog:
+    """Items of the departments in turn, each with three categories."""
+    log = random_log(users=90, items=75, events=40, skew=0.3)
+    attributes = pa.table(
+        {
+            "title": [f"title {row}" for row in range(75)],
+            "category": [f"category {row % 15}" for row in range(75)],
+            "department": [DEPARTMENTS[row % 5] for row in range(75)],
+        }
+    )
+    return EventLog(
+        Catalog(log.catalog.items, log.catalog.events, log.catalog.users, attributes), log.users, log.histories, log.kinds
+    )
+
+
+def test_four_slots_from_departments(tmp_path: Any) -> None:
+    log = shop_log()
+    demo.write_demo_slots(log, tmp_path / "slots.toml")
+    slots = read_slots(tmp_path / "slots.toml")
+    assert [slot.name for slot in slots] == ["produce", "grocery", "butcher", "drugstore"]
+    users = log.catalog.users
+    best = [
+        max((row for row in range(75) if row % 15 == category), key=lambda row: (users[row], -row))
+        for category in (0, 5, 10)
+    ]
+    assert sorted(slots["produce"].editorial) == sorted(f"item{row}" for row in best)
+    assert slots["drugstore"].exclude_history and not slots["produce"].exclude_history
+    (tmp_path / "slots.toml").write_text("# mine\n")
+    demo.write_demo_slots(log, tmp_path / "slots.toml")
+    assert (tmp_path / "slots.toml").read_text() == "# mine\n"
+
+
+def test_the_slots_are_replayed(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = shop_log()
+    cut = START + 90 * DAY
+    monkeypatch.setattr(demo, "CUT", str(cut))
+    log.save(tmp_path / "sequences")
+    past, _ = log.split(cut)
+    ranker = MODELS["attention"](**QUICK["attention"]).fit(
+        past, table_of(past.catalog.items.ids, attributes=past.catalog.attributes)
+    )
+    experiment: Any = SimpleNamespace(past=past, rankers={"attention": ranker})
+    found = demo.replay_slots(experiment, tmp_path)
+    assert found.simulated and [slot.slot for slot in found.slots] == ["butcher", "drugstore", "grocery", "produce"]
+    assert {one.treatment for one in found.slots[3].treatments} == {"attention", "popularity", "last_item", "editorial"}
+    assert sum(one.rate.clicks for slot in found.slots for one in slot.treatments) > 20
+    for name in ("figure5.svg", "figure5.png", "shop.sqlite", "slots.toml"):
+        assert (tmp_path / name).stat().st_size > 0
+    assert demo.replay_slots(experiment, tmp_path) == found

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 _HOMES = {
     "heedful.embeddings.importing": ["read_embeddings"],
+    "heedful.embeddings.onboarding": ["extend_table"],
     "heedful.embeddings.skipgram": ["SkipGram", "SkipGramConfig"],
     "heedful.embeddings.table": ["ItemEmbeddings"],
     "heedful.errors": [
@@ -49,7 +50,7 @@ _HOMES = {
     "heedful.ranking.models": ["load_ranker"],
     "heedful.ranking.rankers": ["AttentionConfig", "AttentionRanker", "AveragingConfig", "AveragingRanker"],
     "heedful.ranking.ranker": ["Ranker"],
-    "heedful.recommending.explanation": ["Reason"],
+    "heedful.recommending.explanation": ["Explanation", "Reason"],
     "heedful.recommending.recommender": ["Recommendations", "Recommender"],
     "heedful.recommending.requests": ["recommend_requests", "score_requests"],
     "heedful.tuning.options": ["TuneConfig"],
@@ -74,6 +75,7 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from heedful.embeddings.importing import read_embeddings as read_embeddings
+    from heedful.embeddings.onboarding import extend_table as extend_table
     from heedful.embeddings.skipgram import SkipGram as SkipGram
     from heedful.embeddings.skipgram import SkipGramConfig as SkipGramConfig
     from heedful.embeddings.table import ItemEmbeddings as ItemEmbeddings
@@ -107,6 +109,7 @@ if TYPE_CHECKING:
     from heedful.ranking.rankers import AttentionRanker as AttentionRanker
     from heedful.ranking.rankers import AveragingConfig as AveragingConfig
     from heedful.ranking.rankers import AveragingRanker as AveragingRanker
+    from heedful.recommending.explanation import Explanation as Explanation
     from heedful.recommending.explanation import Reason as Reason
     from heedful.recommending.recommender import Recommendations as Recommendations
     from heedful.recommending.recommender import Recommender as Recommender

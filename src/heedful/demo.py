@@ -24,8 +24,12 @@ from heedful.experiment import Experiment, Workspace, run_experiment
 from heedful.folders import write_atomically
 from heedful.ranking.models import MODELS
 from heedful.recommending.recommender import Recommender
+from heedful.serving.clicks import Report, report
+from heedful.serving.figures import figure5
+from heedful.serving.selection import SlotBook
+from heedful.serving.slots import read_slots
 
-__all__ = ["complete_journey", "household_card", "run_demo"]
+__all__ = ["complete_journey", "household_card", "replay_slots", "run_demo", "write_demo_slots"]
 
 CUT = "2017-12-24"
 _TEST_USERS_ON_CATALOGUE = 300
@@ -114,6 +118,88 @@ def household_card(experiment: Experiment, *, k: int = 10, recent: int = 10) -> 
         mark = "  <- bought it" if item in bought else ""
         lines.append(f"  {place + 1:2d}. {ranker.describe_item(item)}  (because of {reasons}){mark}")
     return "\n".join(lines)
+
+
+def write_demo_slots(past: EventLog, path: Path) -> None:
+    """Declare four content slots, as many as in section 6 of the paper, from departments of the shop.
+
+    The editors' list of a slot has the best-known item of each of its ten largest categories. A file that is there already
+    stays, since it may have been edited.
+    """
+    if path.exists():
+        return
+    items = past.catalog.attributes.append_column("item_id", past.catalog.items.ids)
+    items = items.append_column("users", pa.array(past.catalog.users))
+    tables = []
+    with duckdb.connect() as connection:
+        connection.register("items", items)
+        for name, title, where, again in _SLOTS:
+            listed = [row[0] for row in connection.sql(_EDITORIAL.format(where=where)).fetchall()]
+            ids = ", ".join(f'"{item}"' for item in listed)
+            tables.append(_SLOT.format(name=name, title=title, where=where, exclude=str(not again).lower(), editorial=ids))
+    with write_atomically(path) as partial:
+        partial.write_text(_SLOTS_HEAD + "".join(tables), encoding="utf-8")
+
+
+def replay_slots(experiment: Experiment, out: str | os.PathLike[str]) -> Report:
+    """Fill the demo's slots for the days after the cut, a click where a household did buy; see `serving.simulator`.
+
+    Impressions and clicks go to `shop.sqlite` in the folder, figure 5 of the paper beside it.
+
+    Raises:
+        MissingExtraError: the library of the store is not installed.
+    """
+    try:
+        from heedful.serving.simulator import SimulationConfig, simulate
+        from heedful.serving.store import Store
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(str(error.name), "serve") from error
+    folder = Path(out)
+    write_demo_slots(experiment.past, folder / "slots.toml")
+    book = SlotBook(read_slots(folder / "slots.toml"), experiment.rankers["attention"])
+    store = Store.open(str(folder / "shop.sqlite"))
+    try:
+        simulate(EventLog.load(folder / "sequences"), book, store, SimulationConfig(cut=CUT))
+        found = report(store.outcomes())
+    finally:
+        store.close()
+    for suffix in ("svg", "png"):
+        figure5(found, folder / f"figure5.{suffix}")
+    return found
+
+
+# Name, title, condition, and whether buying the same again is welcome, as it is for food.
+_SLOTS = (
+    ("produce", "Fresh fruit and vegetables", "department = 'PRODUCE'", True),
+    ("grocery", "For the larder", "department = 'GROCERY'", True),
+    (
+        "butcher",
+        "From the butcher and the deli",
+        "department IN ('MEAT', 'MEAT-PCKGD', 'SEAFOOD', 'SEAFOOD-PCKGD', 'DELI')",
+        True,
+    ),
+    ("drugstore", "New from the drugstore", "department IN ('DRUG GM', 'COSMETICS')", False),
+)
+_EDITORIAL = """
+    select item_id from items where {where}
+    qualify row_number() over (partition by category order by users desc, item_id) = 1
+    order by sum(users) over (partition by category) desc, item_id limit 10
+"""
+_SLOTS_HEAD = """# Content slots of the demo; every key is explained in docs/slots.md.
+"""
+_SLOT = """
+[[slot]]
+name = "{name}"
+title = "{title}"
+where = "{where}"
+rule = "popular"
+max_candidates = 500
+shown = 8
+at_most = {{ category = 2 }}
+exclude_history = {exclude}
+treatments = {{ attention = 0.5, popularity = 0.25, last_item = 0.15, editorial = 0.1 }}
+editorial = [{editorial}]
+"""
 
 
 def _active(log: EventLog) -> np.ndarray:

@@ -30,6 +30,10 @@ class HeedfulError(Exception):
         got: what was found.
         expected: what would have been right.
         fix: what to do about it.
+
+    Attributes:
+        problem: the message without what to do about it.
+        fix: what to do about it, if anything is known.
     """
 
     def __init__(self, what: str, *, got: object = None, expected: object = None, fix: str | None = None) -> None:
@@ -38,6 +42,7 @@ class HeedfulError(Exception):
             parts.append(f"got: {got}")
         if expected is not None:
             parts.append(f"expected: {expected}")
+        self.problem, self.fix = "; ".join(parts), fix
         if fix is not None:
             parts.append(f"to fix: {fix}")
         super().__init__("; ".join(parts))

@@ -330,13 +330,18 @@ COMMANDS = [
     "prepare",
     "embed",
     "import",
+    "extend",
     "similar",
     "train",
     "score",
     "recommend",
+    "explain",
     "evaluate",
     "pools",
     "tune",
+    "serve",
+    "key",
+    "clicks",
     "verify",
 ]
 

@@ -20,13 +20,18 @@ _COMMANDS = {
     "prepare": ("heedful.cli.prepare", "Event log -> sequences."),
     "embed": ("heedful.cli.embed", "Sequences -> item embeddings."),
     "import": ("heedful.cli.embed", "Your own vectors -> item embeddings."),
+    "extend": ("heedful.cli.onboard", "Embeddings and new items -> extended embeddings."),
     "similar": ("heedful.cli.embed", "The neighbours of an item, with titles."),
     "train": ("heedful.cli.train", "Sequences and embeddings -> model."),
     "score": ("heedful.cli.rank", "Requests with candidates -> scores."),
     "recommend": ("heedful.cli.rank", "Requests -> the best of the catalogue."),
+    "explain": ("heedful.cli.explain", "Why items have their scores: past items and attention."),
     "evaluate": ("heedful.cli.evaluate", "Split in time, train the models, compare them, write a report."),
     "pools": ("heedful.cli.evaluate", "The pools of an evaluation, as requests for a model of your own."),
     "tune": ("heedful.cli.tune", "Search the settings of embeddings and ranker inside the training log."),
+    "serve": ("heedful.cli.serve", "Model -> rankings and content slots over HTTP, and the page."),
+    "key": ("heedful.cli.serve", "A new API key for `heedful serve`."),
+    "clicks": ("heedful.cli.clicks", "Click-through of content slots: report and simulator."),
     "verify": ("heedful.cli.verify", "Check every byte of a finished folder against its manifest."),
 }
 _INTERRUPTED = 130

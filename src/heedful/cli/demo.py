@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 import pyarrow.parquet as pq
 
-from heedful.demo import household_card, requests_of, run_demo
+from heedful.demo import household_card, replay_slots, requests_of, run_demo
+from heedful.errors import MissingExtraError
 from heedful.folders import write_atomically
 
 __all__ = ["COMMANDS"]
@@ -28,15 +29,21 @@ def demo_command(out: str) -> None:
         pq.write_table(requests_of(experiment.past, _REQUESTS), path)
     click.echo(str(experiment.comparison))
     click.echo(f"\n{household_card(experiment)}\n")
+    try:
+        click.echo(f"Four content slots on the days after the cut:\n\n{replay_slots(experiment, out)}\n")
+    except MissingExtraError as error:
+        click.echo(f"Content slots are left out: {error}\n")
     click.echo(
         f"""Where everything lies:
   {out}/report/report.html    the comparison with figures; open it in a browser
   {out}/sequences/            the whole log; {out}/past/ is the time before the cut
   {out}/embeddings/           item embeddings
   {out}/attention/            the attention ranker; beside it the other models
+  {out}/slots.toml            the content slots; {out}/figure5.svg shows their click-through, {out}/shop.sqlite keeps it
   {out}/requests.parquet      the histories of {_REQUESTS} households, as requests
 
 What to try next:
+  heedful serve {out}/attention --slots {out}/slots.toml --database {out}/shop.sqlite --histories {out}/past
   heedful similar 1029743 --embeddings {out}/embeddings
   heedful recommend {out}/attention {out}/requests.parquet --out {out}/recommendations.parquet -k 10
   heedful prepare YOUR_EVENTS.parquet --out sequences/"""

@@ -11,7 +11,7 @@ from heedful.ranking.models import load_ranker
 from heedful.ranking.ranker import Ranker
 from heedful.recommending.requests import RankingReport, recommend_requests, score_requests
 
-__all__ = ["COMMANDS"]
+__all__ = ["COMMANDS", "embeddings_option", "load", "plain_gamma", "pool_gamma_option"]
 
 
 class _Gamma(click.ParamType):
@@ -28,7 +28,7 @@ class _Gamma(click.ParamType):
             self.fail(f"{value!r} is neither a number nor none", param, ctx)
 
 
-_pool_gamma = click.option(
+pool_gamma_option = click.option(
     "--pool-gamma",
     default=0.0,
     show_default=True,
@@ -36,22 +36,22 @@ _pool_gamma = click.option(
     help="How the candidates were chosen: in proportion to popularity ** this. 0: a whole catalogue or a hand-picked list. "
     "none: the plain logit, without the sampling prior.",
 )
-_embeddings = click.option("--embeddings", default=None, type=click.Path(), help="Embeddings, when they were moved.")
+embeddings_option = click.option("--embeddings", default=None, type=click.Path(), help="Embeddings, when they were moved.")
 
 
 @click.command("score")
 @click.argument("model", type=click.Path())
 @click.argument("requests", type=click.Path())
 @click.option("--out", required=True, type=click.Path(), help="Parquet of scores: request_id, scores in candidate order.")
-@_pool_gamma
-@_embeddings
+@pool_gamma_option
+@embeddings_option
 def score_command(model: str, requests: str, out: str, pool_gamma: float | str, embeddings: str | None) -> None:
     """Requests with candidates -> scores.
 
     REQUESTS is Parquet: request_id, history (list of item ids, oldest first), candidates (list of item ids), and maybe
     history_times (unix seconds) and history_kinds.
     """
-    report = score_requests(_load(model, embeddings), requests, out, pool_gamma=_plain(pool_gamma))
+    report = score_requests(load(model, embeddings), requests, out, pool_gamma=plain_gamma(pool_gamma))
     _print(report, out, "candidates scored")
 
 
@@ -62,8 +62,8 @@ def score_command(model: str, requests: str, out: str, pool_gamma: float | str, 
 @click.option("-k", default=10, show_default=True, help="Items for each request.")
 @click.option("--exclude-history/--no-exclude-history", default=True, show_default=True,
               help="Leave out what the user already touched.")  # fmt: skip
-@_pool_gamma
-@_embeddings
+@pool_gamma_option
+@embeddings_option
 def recommend_command(
     model: str, requests: str, out: str, k: int, exclude_history: bool, pool_gamma: float | str, embeddings: str | None
 ) -> None:
@@ -71,17 +71,19 @@ def recommend_command(
 
     REQUESTS is Parquet as for `heedful score`, without candidates.
     """
-    ranker = _load(model, embeddings)
-    gamma = _plain(pool_gamma)
+    ranker = load(model, embeddings)
+    gamma = plain_gamma(pool_gamma)
     report = recommend_requests(ranker, requests, out, k=k, exclude_history=exclude_history, pool_gamma=gamma)
     _print(report, out, "items recommended")
 
 
-def _load(model: str, embeddings: str | None) -> Ranker:
+def load(model: str, embeddings: str | None) -> Ranker:
+    """The ranker of a model folder, with the table of --embeddings if that was given."""
     return load_ranker(model, embeddings=ItemEmbeddings.load(embeddings) if embeddings else None)
 
 
-def _plain(gamma: float | str) -> float | None:
+def plain_gamma(gamma: float | str) -> float | None:
+    """The value of --pool-gamma, None for "none"."""
     return None if isinstance(gamma, str) else gamma
 
 

@@ -152,6 +152,9 @@ class ItemEmbeddings:
         """
         if self.folder is not None and "table_hash" in self.folder.manifest:
             return str(self.folder.manifest["table_hash"])
+        return self._hash()
+
+    def _hash(self) -> str:
         digest = hashlib.sha256(f"{len(self)} {self.width}".encode())
         for low in range(0, len(self), _BLOCK_ROWS):
             names = [str(name).encode() for name in self.items.ids.slice(low, _BLOCK_ROWS).to_pylist()]
@@ -159,6 +162,23 @@ class ItemEmbeddings:
             digest.update(b"".join(names))
             digest.update(np.asarray(self.vectors[low : low + _BLOCK_ROWS], "<f4").tobytes())
         return digest.hexdigest()
+
+    def head(self, n_items: int) -> Self:
+        """The table of the first `n_items` rows, nothing copied: of an extension, what it extends.
+
+        Its hash is computed from its own ids and vectors, whatever a manifest says.
+        """
+        return type(self)(
+            Vocabulary(self.items.ids.slice(0, n_items)),
+            self.vectors[:n_items],
+            None if self.contexts is None else self.contexts[:n_items],
+            attributes=self.attributes.slice(0, n_items),
+            provenance=self.provenance,
+        )
+
+    def extends(self, content_hash: str, n_items: int) -> bool:
+        """Whether the first `n_items` rows are, id by id and number by number, the table of that hash."""
+        return len(self) >= n_items and self.head(n_items).content_hash == content_hash
 
     @property
     def width(self) -> int:

@@ -2,19 +2,53 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable
+from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 
 from heedful.events.columns import ITEM, find_column, id_as_sql, need_column
-from heedful.events.reading import Rows, unreadable
-from heedful.events.session import Session, identifier
+from heedful.events.reading import Rows, Source, open_source, unreadable
+from heedful.events.session import Session, identifier, open_session
 
-__all__ = ["RESERVED", "stage_attributes"]
+__all__ = ["RESERVED", "read_items", "stage_attributes"]
 
 RESERVED = ("item_id", "events", "users")
 # Types that Arrow or Parquet cannot hold as they are.
 _AS_TEXT = ("ENUM(", "INTERVAL", "UNION(", "VARIANT", "BIT", "UUID")
+
+
+def read_items(source: Source) -> pa.Table:
+    """Read an item file by itself: `item_id` and the other columns, one row an item, the first; rows without id are not.
+
+    Args:
+        source: the rows (see `heedful.events.reading.open_source`).
+
+    Raises:
+        InputError: no id column, an id type that cannot be used, or rows that cannot be read.
+
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="heedful-") as folder,
+        open_session(Path(folder), memory_limit="1GB", threads=1) as s,
+    ):
+        rows = open_source(source, s)
+        item = need_column(rows.names, ITEM, None)
+        try:
+            relation = rows.relation(rows.names)
+            types = s.types(relation)
+            columns = [f"{id_as_sql(item, types[item], ITEM)[0]} AS item_id"]
+            columns += [f"{_storable(name, types[name])} AS {identifier(to)}" for name, to in _named(rows.names, item)]
+            s.run(f"CREATE TABLE described AS SELECT {', '.join(columns)} FROM {relation}")
+        except duckdb.InterruptException:
+            raise
+        except duckdb.Error as error:
+            raise unreadable(str(rows.description["type"]), error) from error
+        first = "SELECT min(rowid) FROM described WHERE item_id IS NOT NULL AND item_id::VARCHAR != '' GROUP BY item_id"
+        query = f"SELECT * FROM described WHERE rowid IN ({first}) ORDER BY rowid"
+        return pa.Table.from_batches(list(s.batches(query)), s.schema(query))
 
 
 def stage_attributes(rows: Rows, session: Session, *, id_type: str, item_column: str | None) -> dict[str, int]:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+from typing import cast
+
+import numpy as np
 
 from heedful.embeddings.table import ItemEmbeddings
 from heedful.errors import FolderError, HeedfulError
+from heedful.ranking.extending import extended
 from heedful.ranking.heuristics import LastItem, Popularity, WeightedSum
 from heedful.ranking.public.ease import EASE
 from heedful.ranking.public.factors import ALS, BPR
@@ -32,7 +36,8 @@ def load_ranker(path: str | os.PathLike[str], *, embeddings: ItemEmbeddings | No
 
     Args:
         path: the folder that `Ranker.save` or `heedful train` made.
-        embeddings: the table to use; by default the one that the folder refers to.
+        embeddings: the table to use, that of training or an extension of it, whose new items the ranker then knows; by
+            default the one that the folder refers to.
 
     Raises:
         FolderError: the folder is missing, unfinished or damaged, or its embeddings are not where they were.
@@ -43,7 +48,12 @@ def load_ranker(path: str | os.PathLike[str], *, embeddings: ItemEmbeddings | No
     if model is None:
         raise FolderError(f"{folder.path} holds an unknown model", got=settings.get("model"), expected=", ".join(ALL_MODELS))
     try:
-        return model.load_folder(folder, settings, embeddings)
+        known = len(np.load(folder.file("users_of_item.npy"), mmap_mode="r"))
+        base = embeddings
+        if embeddings is not None and model.needs_embeddings and len(embeddings) > known:
+            base = embeddings.head(known)
+        ranker = model.load_folder(folder, settings, base)
+        return ranker if base is embeddings else extended(ranker, cast(ItemEmbeddings, embeddings))
     except HeedfulError:
         raise
     except (KeyError, TypeError, ValueError) as error:

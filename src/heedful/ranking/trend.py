@@ -17,7 +17,7 @@ import numpy as np
 
 from heedful.events.histories import Histories
 
-__all__ = ["N_TREND_FEATURES", "TrendIndex"]
+__all__ = ["N_TREND_FEATURES", "TrendIndex", "newborn_features"]
 
 _WINDOWS = 8
 _FEATURES_EACH = 2 * _WINDOWS + 3
@@ -103,6 +103,32 @@ class TrendIndex:
         """Logarithm of the probability with which `negatives` draws items of a given log share; float32 [N]."""
         known = np.maximum(np.searchsorted(self._births, moments), 1)
         return np.asarray(np.log(_POPULAR_SHARE * np.exp(log_share) + (1 - _POPULAR_SHARE) / known), np.float32)
+
+
+def newborn_features(users: np.ndarray, ages: np.ndarray, span: float) -> np.ndarray:
+    """What `TrendIndex.features` would say of items that came after the log, for all that is known of them.
+
+    Their users are taken to have come evenly since the item was born, one action each, in a log whose actions came evenly.
+
+    Args:
+        users: distinct users of each item, 1 or more, int64 [N].
+        ages: seconds since its first action, float64 [N].
+        span: length of the log's period, seconds.
+
+    Returns:
+        float32 [N, F].
+    """
+    count, age = users[:, None].astype(np.float64), np.maximum(ages, 1.0)[:, None]
+    share = 2.0 ** -np.arange(1, _WINDOWS + 1)
+    recent = count * np.minimum(share * span / age, 1)
+    once = [
+        0.5 * np.log1p(recent),
+        0.7 * np.log((recent + 1) / (count * share + 1)),
+        0.3 * np.log1p(count),
+        0.4 * np.log1p(256 * age / span) - 1,
+        0.4 * np.log1p(256 * (age / count) / span) - 1,
+    ]
+    return np.concatenate([*once, *once], axis=1).astype(np.float32)
 
 
 @numba.njit(nogil=True, cache=True)

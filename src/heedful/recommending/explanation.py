@@ -1,17 +1,31 @@
-"""Why an item was recommended: the exact fall of its score when each past item is left out."""
+"""Why an item was recommended: the exact fall of its score without each past item, the attention, and it in words.
+
+Shapes: Q items to explain, P distinct past items, N actions, K layers of attention, M null rows.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from heedful.errors import InputError
 from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories
 from heedful.ranking.ranker import Ranker
+from heedful.ranking.weights import attention_weights, learnt_trend, score_parts
 
-__all__ = ["Reason", "explain"]
+__all__ = ["Explanation", "Reason", "explain", "explain_items"]
+
+# Actions of shortened histories that are scored together, so that memory does not grow with the length of a history.
+_BATCH_ACTIONS = 2**20
+# A fall below this is rounding, and a past item with less than this part of the greatest fall is not named.
+_ROUNDING, _NAMED_PART = 1e-4, 0.25
+_NAMED_ITEMS = 3
+# Popular or trending is what this part of the catalogue is not.
+_OUTSTANDING = 0.9
 
 
 @dataclass(frozen=True)
@@ -21,31 +35,168 @@ class Reason:
     Attributes:
         item: id of the past item.
         fall: how much the score falls when all actions with the item are left out; negative when it held the score down.
+        title: the past item in words.
+        attention: the weight of the past item in each layer, [K]; None for a ranker without attention.
     """
 
     item: Any
     fall: float
+    title: str = ""
+    attention: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Why one item has its score for one user.
+
+    Attributes:
+        item: id of the explained item.
+        row: its row.
+        title: the item in words.
+        score: its score.
+        past: rows of the user's distinct past items, the newest first, int64 [P].
+        falls: of each past item, how much the score falls without it, float32 [P]. They need not add up to the score:
+            two past items can say the same, and without its last one a history is ranked by popularity.
+        attention: weights float32 [K, P + M], each layer's sum to 1: past items in the order of `past` (0 for those older
+            than the ranker's memory), then the null rows. None for a ranker without attention.
+        parts: the terms that add up to the score, by name; see `heedful.ranking.weights.score_parts`.
+        reasons: the past items, the greatest fall first.
+        text: the explanation in words. Only past items that raise the score are called causes.
+    """
+
+    item: Any
+    row: int
+    title: str
+    score: float
+    past: np.ndarray
+    falls: np.ndarray
+    attention: np.ndarray | None
+    parts: dict[str, float]
+    reasons: list[Reason]
+    text: str
+
+    @property
+    def null_attention(self) -> np.ndarray | None:
+        """Each layer's weight on its null rows, that is on no past item at all, float32 [K]."""
+        return None if self.attention is None else np.asarray(self.attention[:, len(self.past) :].sum(axis=1))
 
 
 def explain(ranker: Ranker, history: Histories, row: int, *, pool_gamma: float | None) -> list[Reason]:
-    """The past items of one user by what they did for the score of item `row`, the greatest fall first.
+    """The past items of one user by what they did for the score of item `row`, the greatest fall first."""
+    return explain_items(ranker, history, [row], pool_gamma=pool_gamma)[0].reasons
 
-    Costs one scoring of one candidate for each distinct past item, done as one batch. Without its last past item a
-    history is empty and the score is that of an item nobody is asked about, so the falls need not add up to the score.
+
+def explain_items(
+    ranker: Ranker, history: Histories, rows: Sequence[int] | np.ndarray, *, pool_gamma: float | None = 0.0
+) -> list[Explanation]:
+    """Explain the scores of several items for one user.
+
+    Costs (P + 1) Q scorings, P being no more than the ranker's `max_history`, done as one batch of P + 1 histories (or a
+    few, when they are very long).
 
     Args:
         ranker: the ranker that made the recommendation.
         history: the one user's past actions in rows of the ranker.
-        row: row of the recommended item.
+        rows: rows of the items, [Q].
         pool_gamma: as in `Ranker.score`.
+
+    Raises:
+        InputError: the history is not that of one user, or an item is unknown to the ranker.
     """
-    past = np.unique(history.items)
-    candidates = Candidates(np.arange(len(past) + 2), np.full(len(past) + 1, row))
-    repeated = history.take(np.zeros(len(past) + 1, np.int64))
-    left_out = np.concatenate([[-1], past])
-    owner = np.repeat(np.arange(len(past) + 1), repeated.lengths)
-    shortened = repeated.where(repeated.items != left_out[owner])
-    scores = ranker.score_rows(shortened, candidates, pool_gamma=pool_gamma)
-    falls = scores[0] - scores[1:]
-    ids = ranker.items.take(past).to_pylist()
-    return [Reason(ids[place], float(falls[place])) for place in np.argsort(-falls, kind="stable")]
+    rows_Q = np.asarray(rows, np.int64)
+    _check(ranker, history, rows_Q)
+    if not len(rows_Q):
+        return []
+    past_P = _distinct(history)
+    scores_Q, falls_PQ = _leave_one_out(ranker, history, past_P, rows_Q, pool_gamma)
+    attention = _attention(ranker, history, len(past_P), rows_Q)
+    parts = score_parts(ranker, history, rows_Q, pool_gamma=pool_gamma)
+    ids, titles = ranker.items.take(past_P).to_pylist(), [ranker.describe(int(row)) for row in past_P]
+    items = ranker.items.take(rows_Q).to_pylist()
+    explanations = []
+    for q, (item, row) in enumerate(zip(items, rows_Q.tolist(), strict=True)):
+        weights = attention[q] if attention is not None else None
+        reasons = [
+            Reason(ids[p], float(falls_PQ[p, q]), titles[p], tuple(weights[:, p].tolist()) if weights is not None else None)
+            for p in np.argsort(-falls_PQ[:, q], kind="stable")
+        ]
+        terms = {name: float(term[q]) for name, term in parts.items()}
+        text = _in_words(ranker, row, item, reasons)
+        title, score, falls_P = ranker.describe(row), float(scores_Q[q]), falls_PQ[:, q]
+        explanations.append(Explanation(item, row, title, score, past_P, falls_P, weights, terms, reasons, text))
+    return explanations
+
+
+def _check(ranker: Ranker, history: Histories, rows_Q: np.ndarray) -> None:
+    if len(history) != 1:
+        raise InputError("one user's scores are explained at a time", got=f"{len(history)} histories", expected="one")
+    unknown = (rows_Q < 0) | (rows_Q >= len(ranker.items))
+    if unknown.any():
+        raise InputError(
+            "an item that the ranker does not know cannot be explained",
+            got=f"row {rows_Q[unknown][0]}",
+            expected=f"rows from 0 to {len(ranker.items) - 1}",
+        )
+
+
+def _distinct(history: Histories) -> np.ndarray:
+    """Rows of the distinct past items, the newest first."""
+    newest_first = np.asarray(history.items[::-1], np.int64)
+    _, first = np.unique(newest_first, return_index=True)
+    return newest_first[np.sort(first)]
+
+
+def _leave_one_out(
+    ranker: Ranker, history: Histories, past_P: np.ndarray, rows_Q: np.ndarray, pool_gamma: float | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """(scores of the items [Q], how much they fall without each past item [P, Q])."""
+    # A ranker that looks at the latest items alone does not see the older ones: their fall is 0, and costs nothing.
+    seen = getattr(ranker.config, "max_history", len(past_P))
+    scores = [
+        ranker.score_rows(shortened, Candidates.same_for_all(len(shortened), rows_Q), pool_gamma=pool_gamma)
+        for shortened in _shortened(history, np.concatenate([[-1], past_P[:seen]]))
+    ]
+    scores_XQ = np.concatenate(scores).reshape(-1, len(rows_Q))
+    falls_PQ = np.zeros((len(past_P), len(rows_Q)), np.float32)
+    falls_PQ[: len(scores_XQ) - 1] = scores_XQ[0] - scores_XQ[1:]
+    return scores_XQ[0], falls_PQ
+
+
+def _shortened(history: Histories, left_out: np.ndarray) -> Iterator[Histories]:
+    """The history without each of some items (-1: nothing is left out), in batches."""
+    size = max(_BATCH_ACTIONS // max(len(history.items), 1), 1)
+    for start in range(0, len(left_out), size):
+        items = left_out[start : start + size]
+        repeated = history.take(np.zeros(len(items), np.int64))
+        yield repeated.where(repeated.items != np.repeat(items, repeated.lengths))
+
+
+def _attention(ranker: Ranker, history: Histories, n_past: int, rows_Q: np.ndarray) -> np.ndarray | None:
+    """Weights [Q, K, P + M]; zeros for past items older than the ranker's memory. None without attention or without past."""
+    found = attention_weights(ranker, history, rows_Q) if n_past else None
+    if found is None:
+        return None
+    weights, null_rows = found
+    seen = weights.shape[2] - null_rows
+    return np.insert(weights, [seen] * (n_past - seen), 0, axis=2)
+
+
+def _in_words(ranker: Ranker, row: int, item: Any, reasons: list[Reason]) -> str:
+    if not reasons:
+        return "popular with everyone; nothing is known of this user"
+    least = max(_ROUNDING, _NAMED_PART * reasons[0].fall)
+    names = ["having had it before" if r.item == item else r.title.split(" · ")[0] for r in reasons if r.fall > least]
+    names = list(dict.fromkeys(names))[:_NAMED_ITEMS]
+    if names:
+        return "because of " + (f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0])
+    return f"{_standing(ranker, row)}no past item raises its score"
+
+
+def _standing(ranker: Ranker, row: int) -> str:
+    """What the item is to everyone, if that is anything special."""
+    popular = float(np.mean(ranker.users_of_item < ranker.users_of_item[row]))
+    trend = learnt_trend(ranker)
+    trending = float(np.mean(trend < trend[row])) if trend is not None else 0.0
+    if max(popular, trending) < _OUTSTANDING:
+        return ""
+    return "popular with everyone; " if popular >= trending else "trending; "

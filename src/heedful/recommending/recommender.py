@@ -11,7 +11,7 @@ import numpy as np
 from heedful.config import require
 from heedful.events.histories import Histories
 from heedful.ranking.ranker import Ranker
-from heedful.recommending.explanation import Reason, explain
+from heedful.recommending.explanation import Explanation, Reason, explain, explain_items
 
 __all__ = ["Recommendations", "Recommender"]
 
@@ -46,6 +46,10 @@ class Recommendations:
         """The past items behind the item at `place` (0 is the best), the most important first; see `explanation`."""
         row = int(self.ranker.items.rows([self.items[place]])[0])
         return explain(self.ranker, self.history, row, pool_gamma=self.pool_gamma)
+
+    def explanations(self) -> list[Explanation]:
+        """Why each of the items was recommended: all of them at once, with attention and words; see `explanation`."""
+        return explain_items(self.ranker, self.history, self.ranker.items.rows(self.items), pool_gamma=self.pool_gamma)
 
 
 class Recommender:

@@ -1,0 +1,134 @@
+"""The HTTP application: its routes behind the gate, how errors look, and what goes on beside requests."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+from collections.abc import AsyncIterator
+from importlib import resources
+from pathlib import Path
+
+import anyio.to_thread
+import torch
+from fastapi import Depends, FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import FileResponse
+from starlette.staticfiles import StaticFiles
+
+from heedful import __version__
+from heedful.errors import HeedfulError
+from heedful.serving import telemetry
+from heedful.serving.answers import of_http_error, of_invalid_request, of_refusal
+from heedful.serving.gate import Gate
+from heedful.serving.models import Choice, Serving
+from heedful.serving.options import ServeConfig
+from heedful.serving.requests import FAILURES, needs
+from heedful.serving.routes import clicks, events, items, operations, rankings, slots, users
+
+__all__ = ["RUN_FOLDER", "create_app", "worker", "write_run_folder"]
+
+RUN_FOLDER = "HEEDFUL_SERVE"
+"""Environment variable that tells a worker the folder which it shares with the others."""
+
+_SETTINGS = "serve.json"
+_WATCH_SECONDS = 1.0
+# Requests wait for the database in threads, and for each other to compute.
+_THREADS = 8
+_ROUTERS = [
+    (rankings.router, "rank", "rankings"),
+    (slots.router, "rank", "slots"),
+    (slots.admin, "admin", "slots"),
+    (clicks.figures, "rank", "clicks"),
+    (clicks.router, "events", "clicks"),
+    (items.router, "rank", "items"),
+    (items.admin, "admin", "items"),
+    (users.router, "rank", "users"),
+    (events.router, "events", "events"),
+    (users.admin, "admin", "users"),
+    (operations.admin, "admin", "operations"),
+    (operations.router, "rank", "operations"),
+]
+
+
+def create_app(serving: Serving) -> FastAPI:
+    """The application around what is served.
+
+    Args:
+        serving: started when the application starts.
+    """
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        config = serving.config
+        anyio.to_thread.current_default_thread_limiter().total_tokens = _THREADS
+        torch.set_num_threads(config.threads or max((os.cpu_count() or 1) // config.workers, 1))
+        await anyio.to_thread.run_sync(serving.start)
+        watching = asyncio.create_task(_watch(serving, os.getppid()))
+        try:
+            yield
+        finally:
+            watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watching
+            serving.close()
+
+    app = FastAPI(
+        title="heedful",
+        version=__version__,
+        summary="Personalised rankings and content slots from live histories, with measured click-through.",
+        docs_url=None,  # they load scripts from elsewhere
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    app.state.serving = serving
+    app.add_middleware(Gate, serving=serving)
+    app.add_exception_handler(HeedfulError, of_refusal)
+    app.add_exception_handler(RequestValidationError, of_invalid_request)
+    app.add_exception_handler(HTTPException, of_http_error)
+    for router, scope, tag in _ROUTERS:
+        app.include_router(router, dependencies=[Depends(needs(scope))], tags=[tag], responses=FAILURES)
+    app.include_router(operations.health, tags=["operations"], responses={503: FAILURES[503]})
+    _add_page(app)
+    return app
+
+
+def _add_page(app: FastAPI) -> None:
+    web = resources.files("heedful.serving") / "web"
+    with resources.as_file(web) as folder:
+
+        async def page() -> FileResponse:
+            return FileResponse(folder / "index.html")
+
+        app.add_api_route("/", page, include_in_schema=False)
+        app.mount("/static", StaticFiles(directory=folder), name="static")
+
+
+async def _watch(serving: Serving, parent: int) -> None:
+    """Take over changes each second; end when whoever started this worker is gone, so that none is left behind."""
+    while True:
+        await asyncio.sleep(_WATCH_SECONDS)
+        try:
+            await anyio.to_thread.run_sync(serving.refresh)
+        except Exception:
+            telemetry.LOG.exception("looking for changes failed")
+        if serving.config.workers > 1 and os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def write_run_folder(folder: Path, choice: Choice, config: ServeConfig) -> None:
+    """Write what a worker needs to know; it may hold the password of a database, so the folder is its owner's alone."""
+    settings = {"config": config.to_dict(), "path": choice.path, "embeddings": choice.embeddings}
+    (folder / _SETTINGS).write_text(json.dumps(settings))
+
+
+def worker() -> FastAPI:
+    """The application of one worker process, as the folder in `RUN_FOLDER` says."""
+    folder = Path(os.environ[RUN_FOLDER])
+    settings = json.loads((folder / _SETTINGS).read_text())
+    config = ServeConfig.from_dict(settings["config"])
+    telemetry.log_as_json(config.log_level)
+    return create_app(Serving(Choice(settings["path"], settings["embeddings"]), config, folder))

@@ -1,0 +1,339 @@
+"""Connections of the store: a SQLite file or a PostgreSQL database, whose failures all become `StoreUnavailable`."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, select, text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from heedful.errors import ConfigError, HeedfulError, MissingExtraError
+from heedful.serving.tables import SCHEMA_VERSION, metadata, schema
+
+__all__ = ["Database", "StoreUnavailable"]
+
+T = TypeVar("T")
+_CONNECTIONS = 40  # as many as the web framework has threads
+_ATTEMPTS = 4
+_LOCK_POLL_SECONDS = 0.001
+_CONNECT_SECONDS = 3
+_STATEMENT_SECONDS = 60
+# Two transactions that held each other up, one of which PostgreSQL has ended: it may be tried again.
+_PASSING = ("40001", "40P01")
+_SQLITE_SETTINGS = (
+    "synchronous = FULL",  # with the write-ahead log: each commit is forced to the disk before it is acknowledged
+    "foreign_keys = ON",
+    "secure_delete = ON",  # what a user had deleted is overwritten
+    "cache_size = -32000",  # KiB: with SQLite's 2 MB a million events come in a quarter more slowly
+    "wal_autocheckpoint = 4000",  # pages, 16 MB: pages that change often are written fewer times
+)
+_EXPECTED = "a file such as shop.sqlite, sqlite:///shop.sqlite or postgresql://user@host/shop"
+
+
+class StoreUnavailable(HeedfulError):  # noqa: N818  (says what is so, as HTTP's 503 does)
+    """The database cannot be used at the moment: gone, locked, out of space. Nothing was stored; try again later."""
+
+
+class Database:
+    """A database with the store's tables; made by `open`. Safe to share between threads.
+
+    Attributes:
+        system: "sqlite" or "postgresql".
+    """
+
+    def __init__(self, url: URL, lock_seconds: float) -> None:
+        self.system = "sqlite" if url.drivername == "sqlite" else "postgresql"
+        self._url, self._lock_seconds = url, lock_seconds
+        self._path = Path(url.database or "").absolute() if self.system == "sqlite" else None
+        self._file: tuple[int, int] | None = None
+        # SQLite has one writer at a time, and those of other processes wait by polling; our own threads queue here.
+        self._turn = threading.Lock()
+        self._engine = self._sqlite() if self.system == "sqlite" else self._postgresql()
+        if self.system == "sqlite":
+            self._reading = self._streaming = self._engine.execution_options(reading=True)
+        else:
+            # A cursor that stays on the server needs a transaction; a single statement is quicker without.
+            self._reading, self._streaming = self._engine.execution_options(isolation_level="AUTOCOMMIT"), self._engine
+
+    @classmethod
+    def open(cls, place: str, *, create: bool = True, lock_seconds: float = 5.0) -> Database:
+        """Connect and see to the tables.
+
+        Args:
+            place: a SQLite file, or a URL with the scheme sqlite or postgresql.
+            create: make the file and the tables where they are missing.
+            lock_seconds: how long to wait for a lock that another process holds.
+
+        Raises:
+            ConfigError: the place cannot be a store: wrong URL, no such folder, not a database, tables of another version.
+            MissingExtraError: psycopg is not installed.
+            StoreUnavailable: the database cannot be reached.
+        """
+        database = cls(_url_of(place), lock_seconds)
+        try:
+            if database._path is not None:
+                database._open_file(create)
+            with database._failures():
+                database._see_to_tables(create)
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+    def read(self, work: Callable[[Connection], T], *, streamed: bool = False) -> T:
+        """What `work` returns, given a connection on which each statement is on its own.
+
+        Args:
+            work: reads.
+            streamed: whether it fetches rows by and by.
+
+        Raises:
+            StoreUnavailable: the database cannot be used.
+        """
+        with self._failures():
+            self._same_file()
+            with (self._streaming if streamed else self._reading).connect() as connection:
+                return work(connection)
+
+    def write(self, work: Callable[[Connection], T]) -> T:
+        """What `work` returns, all of it done in one transaction that is on the disk when this returns.
+
+        Raises:
+            StoreUnavailable: the database cannot be used; nothing was changed.
+        """
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                with self._failures(), self._my_turn():
+                    self._same_file()
+                    with self._engine.begin() as connection:
+                        return work(connection)
+            except StoreUnavailable as error:
+                if attempt == _ATTEMPTS or not _is_passing(error.__cause__):
+                    raise
+        raise AssertionError("the last attempt returns or raises")
+
+    def forget(self) -> None:
+        """Clear what was deleted from SQLite's write-ahead log too, if no other process reads just now."""
+        if self.system == "sqlite":
+            self.read(lambda connection: connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").all())
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._engine.dispose()
+
+    # Systems
+
+    def _sqlite(self) -> Engine:
+        def connect() -> sqlite3.Connection:
+            # mode=rw: a file that has vanished is not made again, empty, behind the back of whoever moved it.
+            connection = sqlite3.connect(
+                f"file:{quote(str(self._path))}?mode=rw", uri=True, timeout=self._lock_seconds, check_same_thread=False
+            )
+            try:
+                for setting in _SQLITE_SETTINGS:
+                    connection.execute(f"PRAGMA {setting}")
+            except sqlite3.Error:
+                connection.close()
+                raise
+            return connection
+
+        engine = create_engine(
+            self._url, creator=connect, hide_parameters=True, pool_size=_CONNECTIONS, max_overflow=0,
+            pool_timeout=self._lock_seconds, pool_use_lifo=True,
+        )  # fmt: skip
+
+        @event.listens_for(engine, "begin")
+        def begin(connection: Connection) -> None:
+            # The write lock is taken at once: a transaction that reads first could not get it when another one wrote.
+            if not connection.get_execution_options().get("reading"):
+                self._take_write_lock(connection)
+
+        return engine
+
+    def _take_write_lock(self, connection: Connection) -> None:
+        """Begin to write, looking for the lock each millisecond.
+
+        SQLite's own waiting soon looks only ten times a second, so that of several processes that write all the time one
+        gets the lock again and again while the others wait for seconds.
+        """
+        driver: sqlite3.Connection = connection.connection.driver_connection  # type: ignore[assignment]
+        deadline = time.monotonic() + self._lock_seconds
+        driver.execute("PRAGMA busy_timeout = 0")
+        try:
+            while True:
+                try:
+                    driver.execute("BEGIN IMMEDIATE")
+                    return
+                except sqlite3.OperationalError as error:
+                    if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                        raise
+                    time.sleep(_LOCK_POLL_SECONDS)
+        finally:
+            driver.execute(f"PRAGMA busy_timeout = {int(self._lock_seconds * 1000)}")
+
+    def _postgresql(self) -> Engine:
+        milliseconds = {"lock_timeout": self._lock_seconds * 1000, "statement_timeout": _STATEMENT_SECONDS * 1000}
+        defaults = {"connect_timeout": _CONNECT_SECONDS, "tcp_user_timeout": 10_000, "application_name": "heedful"}
+        try:
+            engine = create_engine(
+                self._url.update_query_dict({k: str(v) for k, v in defaults.items() if k not in self._url.query}),
+                hide_parameters=True, pool_pre_ping=True, pool_size=8, max_overflow=_CONNECTIONS - 8,
+                pool_timeout=self._lock_seconds, pool_use_lifo=True,
+            )  # fmt: skip
+        except ModuleNotFoundError as error:
+            raise MissingExtraError("psycopg", "serve") from error
+
+        @event.listens_for(engine, "connect")
+        def connected(connection: Any, record: object) -> None:
+            with connection.cursor() as cursor:
+                for name, value in milliseconds.items():
+                    cursor.execute(f"SET {name} = {int(value)}")
+            connection.commit()
+
+        return engine
+
+    # The SQLite file
+
+    def _open_file(self, create: bool) -> None:
+        assert self._path is not None
+        if self._path.is_dir():
+            raise ConfigError("a database is a file, and this is a folder", got=self._path, expected=_EXPECTED)
+        if not self._path.exists():
+            if not create:
+                raise ConfigError("there is no such database file", got=self._path, fix="check the path")
+            if not self._path.parent.is_dir():
+                raise ConfigError("there is no such folder for the database", got=self._path.parent, fix="make the folder")
+        try:
+            with self._failures():
+                connection = sqlite3.connect(self._path, timeout=self._lock_seconds)
+                try:
+                    if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+                        connection.execute("PRAGMA journal_mode = WAL").fetchone()
+                finally:
+                    connection.close()
+        except StoreUnavailable as error:
+            if isinstance(error.__cause__, sqlite3.DatabaseError) and "not a database" in str(error.__cause__):
+                raise ConfigError("this file is not a database", got=self._path, expected=_EXPECTED) from error
+            raise
+        self._file = _identity(self._path)
+
+    def _same_file(self) -> None:
+        """Without this, what is written to a deleted file would be acknowledged, and lost."""
+        if self._path is None or self._file == (found := _identity(self._path)):
+            return
+        self._engine.dispose()
+        if found is None:
+            raise StoreUnavailable("the database file is gone", got=self._path, fix="put it back, or start the server again")
+        self._open_file(create=False)
+        self._see_to_tables(create=False)
+
+    # Tables
+
+    def _see_to_tables(self, create: bool) -> None:
+        with self._reading.connect() as connection:
+            if inspect(connection).has_table(schema.name):
+                return self._check_version(connection)
+        if not create:
+            raise ConfigError("this database has no tables of heedful", got=self._name, fix="check the address")
+        with self._engine.begin() as connection:
+            if self.system == "postgresql":
+                # Of several processes that start at once one makes the tables. The number is arbitrary, but fixed.
+                connection.execute(text("SELECT pg_advisory_xact_lock(726433)"))
+            if not inspect(connection).has_table(schema.name):
+                metadata.create_all(connection)
+                connection.execute(schema.insert().values(version=SCHEMA_VERSION))
+            return self._check_version(connection)
+
+    def _check_version(self, connection: Connection) -> None:
+        version = connection.execute(select(schema.c.version)).scalar()
+        if version != SCHEMA_VERSION:
+            raise ConfigError(
+                "the tables of this database are of another version of heedful",
+                got=f"version {version} in {self._name}",
+                expected=f"version {SCHEMA_VERSION}",
+                fix="use the heedful that made them, or another database",
+            )
+
+    # Failures
+
+    @property
+    def _name(self) -> str:
+        return str(self._path) if self._path is not None else f"{self._url.host or 'localhost'}/{self._url.database}"
+
+    @contextmanager
+    def _my_turn(self) -> Iterator[None]:
+        if self.system == "postgresql":
+            yield
+            return
+        if not self._turn.acquire(timeout=self._lock_seconds):
+            raise StoreUnavailable("the database is busy", fix="try again in a few seconds")
+        try:
+            yield
+        finally:
+            self._turn.release()
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        try:
+            yield
+        except (DBAPIError, sqlite3.Error) as error:
+            cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+            raise StoreUnavailable(
+                "the database cannot be used at the moment", got=self._words(cause), fix="try again in a few seconds"
+            ) from cause
+        except PoolTimeoutError as error:
+            raise StoreUnavailable("the database is too busy", fix="try again in a few seconds") from error
+
+    def _words(self, error: BaseException) -> str:
+        """The first line of a driver's message (later ones may quote data), without the password."""
+        words = (str(error).strip() or type(error).__name__).splitlines()[0]
+        for secret in (self._url.password, self._url.query.get("password")):
+            for form in (str(secret), quote(str(secret), safe="")) if secret else ():
+                words = words.replace(form, "***")
+        return words
+
+
+def _url_of(place: str) -> URL:
+    """The URL of a place.
+
+    Raises:
+        ConfigError: what it names is neither a file nor a database of a kind that is used here. The place is not quoted:
+            it may hold a password.
+    """
+    if "://" not in place:
+        if not place or place == ":memory:":
+            raise ConfigError(
+                "a store needs a file, which other processes can open too", got=repr(place), expected=_EXPECTED
+            )
+        return URL.create("sqlite", database=place)
+    try:
+        url = make_url(place)
+    except (ArgumentError, ValueError):
+        raise ConfigError("the URL of the database cannot be read", expected=_EXPECTED) from None
+    system = {"postgres": "postgresql"}.get(url.get_backend_name(), url.get_backend_name())
+    if system == "sqlite" and url.database and url.database != ":memory:":
+        return URL.create("sqlite", database=url.database)
+    if system == "postgresql":
+        return url.set(drivername="postgresql+psycopg")
+    raise ConfigError("a database of this kind is not used here", got=f"{url.drivername}://", expected=_EXPECTED)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _is_passing(error: BaseException | None) -> bool:
+    return getattr(error, "sqlstate", None) in _PASSING

@@ -1,0 +1,45 @@
+"""What became of impressions: shown, clicked, and the click-through rates that come of it."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from heedful.serving.answers import Answer
+from heedful.serving.clicks import report
+from heedful.serving.requests import CurrentEngine, JsonRoute
+from heedful.serving.store import Click as StoredClick
+from heedful.serving.wire import Click, ClickReport, Counted, Name, Outcome, Seconds, Shown
+
+__all__ = ["figures", "router"]
+
+router = APIRouter(route_class=JsonRoute)
+figures = APIRouter(route_class=JsonRoute)
+
+
+@router.post("/impressions", response_model=Counted)
+def shown(body: Shown, engine: CurrentEngine) -> Answer:
+    """The items of an impression came into view: from now on it counts."""
+    return Answer({"counted": engine.store.mark_shown(body.impression_id, int(time.time()))})
+
+
+@router.post("/clicks", response_model=Outcome)
+def click(body: Click, engine: CurrentEngine) -> Answer:
+    """An item of an impression was clicked; the outcome says whether that counts."""
+    click_id = body.click_id or uuid.uuid4().hex
+    clicked = StoredClick(click_id, body.impression_id, str(body.item_id), int(time.time()))
+    return Answer({"outcome": engine.store.add_click(clicked)})
+
+
+@figures.get("/clicks/report", response_model=ClickReport)
+def click_report(
+    engine: CurrentEngine,
+    slot: Annotated[Name | None, Query()] = None,
+    since: Annotated[Seconds | None, Query(description="Unix seconds.", strict=False)] = None,
+    until: Annotated[Seconds | None, Query(description="Unix seconds.", strict=False)] = None,
+) -> Answer:
+    """Click-through rates by slot and treatment, with intervals that stay valid however often one looks."""
+    return Answer(report(engine.store.outcomes(slot=slot, since=since, until=until)).to_dict())

@@ -1,0 +1,249 @@
+"""Filling slots: candidates are worked out once, a treatment orders them for a user, the shop's constraints are kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from heedful.errors import ConfigError, InputError
+from heedful.events.candidates import Candidates
+from heedful.events.histories import Histories
+from heedful.ranking.heuristics import LastItem, Popularity
+from heedful.ranking.ranker import Ranker
+from heedful.recommending.eligibility import Eligibility
+from heedful.serving.slots import MODEL, Slot, Slots
+from heedful.serving.treatments import assign
+
+__all__ = ["EDITORIAL", "Selection", "SlotBook"]
+
+EDITORIAL = "editorial"
+AnyRanker = TypeVar("AnyRanker", bound=Ranker)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What one user is shown.
+
+    Attributes:
+        rows: item rows, best first, int64 [n], n at most the slot's `shown`.
+        scores: what the treatment gave them, float32 [n]; those of pinned items need not be the highest.
+        treatment: the treatment that ordered them.
+    """
+
+    rows: np.ndarray
+    scores: np.ndarray
+    treatment: str
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """Candidates of a slot, in the order of its rule.
+
+    Attributes:
+        rows: item rows, int64 [C]; pinned items come first.
+        pinned: how many are pinned.
+        limits: for each constraint, the most items of one value and the value's code of each candidate, int [C]; -1 where
+            the attribute is not known, which is not limited.
+    """
+
+    rows: np.ndarray
+    pinned: int
+    limits: list[tuple[int, list[int]]]
+
+
+class SlotBook:
+    """The slots of a shop, ready to be filled by one ranker; nothing in it changes, so threads may share it.
+
+    Args:
+        slots: the declarations.
+        ranker: the served ranker; the other treatments use its items, counts and embeddings.
+        eligibility: conditions over the ranker's items, if there is one already.
+
+    Attributes:
+        notes: what was set aside: ids that the catalogue lacks, listed items that are not eligible, empty slots.
+
+    Raises:
+        ConfigError: a condition, column or treatment that the ranker's items do not allow.
+    """
+
+    def __init__(self, slots: Slots, ranker: Ranker, eligibility: Eligibility | None = None) -> None:
+        self.slots = slots
+        self.ranker = ranker
+        self.notes: list[str] = []
+        self._eligibility = eligibility or Eligibility.of(ranker)
+        self._rankers = _rankers(ranker)
+        self._pools: dict[str, dict[str, _Pool]] = {}
+        for slot in slots:
+            self._check_treatments(slot)
+            try:
+                self._pools[slot.name] = self._prepare(slot)
+            except InputError as error:
+                raise ConfigError(f"slot {slot.name!r}: {error}") from error
+
+    def treatment(self, name: str, user_id: str) -> str:
+        """The treatment that a user stays in; `ConfigError` where there is no such slot."""
+        slot = self.slots[name]
+        return assign(user_id, slot.salt, slot.treatments)
+
+    def candidates(self, name: str) -> np.ndarray:
+        """Rows of the items that the slot's treatments choose from, int64 [C]."""
+        return self._pools[self.slots[name].name][MODEL].rows
+
+    def select(self, name: str, history: Histories, treatment: str) -> Selection:
+        """Fill a slot for one user.
+
+        Args:
+            name: of the slot.
+            history: the one user's past actions in rows of the ranker; may be empty.
+            treatment: as `treatment` says.
+
+        Raises:
+            ConfigError: no such slot, or no such treatment in it.
+        """
+        return self.select_many(name, history, treatment)[0]
+
+    def select_many(self, name: str, histories: Histories, treatment: str) -> list[Selection]:
+        """Fill a slot for B users who are in the same treatment; as `select` for each."""
+        slot = self.slots[name]
+        if treatment not in slot.treatments:
+            known = ", ".join(slot.treatments)
+            raise ConfigError(f"slot {name!r} has no such treatment", got=repr(treatment)[:100], expected=known)
+        pool = self._pools[name][EDITORIAL if treatment == EDITORIAL else MODEL]
+        scores_BC = self._scores(slot, pool, histories, treatment)
+        return [
+            _fill(slot, pool, scores_BC[b], histories.items[histories.offsets[b] : histories.offsets[b + 1]], treatment)
+            for b in range(len(histories))
+        ]
+
+    def _scores(self, slot: Slot, pool: _Pool, histories: Histories, treatment: str) -> np.ndarray:
+        shape = (len(histories), len(pool.rows))
+        if treatment == EDITORIAL or not len(pool.rows):
+            return np.broadcast_to(0.0 - np.arange(len(pool.rows), dtype=np.float32), shape)
+        candidates = Candidates.same_for_all(len(histories), pool.rows)
+        ranker = self._rankers[treatment]
+        return ranker.score_rows(histories, candidates, pool_gamma=slot.pool_gamma).reshape(shape)
+
+    def _check_treatments(self, slot: Slot) -> None:
+        for treatment in slot.treatments:
+            if treatment != EDITORIAL and treatment not in self._rankers:
+                known = ", ".join([*self._rankers, EDITORIAL])
+                fix = f"the served model is {self.ranker.name}"
+                if self.ranker.embeddings is None:
+                    fix += ", which has no embeddings, so that there is no last_item"
+                raise ConfigError(
+                    f"slot {slot.name!r} has an unknown treatment", got=repr(treatment), expected=known, fix=fix
+                )
+
+    def _prepare(self, slot: Slot) -> dict[str, _Pool]:
+        eligible = self._eligibility.mask(slot.where).copy()
+        blocked = self.ranker.items.rows(slot.blocked)
+        eligible[blocked[blocked >= 0]] = False
+        pinned, edited = self._listed(slot, "pinned", eligible), self._listed(slot, "editorial", eligible)
+        by_rule = edited if slot.rule == "editorial" else self._in_order(slot, np.flatnonzero(eligible))
+        chosen = by_rule[: slot.max_candidates]
+        if not len(chosen):
+            self.notes.append(f"slot {slot.name!r}: no item is eligible")
+        return {
+            MODEL: self._pool(slot, pinned, chosen),
+            EDITORIAL: self._pool(slot, pinned, np.concatenate([edited, chosen])),
+        }
+
+    def _listed(self, slot: Slot, key: str, eligible: np.ndarray) -> np.ndarray:
+        """Rows of the items that a key of the slot lists, without those that cannot be shown."""
+        ids = getattr(slot, key)
+        rows = self.ranker.items.rows(ids)
+        for what, gone in (("unknown", rows < 0), ("not eligible", (rows >= 0) & ~eligible[np.maximum(rows, 0)])):
+            if gone.any():
+                names = ", ".join(str(ids[place]) for place in np.flatnonzero(gone)[:5])
+                more = ", ..." if gone.sum() > 5 else ""
+                self.notes.append(f"slot {slot.name!r}: {gone.sum()} {key} items are {what}: {names}{more}")
+        return np.asarray(rows[(rows >= 0) & eligible[np.maximum(rows, 0)]])
+
+    def _in_order(self, slot: Slot, rows: np.ndarray) -> np.ndarray:
+        """Eligible rows by the slot's rule, best first; equal ones by popularity, then by row."""
+        table = pa.table({"users": self.ranker.users_of_item[rows]})
+        keys = [("users", "descending")]
+        if slot.column:
+            values = self._column(slot, slot.column)
+            _check_sortable(slot, values.type)
+            table, keys = table.append_column("by", values.take(pa.array(rows))), [("by", "descending"), *keys]
+        order: np.ndarray = pc.sort_indices(table, sort_keys=keys).to_numpy()
+        return np.asarray(rows[order])
+
+    def _column(self, slot: Slot, column: str) -> pa.ChunkedArray:
+        if column not in self.ranker.attributes.column_names:
+            known = ", ".join(self.ranker.attributes.column_names)
+            raise ConfigError(f"slot {slot.name!r} names an unknown attribute", got=repr(column), expected=known or "none")
+        return self.ranker.attributes[column]
+
+    def _pool(self, slot: Slot, pinned: np.ndarray, chosen: np.ndarray) -> _Pool:
+        rows = np.concatenate([pinned, chosen])
+        _, first = np.unique(rows, return_index=True)
+        rows = rows[np.sort(first)]
+        limits = [(most, _codes(slot, self._column(slot, column), rows)) for column, most in slot.at_most.items()]
+        return _Pool(rows, len(np.unique(pinned)), limits)
+
+
+def _rankers(ranker: Ranker) -> dict[str, Ranker]:
+    """The ranker behind each treatment but the editors' list."""
+    known: dict[str, Ranker] = {"popularity": _beside(Popularity, ranker)}
+    if ranker.embeddings is not None:
+        known["last_item"] = _beside(LastItem, ranker)
+    return {MODEL: ranker, **known, ranker.name.replace("-", "_"): ranker}
+
+
+def _beside(kind: type[AnyRanker], ranker: Ranker) -> AnyRanker:
+    """A ranker that learns nothing, over the catalogue of another one."""
+    other = kind()
+    for name in ("items", "users_of_item", "attributes", "kinds", "last_time", "trained_on", "embeddings"):
+        setattr(other, name, getattr(ranker, name))
+    return other
+
+
+def _check_sortable(slot: Slot, kind: pa.DataType) -> None:
+    number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+    # Dates are often kept as text, as in 2017-12-24, which sorts as they do; numbers kept as text do not.
+    moment = pa.types.is_temporal(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    if not (number or (slot.rule == "newest" and moment)):
+        expected = "a number" if slot.rule == "best_rated" else "a date, a time or a number"
+        raise ConfigError(f"slot {slot.name!r} cannot sort by {slot.column!r}", got=f"type {kind}", expected=expected)
+
+
+def _codes(slot: Slot, column: pa.ChunkedArray, rows: np.ndarray) -> list[int]:
+    if pa.types.is_nested(column.type):
+        raise ConfigError(f"slot {slot.name!r}: at_most needs single values", got=f"an attribute of type {column.type}")
+    values = column.take(pa.array(rows)).combine_chunks()
+    indices = values.indices if pa.types.is_dictionary(values.type) else values.dictionary_encode().indices
+    codes: list[int] = pc.fill_null(indices, -1).to_pylist()
+    return codes
+
+
+def _fill(slot: Slot, pool: _Pool, scores: np.ndarray, past: np.ndarray, treatment: str) -> Selection:
+    """The pinned items, then the best that the constraints allow."""
+    ranked = np.argsort(-scores[pool.pinned :], kind="stable") + pool.pinned
+    if slot.exclude_history:
+        ranked = ranked[~np.isin(pool.rows[ranked], past)]
+    taken: list[dict[int, int]] = [{} for _ in pool.limits]
+    places = list(range(min(pool.pinned, slot.shown)))
+    for place in places:
+        _count(pool, taken, place)
+    for place in ranked.tolist():
+        if len(places) == slot.shown:
+            break
+        if all(_room(codes[place], most, of) for (most, codes), of in zip(pool.limits, taken, strict=True)):
+            places.append(place)
+            _count(pool, taken, place)
+    return Selection(pool.rows[places], np.asarray(scores[places], np.float32), treatment)
+
+
+def _room(code: int, most: int, taken: dict[int, int]) -> bool:
+    return code < 0 or taken.get(code, 0) < most
+
+
+def _count(pool: _Pool, taken: list[dict[int, int]], place: int) -> None:
+    for (_, codes), of in zip(pool.limits, taken, strict=True):
+        of[codes[place]] = of.get(codes[place], 0) + 1

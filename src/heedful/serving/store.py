@@ -1,0 +1,399 @@
+"""What is remembered of visitors: their actions, the slots filled for them, and what they clicked.
+
+One store is a SQLite file or a PostgreSQL database; several processes use it at once. What a method has returned from is on
+the disk. Times are unix seconds and come from the caller, so that a clock that jumps harms nothing but the order it gives.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+from sqlalchemy import ColumnElement, Connection, delete, func, select, update
+
+from heedful.errors import InputError
+from heedful.events.log import EventLog
+from heedful.progress import progress
+from heedful.serving.database import Database, StoreUnavailable
+from heedful.serving.loading import add_missing, parts, rows_of, user_hash
+from heedful.serving.tables import SCHEMA_VERSION, clicks, deleted_users, events, impressions, insert_events, insert_new
+
+__all__ = ["ID_CHARACTERS", "Appended", "Click", "Event", "Impression", "Store", "StoreUnavailable", "UserHistory"]
+
+ID_CHARACTERS = 256
+"""The most characters of an id, of a kind, and of every other name in the store."""
+_DAY = 86_400
+_LATEST = 2**62
+_BATCH = 20_000
+_OUTCOMES = pa.schema(
+    [
+        pa.field("slot", pa.string()),
+        pa.field("treatment", pa.string()),
+        pa.field("user_id", pa.string()),
+        pa.field("time", pa.int64()),
+        pa.field("items_shown", pa.int64()),
+        pa.field("clicks", pa.int64()),
+        pa.field("first_click_time", pa.int64()),
+        pa.field("repeated_clicks", pa.int64()),
+        pa.field("model", pa.string()),
+        pa.field("salt", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One action of a user; `event_id` names it, so that it counts once however often it is sent."""
+
+    event_id: str
+    user_id: str
+    item_id: str
+    time: int
+    kind: str
+
+
+@dataclass(frozen=True)
+class Appended:
+    """How many of some events were new, and how many were there before."""
+
+    accepted: int
+    duplicates: int
+
+
+@dataclass(frozen=True)
+class UserHistory:
+    """Actions of a user, oldest first; those of the same second in the order they arrived. `times` is int64."""
+
+    item_ids: list[str]
+    times: np.ndarray
+    kinds: list[str]
+
+
+@dataclass(frozen=True)
+class Impression:
+    """A slot filled for a visitor: the items in their order, and what chose them."""
+
+    impression_id: str
+    slot: str
+    treatment: str
+    user_id: str
+    items: tuple[str, ...]
+    time: int
+    model: str
+    salt: str
+
+
+@dataclass(frozen=True)
+class Click:
+    """A click on an item of an impression; another `click_id` on the same item is a repeated click."""
+
+    click_id: str
+    impression_id: str
+    item_id: str
+    time: int
+
+
+class Store:
+    """Events, impressions and clicks in a database; made by `open`. Safe to share between threads.
+
+    All methods raise `StoreUnavailable` when the database cannot be used, and have changed nothing then; those that are
+    given ids raise `InputError` for one that is empty, longer than `ID_CHARACTERS`, or holds NUL or half a surrogate pair.
+    """
+
+    def __init__(self, database: Database, click_window: int) -> None:
+        self._database, self._click_window = database, click_window
+
+    @classmethod
+    def open(cls, place: str, *, create: bool = True, click_window: int = _DAY, lock_seconds: float = 5.0) -> Self:
+        """Open a store.
+
+        Args:
+            place: a SQLite file such as "shop.sqlite", "sqlite:///shop.sqlite" or "postgresql://user:password@host/shop".
+            create: make the file and the tables where they are missing.
+            click_window: seconds after which a click no longer counts for an impression.
+            lock_seconds: how long to wait for a lock that another process holds.
+
+        Raises:
+            ConfigError: the place cannot be a store: wrong URL, no such folder, not a database, tables of another version.
+            MissingExtraError: psycopg is not installed.
+            StoreUnavailable: the database cannot be reached.
+        """
+        return cls(Database.open(place, create=create, lock_seconds=lock_seconds), click_window)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._database.close()
+
+    def ping(self) -> None:
+        """Ask the database for an answer."""
+        self._database.read(lambda connection: connection.execute(select(1)))
+
+    # Histories
+
+    def append(self, new: Iterable[Event]) -> Appended:
+        """Store events, all of them or none; one whose id is there already, or twice among them, is stored once."""
+        rows = [(event.event_id, event.user_id, event.item_id, event.time, event.kind) for event in new]
+        if not rows:
+            return Appended(0, 0)
+        _check_events(rows)
+        accepted = self._database.write(lambda connection: insert_events(connection, rows))
+        return Appended(accepted, len(rows) - accepted)
+
+    def history(self, user_id: str, limit: int) -> UserHistory:
+        """The latest `limit` actions of a user; none for a user that is not known."""
+        return self.histories([user_id], limit)[0]
+
+    def histories(self, user_ids: Sequence[str], limit: int) -> list[UserHistory]:
+        """The latest `limit` actions of each of several users."""
+        _check("user id", user_ids)
+        return self._database.read(lambda connection: [_history(connection, user, limit) for user in user_ids])
+
+    def has_user(self, user_id: str) -> bool:
+        """Whether a user has actions."""
+        one = select(1).where(events.c.user_id == user_id).limit(1)
+        return self._database.read(lambda connection: connection.execute(one).first()) is not None
+
+    def users(self, prefix: str = "", limit: int = 20) -> list[tuple[str, int]]:
+        """Users with actions whose id begins with `prefix`, in the order of their ids, and the number of their actions."""
+        found = select(events.c.user_id, func.count()).group_by(events.c.user_id).order_by(events.c.user_id).limit(limit)
+        found = found.where(events.c.user_id >= prefix)
+        if (after := _after(prefix)) is not None:
+            found = found.where(events.c.user_id < after)
+        rows = self._database.read(lambda connection: connection.execute(found).all())
+        return [(user, number) for user, number in rows]
+
+    def load_log(self, log: EventLog) -> int:
+        """Add the histories of a training log; returns the number of events that were not there before.
+
+        An action that is stored already, from this log, from another or sent as an event, is not added again: those of a
+        user are compared by item, time and kind. Users that were deleted here stay deleted. The log is read user by user;
+        what was loaded before an interruption stays, and the next load carries on.
+
+        Raises:
+            InputError: an id in the log cannot be stored.
+        """
+        added = 0
+        with progress("load histories", log.n_events, "events") as meter:
+            for users in parts(log):
+                rows = rows_of(log, users)
+                _check_events(rows)
+                added += self._database.write(lambda connection, rows=rows: add_missing(connection, rows))  # type: ignore[misc]
+                meter.advance(len(rows))
+        return added
+
+    def delete_user(self, user_id: str) -> dict[str, int]:
+        """Remove all that is stored of a user; returns the numbers of events, impressions and clicks removed."""
+        theirs = select(impressions.c.id).where(impressions.c.user_id == user_id)
+
+        def work(connection: Connection) -> dict[str, int]:
+            connection.execute(theirs.with_for_update()).all()  # no click comes between the next two lines
+            removed = {
+                "clicks": connection.execute(delete(clicks).where(clicks.c.impression.in_(theirs))).rowcount,
+                "impressions": connection.execute(delete(impressions).where(impressions.c.user_id == user_id)).rowcount,
+                "events": connection.execute(delete(events).where(events.c.user_id == user_id)).rowcount,
+            }
+            connection.execute(insert_new(connection, deleted_users), {"user_hash": user_hash(user_id)})
+            return removed
+
+        removed = self._database.write(work)
+        self._database.forget()
+        return removed
+
+    # Impressions and clicks
+
+    def add_impression(self, impression: Impression) -> None:
+        """Store one impression, as `add_impressions` does."""
+        self.add_impressions([impression])
+
+    def add_impressions(self, new: Sequence[Impression], *, shown: bool = False) -> None:
+        """Store impressions, all or none; one whose id is there already is left as it is.
+
+        Args:
+            new: the impressions.
+            shown: count them as shown at the time they were chosen.
+        """
+        for one in new:
+            _check("impression", (one.impression_id, one.slot, one.treatment, one.user_id, *one.items))
+            _check("impression", (one.model, one.salt), empty=True)
+            _check_time(one.time)
+        rows = [
+            {
+                "impression_id": one.impression_id,
+                "slot": one.slot,
+                "treatment": one.treatment,
+                "user_id": one.user_id,
+                "items": json.dumps(one.items),
+                "n_items": len(one.items),
+                "time": one.time,
+                "shown_time": one.time if shown else None,
+                "model": one.model,
+                "salt": one.salt,
+            }
+            for one in new
+        ]
+        if rows:
+            self._database.write(lambda connection: connection.execute(insert_new(connection, impressions), rows))
+
+    def mark_shown(self, impression_id: str, time: int) -> bool:
+        """Note that the visitor saw an impression; only then does it count. False: there is no such impression.
+
+        The first time stays when it is said again.
+        """
+        _check_time(time)
+        this = impressions.c.impression_id == impression_id
+
+        def work(connection: Connection) -> bool:
+            mark = update(impressions).where(this, impressions.c.shown_time.is_(None)).values(shown_time=time)
+            return bool(connection.execute(mark).rowcount) or connection.execute(select(1).where(this)).first() is not None
+
+        return self._database.write(work)
+
+    def add_click(self, click: Click) -> str:
+        """Store one click, as `add_clicks` does; returns what became of it."""
+        return self.add_clicks([click])[0]
+
+    def add_clicks(self, new: Sequence[Click]) -> list[str]:
+        """Store clicks in one transaction; returns what became of each.
+
+        "recorded", "duplicate" (the item was clicked before: counted as repeated, unless the click id is the same),
+        "unknown impression", "not in impression" (the item was not shown in it) or "too late" (after the click window, which
+        begins when the impression was shown). A click before its impression comes from a clock that jumped, and counts.
+        """
+        for one in new:
+            _check("click", (one.click_id, one.impression_id, one.item_id))
+            _check_time(one.time)
+        if not new:
+            return []
+        return self._database.write(lambda connection: [self._click(connection, one) for one in new])
+
+    def outcomes(self, slot: str | None = None, since: int | None = None, until: int | None = None) -> pa.Table:
+        """One row for each impression that was shown, in the order they were chosen.
+
+        Args:
+            slot: only this slot.
+            since: only those shown at this time or later.
+            until: only those shown before this time.
+
+        Returns:
+            columns slot, treatment, user_id, time (when shown), items_shown, clicks (distinct items clicked),
+            first_click_time (null: none), repeated_clicks (further clicks on the same items), model, salt.
+        """
+        chosen: list[ColumnElement[bool]] = [impressions.c.shown_time.is_not(None)]
+        chosen += [impressions.c.slot == slot] if slot is not None else []
+        chosen += [impressions.c.shown_time >= since] if since is not None else []
+        chosen += [impressions.c.shown_time < until] if until is not None else []
+        query = (
+            select(
+                impressions.c.slot,
+                impressions.c.treatment,
+                impressions.c.user_id,
+                impressions.c.shown_time,
+                impressions.c.n_items,
+                func.count(clicks.c.item_id),
+                func.min(clicks.c.time),
+                func.coalesce(func.sum(clicks.c.repeated), 0),
+                impressions.c.model,
+                impressions.c.salt,
+            )
+            .select_from(impressions.outerjoin(clicks))
+            .where(*chosen)
+            .group_by(impressions.c.id)
+            .order_by(impressions.c.id)
+        )
+
+        def work(connection: Connection) -> pa.Table:
+            result = connection.execution_options(yield_per=_BATCH).execute(query)
+            return pa.Table.from_batches([_batch(rows) for rows in result.partitions()], _OUTCOMES)
+
+        return self._database.read(work, streamed=True)
+
+    def stats(self) -> dict[str, Any]:
+        """How much is stored, and where: kind of database, version of the tables, numbers of rows."""
+        shown = impressions.c.shown_time.is_not(None)
+        counts = {
+            "events": select(func.count()).select_from(events),
+            "users": select(func.count()).select_from(select(events.c.user_id).distinct().subquery()),
+            "impressions": select(func.count()).select_from(impressions),
+            "shown": select(func.count()).select_from(impressions).where(shown),
+            "clicks": select(func.count()).select_from(clicks),
+        }
+        query = select(*(count.scalar_subquery().label(name) for name, count in counts.items()))
+        found = self._database.read(lambda connection: connection.execute(query).mappings().one())
+        return {"database": self._database.system, "schema": SCHEMA_VERSION, **found}
+
+    def _click(self, connection: Connection, click: Click) -> str:
+        # The lock keeps the impression from being deleted before the click on it is stored.
+        this = select(*impressions.c["id", "items", "time", "shown_time"])
+        this = this.where(impressions.c.impression_id == click.impression_id).with_for_update(read=True, key_share=True)
+        if (impression := connection.execute(this).mappings().first()) is None:
+            return "unknown impression"
+        if click.item_id not in json.loads(impression["items"]):
+            return "not in impression"
+        begun = impression["time"] if impression["shown_time"] is None else impression["shown_time"]
+        if click.time - begun > self._click_window:
+            return "too late"
+        row = {"impression": impression["id"], "item_id": click.item_id, "click_id": click.click_id, "time": click.time}
+        if connection.execute(insert_new(connection, clicks), {**row, "repeated": 0}).rowcount:
+            return "recorded"
+        another = update(clicks).values(repeated=clicks.c.repeated + 1).where(clicks.c.impression == impression["id"])
+        connection.execute(another.where(clicks.c.item_id == click.item_id, clicks.c.click_id != click.click_id))
+        return "duplicate"
+
+
+def _history(connection: Connection, user_id: str, limit: int) -> UserHistory:
+    latest = select(events.c.item_id, events.c.time, events.c.kind).where(events.c.user_id == user_id)
+    latest = latest.order_by(events.c.time.desc(), events.c.id.desc()).limit(limit)
+    rows = connection.execute(latest).all()[::-1]
+    items, times, kinds = zip(*rows, strict=True) if rows else ((), (), ())
+    return UserHistory(list(items), np.array(times, np.int64), list(kinds))
+
+
+def _batch(rows: Sequence[Sequence[Any]]) -> pa.RecordBatch:
+    columns = zip(*rows, strict=True)
+    arrays = [pa.array(values, field.type) for values, field in zip(columns, _OUTCOMES, strict=True)]
+    return pa.record_batch(arrays, schema=_OUTCOMES)
+
+
+def _after(prefix: str) -> str | None:
+    """The least text after all that begin with `prefix`; None where there is none."""
+    kept = prefix.rstrip(chr(0x10FFFF))
+    if not kept:
+        return None
+    following = ord(kept[-1]) + 1
+    return kept[:-1] + chr(0xE000 if following == 0xD800 else following)  # past the surrogates, which are no characters
+
+
+def _check_events(rows: Sequence[tuple[str, str, str, int, str]]) -> None:
+    event_ids, user_ids, item_ids, times, kinds = zip(*rows, strict=True)
+    for what, names in (("event id", event_ids), ("user id", user_ids), ("item id", item_ids), ("event kind", kinds)):
+        _check(what, names)
+    for time in (min(times), max(times)):
+        _check_time(time)
+
+
+def _check(what: str, names: Iterable[str], *, empty: bool = False) -> None:
+    """Refuse names that the two systems would not store alike, or not at all."""
+    for name in set(names):
+        if not (name or empty) or len(name) > ID_CHARACTERS or "\0" in name or not _is_text(name):
+            raise InputError(
+                f"the {what} cannot be stored",
+                got=f"{len(name)} characters, {name[:40]!r}{'...' if len(name) > 40 else ''}",
+                expected=f"1 to {ID_CHARACTERS} characters of Unicode text, without NUL",
+            )
+
+
+def _is_text(name: str) -> bool:
+    """Whether it can be written as UTF-8: half a surrogate pair cannot."""
+    try:
+        return name.isascii() or bool(name.encode())
+    except UnicodeEncodeError:
+        return False
+
+
+def _check_time(time: int) -> None:
+    if not -_LATEST < time < _LATEST:
+        raise InputError("the time cannot be stored", got=time, expected="unix seconds")

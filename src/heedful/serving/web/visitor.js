@@ -1,0 +1,298 @@
+// One visitor, by id or by a pasted history: their past, their slots, and what their actions change at once.
+
+import { get, path, post } from "./api.js";
+import { clickLine, loadReport } from "./clicks.js";
+import { combobox } from "./combobox.js";
+import { byId, count, element, failure, newId, onDay, plural, say, sentence, skeleton, spoken, titled } from "./dom.js";
+import { createPanel } from "./explanation.js";
+import { renderSlot } from "./slot.js";
+
+const HISTORY_LIMIT = 200;
+// Ids in one look-up, so that its address stays short.
+const LOOKED_UP = 100;
+const narrow = matchMedia("(max-width: 63.99rem)");
+
+// What the page shows now. `version` grows with each action of the visitor, so that no older explanation is shown.
+const shown = { visitor: null, version: 0, places: new Map(), counting: true };
+// A pasted history belongs to nobody; as one guest it stays in its treatments while this page is open.
+const guest = `guest-${newId()}`;
+let asked = new AbortController();
+const panel = createPanel({ aside: byId("why"), body: byId("why-body"), heading: byId("why-heading"), close: byId("why-close") });
+
+const address = (visitor) => (visitor.history
+  ? `#/history/${visitor.history.map(encodeURIComponent).join(",")}`
+  : `#/user/${encodeURIComponent(visitor.user)}`);
+const go = (visitor) => { location.hash = address(visitor); };
+
+/** Show a visitor: {user}, {history: ids, oldest first}, or null for the start. */
+export async function openVisitor(visitor) {
+  asked.abort();
+  asked = new AbortController();
+  const same = shown.visitor && visitor && address(shown.visitor) === address(visitor);
+  if (!same) shown.places.clear();
+  shown.visitor = visitor;
+  shown.version += 1;
+  panel.clear();
+  byId("visit").hidden = !visitor;
+  byId("welcome").hidden = Boolean(visitor);
+  closePaste();
+  if (!visitor) return welcome(asked.signal);
+  byId("visitor-heading").textContent = visitor.user ? `Visitor ${visitor.user}` : "A pasted history";
+  byId("visitor-facts").replaceChildren();
+  byId("item-search-label").textContent = visitor.user ? "Record an action" : "Add an item";
+  return refresh();
+}
+
+async function refresh() {
+  const { signal } = asked;
+  await Promise.all([refreshPast(signal), refreshSlots(signal)]);
+}
+
+// ---------------------------------------------------------------------------------------------------------- the start
+
+async function welcome(signal) {
+  const box = byId("welcome");
+  byId("visitor-heading").textContent = "Who is visiting?";
+  byId("visitor-facts").textContent = "See what each content slot holds for a visitor, why, and what is clicked.";
+  box.replaceChildren(skeleton("rows", 6));
+  try {
+    const [{ users }, { slots }] = await Promise.all([get("users?limit=8", signal), get("slots", signal)]);
+    box.replaceChildren(users.length
+      ? element("div", {}, element("h2", {}, "Some visitors"),
+        element("ul", { class: "people" }, users.map((user) => element("li", {},
+          element("a", { href: address({ user: user.user_id }) }, element("span", { class: "who" }, user.user_id),
+            element("span", { class: "note" }, plural(user.actions, "action")))))))
+      : element("div", { class: "empty" }, element("h2", {}, "No histories yet"),
+        element("p", {}, "The database holds no actions. Type any user id to begin as a new visitor, or paste a history.")),
+      slots.length ? element("div", { class: "served" }, element("h2", {}, "The slots they see"),
+        element("ul", { class: "people roomy" }, slots.map((slot) => element("li", {}, element("a", { href: "#/slots" },
+          element("span", {}, slot.title ?? slot.name), element("span", { class: "note" }, plural(slot.shown, "item"))))))) : "");
+  } catch (error) {
+    if (error.name !== "AbortError") box.replaceChildren(failure(error, () => welcome(asked.signal)));
+  }
+}
+
+// ----------------------------------------------------------------------------------------------------------- the past
+
+async function pastOf(visitor, signal) {
+  if (visitor.user) return (await get(`${path("users", visitor.user, "history")}?limit=${HISTORY_LIMIT}`, signal)).history;
+  if (!visitor.history.length) return [];
+  const ids = [...new Set(visitor.history)];
+  const parts = Array.from({ length: Math.ceil(ids.length / LOOKED_UP) }, (_, part) => ids.slice(LOOKED_UP * part, LOOKED_UP * (part + 1)));
+  const found = await Promise.all(parts.map((part) => get(`items?ids=${part.map(encodeURIComponent).join(",")}`, signal)));
+  const known = new Map(found.flatMap(({ items }) => items.map((item) => [String(item.item_id), item])));
+  return visitor.history.map((id, place) => ({ item_id: id, title: known.get(id)?.title, place, unknown: !known.has(id) })).reverse();
+}
+
+async function refreshPast(signal) {
+  const box = byId("past-items");
+  const visitor = shown.visitor;
+  if (!box.children.length) box.replaceChildren(skeleton("rows", 5));
+  try {
+    const past = await pastOf(visitor, signal);
+    byId("visitor-facts").textContent = factsOf(visitor, past);
+    showPast(box, visitor, past, narrow.matches ? 5 : 12);
+  } catch (error) {
+    if (error.name !== "AbortError") box.replaceChildren(failure(error, () => refreshPast(asked.signal)));
+  }
+}
+
+function factsOf(visitor, past) {
+  if (!past.length) return visitor.user ? "A new visitor: no actions yet, so slots are ranked by popularity." : "Empty: slots are ranked by popularity.";
+  const unknown = past.filter((action) => action.unknown).length;
+  const left = unknown ? `, ${unknown} unknown to the model and left out` : "";
+  if (!visitor.user) return `${plural(past.length, "item")}${left}`;
+  const number = past.length === HISTORY_LIMIT ? `The latest ${HISTORY_LIMIT} actions` : plural(past.length, "action");
+  return `${number}, the last on ${onDay(past[0].timestamp)}`;
+}
+
+function showPast(box, visitor, past, limit) {
+  if (!past.length) {
+    box.replaceChildren(element("p", { class: "empty" }, "Nothing yet. Add an item and watch the slots change."));
+    return;
+  }
+  const rows = past.slice(0, limit).map((action) => element("li", { class: action.unknown ? "unknown" : null },
+    element("span", { class: "past-title" }, action.unknown ? action.item_id : titled(action.title ?? action.item_id)),
+    element("span", { class: "note" }, action.unknown ? "unknown item" : visitor.user ? onDay(action.timestamp) : action.item_id),
+    visitor.history ? element("button", { type: "button", class: "leave-out", "aria-label": `Leave out ${spoken(action.title ?? action.item_id)}`,
+      on: { click: () => go({ history: visitor.history.filter((_, place) => place !== action.place) }) } }, "×") : null));
+  const more = past.length - rows.length;
+  box.replaceChildren(element("ol", { class: "past-list", "aria-label": "Past items, newest first" }, rows),
+    more > 0 ? element("button", { type: "button", class: "quiet", on: { click: () => {
+      showPast(box, visitor, past, past.length);
+      box.querySelector("ol").tabIndex = -1;
+      box.querySelector("ol").focus({ preventScroll: true });
+    } } }, `Show ${count(more)} more`) : "");
+}
+
+// ---------------------------------------------------------------------------------------------------------- the slots
+
+async function refreshSlots(signal) {
+  const box = byId("slots");
+  box.setAttribute("aria-busy", "true");
+  if (!box.children.length) box.replaceChildren(skeleton("tiles", 6), skeleton("tiles", 6));
+  try {
+    const { slots } = await get("slots", signal);
+    if (!slots.length) return box.replaceChildren(...await withoutSlots(signal));
+    const answers = await Promise.all(slots.map((slot) => fill(slot, signal)));
+    if (signal.aborted) return undefined;
+    const before = new Map(shown.places);
+    const held = placeOfFocus(box);
+    box.replaceChildren(...answers.map(({ slot, answer, error }) => (error
+      ? brokenSlot(slot, error)
+      : drawSlot(answer, before.get(slot.name)))));
+    box.append(countingSwitch());
+    held?.();
+    panel.suggest(box);
+    refreshLines();
+  } catch (error) {
+    if (error.name !== "AbortError") box.replaceChildren(failure(error, () => refreshSlots(asked.signal)));
+  } finally {
+    if (!signal.aborted) box.removeAttribute("aria-busy");
+  }
+  return undefined;
+}
+
+/** Who works by keyboard keeps their place among the tiles as these are drawn anew. */
+function placeOfFocus(box) {
+  const slot = document.activeElement?.closest("#slots .slot");
+  if (!slot) return null;
+  const row = [...slot.querySelectorAll(".item")].indexOf(document.activeElement.closest(".item"));
+  return () => {
+    const tiles = document.getElementById(slot.getAttribute("aria-labelledby"))?.closest(".slot").querySelectorAll(".item-why") ?? [];
+    (tiles[row] ?? tiles[0])?.focus({ preventScroll: true });
+    box.removeAttribute("aria-busy");
+  };
+}
+
+async function fill(slot, signal) {
+  const { visitor } = shown;
+  try {
+    const answer = visitor.user
+      ? await get(`${path("slots", slot.name)}?user=${encodeURIComponent(visitor.user)}`, signal)
+      : await post(path("slots", slot.name), { history: visitor.history, visitor: guest }, signal);
+    return { slot, answer };
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    return { slot, error };
+  }
+}
+
+function drawSlot(answer, before) {
+  shown.places.set(answer.slot, new Map(answer.items.map((item) => [item.item_id, item.position])));
+  return renderSlot(answer, before, {
+    panel, context: () => ({ visitor: shown.visitor, version: shown.version }),
+    counting: () => shown.counting, recorded: refreshLines, bought: shown.visitor.user ? act : addToHistory,
+  });
+}
+
+const brokenSlot = (slot, error) => element("section", { class: "slot", "aria-label": slot.title },
+  element("h2", {}, slot.title), failure(error, () => refreshSlots(asked.signal)));
+
+async function withoutSlots(signal) {
+  const { visitor } = shown;
+  const asking = visitor.user ? { user_id: visitor.user } : { history: visitor.history };
+  const { items } = await post("recommend", { ...asking, k: 12, offset: 0, exclude_history: true }, signal);
+  const answer = { slot: "catalogue", title: "The best of the catalogue", treatment: null, impression_id: null,
+    items: items.map((item, place) => ({ position: place + 1, ...item })) };
+  setTimeout(() => panel.suggest(byId("slots")));
+  return [element("p", { class: "notice" }, "No content slots are declared yet. ", element("a", { href: "#/slots" }, "Declare some"),
+    " to choose what they may hold and to measure their click-through. Until then:"), drawSlot(answer, shown.places.get("catalogue"))];
+}
+
+function countingSwitch() {
+  const box = element("input", { type: "checkbox", id: "counting", on: { change: (event) => {
+    shown.counting = event.target.checked;
+    byId("slots").classList.toggle("uncounted", !shown.counting);
+  } } });
+  box.checked = shown.counting;
+  return element("p", { class: "counting" }, element("label", {}, box, " Count this as a visit"),
+    element("span", { class: "note" }, "Slots in view count as shown, and clicks as clicks. Switch it off to only look."));
+}
+
+let lines;
+/** The click-through under each slot, after the server has taken what happened. */
+function refreshLines() {
+  clearTimeout(lines);
+  lines = setTimeout(async () => {
+    const places = [...document.querySelectorAll("#slots .slot-clicks[data-slot]")];
+    if (!places.length) return;
+    try {
+      const report = await loadReport(asked.signal);
+      for (const place of places) place.replaceChildren(...clickLine(report, place.dataset.slot, place.dataset.treatment));
+    } catch {
+      // The slots stand without their figures; a loss of the server is told by the notice on top.
+    }
+  }, 250);
+}
+
+// --------------------------------------------------------------------------------------------------------- the actions
+
+// The server gives an action the kind that is most frequent in the training log.
+let acting = false;
+async function act(item) {
+  if (acting) return;
+  acting = true;
+  const { user } = shown.visitor;
+  try {
+    const event = { event_id: newId(), user_id: user, item_id: item.item_id };
+    const { rejected } = await post("events", { events: [event] });
+    if (rejected?.length) throw new Error(rejected[0].reason);
+    shown.version += 1;
+    panel.clear();
+    await refresh();
+    say(`${spoken(item.title ?? item.item_id)} is in the history now; the slots are ranked anew.`);
+  } catch (error) {
+    if (error.name !== "AbortError") say(sentence(error.message), { failed: true });
+  } finally {
+    acting = false;
+  }
+}
+
+const addToHistory = (item) => go({ history: [...shown.visitor.history, String(item.item_id)] });
+
+// -------------------------------------------------------------------------------------------------------- the searches
+
+combobox({
+  input: byId("user-search"), list: byId("user-options"),
+  load: async (text, signal) => (await get(`users?limit=12&prefix=${encodeURIComponent(text)}`, signal)).users
+    .map((user) => ({ user: user.user_id, label: user.user_id, note: plural(user.actions, "action") })),
+  choose: ({ user }) => go({ user }),
+  enter: (user) => go({ user }),
+  nothing: (text) => (text ? `Nobody begins with ${text}. Enter opens a new visitor.` : "No visitors yet. Type an id for a new one."),
+});
+
+combobox({
+  input: byId("item-search"), list: byId("item-options"),
+  load: async (text, signal) => (text ? (await get(`items?limit=12&search=${encodeURIComponent(text)}`, signal)).items : [])
+    .map((item) => ({ item, label: titled(item.title ?? item.item_id), note: String(item.item_id) })),
+  choose: ({ item }) => (shown.visitor.user ? act(item) : addToHistory(item)),
+  nothing: (text) => (text ? `No item matches ${text}.` : "Type a title or an id."),
+});
+
+function openPaste() {
+  byId("paste").hidden = false;
+  byId("paste-open").setAttribute("aria-expanded", "true");
+  byId("paste-text").value = shown.visitor?.history?.join(", ") ?? "";
+  byId("paste-error").textContent = "";
+  byId("paste-text").focus();
+}
+
+function closePaste() {
+  byId("paste").hidden = true;
+  byId("paste-open").setAttribute("aria-expanded", "false");
+}
+
+byId("paste-open").addEventListener("click", () => (byId("paste").hidden ? openPaste() : closePaste()));
+byId("paste-cancel").addEventListener("click", () => { closePaste(); byId("paste-open").focus(); });
+byId("paste").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const history = byId("paste-text").value.split(/[\s,;"'[\]]+/).filter(Boolean);
+  if (!history.length) {
+    byId("paste-error").textContent = "Paste at least one item id.";
+    byId("paste-text").focus();
+    return;
+  }
+  closePaste();
+  go({ history });
+});

@@ -1,0 +1,227 @@
+"""Explanations: exact falls, weights that sum to one, parts that add up, and words that claim no more than is so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from heedful.embeddings.table import ItemEmbeddings
+from heedful.errors import InputError
+from heedful.events.candidates import Candidates
+from heedful.events.histories import Histories
+from heedful.ranking.heuristics import LastItem, Popularity, WeightedSum
+from heedful.ranking.models import ALL_MODELS
+from heedful.ranking.ranker import Ranker
+from heedful.ranking.rankers import AttentionRanker
+from heedful.ranking.weights import attention_weights, learnt_trend, score_parts
+from heedful.recommending.explanation import Explanation, explain, explain_items
+from heedful.recommending.recommender import Recommender
+from ranking_worlds import DAY, QUICK, START, log_of, random_log, table_of
+
+HISTORY = ["item4", "item9", "item4", "item30", "item1", "item17"]
+TIMES = [START + DAY * day for day in (3, 9, 40, 80, 99, 130)]
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, QUICK[name]) for name in ALL_MODELS} | {
+    "attention-paper": ("attention", {**QUICK["attention"], "preset": "paper", "depth": 3}),
+    "attention-short": ("attention", {**QUICK["attention"], "max_history": 3}),
+    "attention-shallow": ("attention", {**QUICK["attention"], "depth": 0}),
+}
+VARIANTS["attention-paper"][1].update(null_rows=0, relations=0)
+
+
+@pytest.fixture(scope="module", params=list(VARIANTS))
+def ranker(request: pytest.FixtureRequest) -> Ranker:
+    log = random_log(kind_names=("view", "purchase"))
+    name, options = VARIANTS[request.param]
+    return ALL_MODELS[name](**options).fit(log, table_of(log.catalog.items.ids, attributes=log.catalog.attributes))
+
+
+@pytest.fixture(scope="module")
+def attention() -> AttentionRanker:
+    log = random_log()
+    return AttentionRanker(**QUICK["attention"]).fit(log, table_of(log.catalog.items.ids))
+
+
+def past_of(ranker: Ranker, items: list[str] | None = None) -> Histories:
+    history = HISTORY if items is None else items
+    return ranker.histories_of([history], [TIMES[: len(history)]])
+
+
+def scores_of(ranker: Ranker, history: Histories, rows: list[int], gamma: float | None) -> np.ndarray:
+    return ranker.score_rows(history, Candidates.of([np.array(rows)]), pool_gamma=gamma)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 1.0, None])
+def test_falls_equal_rescoring(ranker: Ranker, gamma: float | None) -> None:
+    rows, history = [8, 0, 33, 4], past_of(ranker)
+    found = explain_items(ranker, history, rows, pool_gamma=gamma)
+    assert [e.row for e in found] == rows and [e.item for e in found] == [f"item{row}" for row in rows]
+    for explanation, score in zip(found, scores_of(ranker, history, rows, gamma), strict=True):
+        assert explanation.score == pytest.approx(score, abs=1e-5)
+        assert ranker.items.take(explanation.past).to_pylist() == ["item17", "item1", "item30", "item4", "item9"]
+    for place, past in enumerate(found[0].past):
+        without = scores_of(ranker, history.where(history.items != past), rows, gamma)
+        for explanation, score in zip(found, without, strict=True):
+            assert explanation.falls[place] == pytest.approx(explanation.score - score, abs=1e-5)
+
+
+def test_long_histories_are_done_in_parts(ranker: Ranker, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = explain_items(ranker, past_of(ranker), [8, 9])
+    monkeypatch.setattr("heedful.recommending.explanation._BATCH_ACTIONS", 13)
+    for one, other in zip(explain_items(ranker, past_of(ranker), [8, 9]), expected, strict=True):
+        np.testing.assert_allclose(one.falls, other.falls, atol=1e-5)
+
+
+def test_reasons_are_the_past_items_by_their_fall(ranker: Ranker) -> None:
+    explanation = explain_items(ranker, past_of(ranker), [8])[0]
+    falls = {f"item{row}": fall for row, fall in zip(explanation.past, explanation.falls, strict=True)}
+    assert {reason.item: reason.fall for reason in explanation.reasons} == pytest.approx(falls)
+    in_order = [reason.fall for reason in explanation.reasons]
+    assert in_order == sorted(in_order, reverse=True)
+    assert [reason.item for reason in explain(ranker, past_of(ranker), 8, pool_gamma=0.0)] == [
+        reason.item for reason in explanation.reasons
+    ]
+    assert all(reason.title == ranker.describe_item(reason.item) for reason in explanation.reasons)
+
+
+def test_weights_of_each_layer_sum_to_one(ranker: Ranker) -> None:
+    explanation = explain_items(ranker, past_of(ranker), [8, 9])[1]
+    if not isinstance(ranker, AttentionRanker):
+        assert explanation.attention is None and explanation.null_attention is None
+        assert all(reason.attention is None for reason in explanation.reasons)
+        return
+    config = ranker.config
+    null_rows = config.null_rows if config.depth else 0
+    assert explanation.attention is not None and explanation.null_attention is not None
+    assert explanation.attention.shape == (config.depth, 5 + null_rows)
+    assert (explanation.attention >= 0).all()
+    np.testing.assert_allclose(explanation.attention.sum(axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(explanation.null_attention, explanation.attention[:, 5:].sum(axis=1))
+    columns = {f"item{row}": explanation.attention[:, place] for place, row in enumerate(explanation.past)}
+    for reason in explanation.reasons:
+        np.testing.assert_array_equal(reason.attention, columns[reason.item])
+
+
+def test_parts_add_up_to_the_score(ranker: Ranker) -> None:
+    for gamma in (0.0, 1.0, None):
+        for explanation in explain_items(ranker, past_of(ranker), [8, 0, 33], pool_gamma=gamma):
+            assert sum(explanation.parts.values()) == pytest.approx(explanation.score, abs=1e-5)
+    nothing = explain_items(ranker, past_of(ranker, []), [8])[0]
+    assert nothing.parts == {"popularity": pytest.approx(nothing.score)}
+
+
+def test_items_older_than_the_memory_do_nothing() -> None:
+    log = random_log()
+    ranker = AttentionRanker(**{**QUICK["attention"], "max_history": 3}).fit(log, table_of(log.catalog.items.ids))
+    explanation = explain_items(ranker, past_of(ranker), [8])[0]
+    assert explanation.falls[3:].tolist() == [0, 0] and np.abs(explanation.falls[:3]).min() > 0
+    assert explanation.attention is not None
+    assert (explanation.attention[:, 3:5] == 0).all() and (explanation.attention[:, :3] > 0).all()
+
+
+def test_attention_is_that_of_section_4_1(attention: AttentionRanker) -> None:
+    """Against a float64 reference with keys and values projected for each past item, as the paper writes them."""
+    history, rows = past_of(attention), np.array([8, 33])
+    found = attention_weights(attention, history, rows)
+    assert found is not None and found[1] == 2
+    module = attention._net.model.attention.double()
+    past = [17, 1, 30, 4, 9]
+    with torch.no_grad():
+        x = attention._inputs(np.array(past)).double()
+        z = module.h(attention._inputs(rows).double())
+        for k in range(2):
+            memory = torch.cat([x, module.null[k]])
+            p = ((memory @ module.f[k].T) @ z.T).T.softmax(-1)
+            z = z + torch.einsum("qn,nh->qh", p, module.g[k](memory))
+            np.testing.assert_allclose(found[0][:, k], p.numpy(), atol=1e-6)
+        logits = (z @ module.phi.T)[:, 0].numpy()
+    module.float()
+    parts = score_parts(attention, history, rows)
+    np.testing.assert_allclose(parts["item"] + parts["attention"], logits, atol=1e-5)
+
+
+def test_names_of_the_parts(attention: AttentionRanker) -> None:
+    rows = np.array([3])
+    assert list(score_parts(attention, past_of(attention), rows)) == [
+        "prior", "trend", "item", "attention", "relevance", "user",
+    ]  # fmt: skip
+    log = random_log()
+    plain = LastItem().fit(log, table_of(log.catalog.items.ids))
+    assert list(score_parts(plain, past_of(plain), rows)) == ["match"]
+
+
+def line_world(model: type[Ranker] = LastItem, **options: Any) -> Ranker:
+    """Known vectors: item 0 and 1 point one way, item 2 the other, item 3 across, item 4 as item 0 with its title."""
+    log = log_of([[0, 1, 2, 3, 4], [0, 1], [0]])
+    vectors = np.array([[1, 0], [0.9, 0.1], [-1, 0], [0, 1], [1, 0.05]], np.float32)
+    titles = pa.table({"title": ["Gala", "Bananas", "Soap", "Rope", "Gala"], "category": ["fruit"] * 5})
+    return model(**options).fit(log, ItemEmbeddings.from_arrays(log.catalog.items, vectors, attributes=titles))
+
+
+def words(ranker: Ranker, history: list[str], row: int) -> str:
+    return explain_items(ranker, past_of(ranker, history), [row])[0].text
+
+
+def test_words_name_what_raises_the_score() -> None:
+    ranker = line_world()
+    assert words(ranker, ["item2", "item0"], 1) == "because of Gala"
+    assert words(ranker, ["item2", "item0"], 0) == "because of having had it before"
+
+
+def test_what_lowers_the_score_is_no_cause() -> None:
+    ranker = line_world()
+    found = explain_items(ranker, past_of(ranker, ["item0", "item2"]), [1, 3])
+    assert [(reason.item, reason.fall > 0) for reason in found[0].reasons] == [("item0", False), ("item2", False)]
+    assert found[0].text == "no past item raises its score"
+
+
+def test_words_of_what_is_popular_or_trending_with_everyone(attention: AttentionRanker) -> None:
+    log = random_log()
+    popularity = Popularity().fit(log)
+    most = int(np.argmax(popularity.users_of_item))
+    assert words(popularity, ["item9", "item30"], most) == "popular with everyone; no past item raises its score"
+    assert words(popularity, [], most) == "popular with everyone; nothing is known of this user"
+    trend = learnt_trend(attention)
+    assert trend is not None and learnt_trend(popularity) is None
+    silent = AttentionRanker(**QUICK["attention"]).fit(log, table_of(log.catalog.items.ids))
+    for parameter in silent._net.model.parameters():
+        parameter.data.zero_()
+    rare = int(np.argmin(silent.users_of_item))
+    assert silent._item_term is not None
+    assert words(silent, ["item9", "item30"], rare) == "no past item raises its score"
+    silent._item_term[rare] += 100
+    assert words(silent, ["item9", "item30"], rare) == "trending; no past item raises its score"
+
+
+def test_equal_titles_are_named_once_and_small_causes_not_at_all() -> None:
+    ranker = line_world(WeightedSum, evaluations=4)
+    assert isinstance(ranker, WeightedSum)
+    ranker.parameters = np.array([-20.0, 0.0, 0.0])  # all past items weigh the same
+    assert words(ranker, ["item2", "item0", "item4"], 1) == "because of Gala"
+    reasons = explain(ranker, past_of(ranker, ["item2", "item0", "item4"]), 1, pool_gamma=0.0)
+    assert [reason.item for reason in reasons] == ["item4", "item0", "item2"]
+    assert reasons[1].fall > 0.5 and 0 < reasons[2].fall < 0.01
+
+
+def test_recommendations_are_explained_together(ranker: Ranker) -> None:
+    top = Recommender(ranker).recommend(HISTORY, k=3, history_times=TIMES, pool_gamma=1.0)
+    found = top.explanations()
+    assert [e.item for e in found] == top.items and all(isinstance(e, Explanation) for e in found)
+    np.testing.assert_allclose([e.score for e in found], top.scores, atol=1e-4)
+    for place, explanation in enumerate(found):
+        assert [(r.item, pytest.approx(r.fall, abs=1e-5)) for r in explanation.reasons] == [
+            (r.item, r.fall) for r in top.explain(place)
+        ]
+
+
+def test_nothing_to_explain_and_what_cannot_be(ranker: Ranker) -> None:
+    assert explain_items(ranker, past_of(ranker), []) == []
+    empty = explain_items(ranker, past_of(ranker, []), [8])[0]
+    assert empty.reasons == [] and empty.attention is None and len(empty.past) == 0
+    with pytest.raises(InputError, match="an item that the ranker does not know cannot be explained; got: row -1"):
+        explain_items(ranker, past_of(ranker), [3, -1])
+    with pytest.raises(InputError, match="one user's scores are explained at a time; got: 2 histories; expected: one"):
+        explain_items(ranker, ranker.histories_of([HISTORY, HISTORY]), [3])

@@ -1,0 +1,198 @@
+"""The report: what counts, what is set aside, what is compared, and the figure."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from heedful.errors import ConfigError, InputError
+from heedful.serving.clicks import ClickConfig, report
+from heedful.serving.figures import draw_figure5, figure5
+from heedful.serving.rates import rate
+
+DAY = 86_400
+
+
+def outcomes(rows: list[dict[str, Any]]) -> pa.Table:
+    usual = {
+        "slot": "books",
+        "treatment": "popularity",
+        "user_id": "u",
+        "time": 0,
+        "clicks": 0,
+        "repeated_clicks": 0,
+        "model": "m",
+    }
+    names = [*usual, "items_shown"]
+    full = [{**usual, "items_shown": 10, **row} for row in rows]
+    kinds = {"time": pa.int64(), "clicks": pa.int64(), "repeated_clicks": pa.int64(), "items_shown": pa.int64()}
+    return pa.table({name: pa.array([row[name] for row in full], kinds.get(name, pa.string())) for name in names})
+
+
+def arm(treatment: str, users: int, clickers: int, **row: Any) -> list[dict[str, Any]]:
+    """Users with two impressions each; the first `clickers` clicked one of them."""
+    return [
+        {"treatment": treatment, "user_id": f"{treatment} {n}", "clicks": int(n < clickers and second), **row}
+        for n in range(users)
+        for second in (0, 1)
+    ]
+
+
+WORLD = [
+    *arm("attention", 300, 90),
+    *arm("popularity", 200, 30),
+    *arm("last_item", 100, 12, slot="music"),
+    *arm("editorial", 100, 15, slot="music"),
+]
+
+
+def test_rates_by_slot_and_treatment() -> None:
+    found = report(outcomes(WORLD))
+    assert [slot.slot for slot in found.slots] == ["books", "music"]
+    books, music = found.slots
+    assert [one.treatment for one in books.treatments] == ["attention", "popularity"]
+    attention, popularity = books.treatments
+    assert (attention.rate.impressions, attention.rate.clicks, attention.rate.users) == (600, 90, 300)
+    assert attention.rate == rate(np.full(300, 2), (np.arange(300) < 90).astype(int))
+    assert attention.relative == 1.0 and popularity.relative == pytest.approx(0.5)
+    assert [one.relative for one in music.treatments] == pytest.approx([0.5, 0.4])
+    assert not found.simulated and set(found.set_aside.values()) == {0}
+
+
+def test_lifts_are_against_the_plainest_treatment_or_the_one_named() -> None:
+    found = report(outcomes(WORLD))
+    assert [[(one.treatment, one.against) for one in slot.lifts] for slot in found.slots] == [
+        [("attention", "popularity")],
+        [("last_item", "editorial")],
+    ]
+    lift = found.slots[0].lifts[0].lift
+    assert lift.lift == pytest.approx(1.0) and lift.decided and lift.low > 0.1 and lift.p < 0.02
+    named = report(outcomes(WORLD), ClickConfig(reference="last_item"))
+    assert [one.against for slot in named.slots for one in slot.lifts] == ["popularity", "last_item"]
+
+
+def test_the_lifts_of_a_slot_share_the_error() -> None:
+    two = report(outcomes([*arm("a", 300, 90), *arm("popularity", 200, 30)])).slots[0].lifts[0].lift
+    rows = [*arm("a", 300, 90), *arm("popularity", 200, 30), *arm("b", 100, 15), *arm("c", 100, 15)]
+    shared = report(outcomes(rows)).slots[0].lifts[0].lift
+    assert shared.p == pytest.approx(3 * two.p) and shared.low < two.low and shared.high > two.high
+
+
+def test_an_impression_counts_as_clicked_once() -> None:
+    rows = [{"user_id": f"u{n}", "clicks": n % 4, "repeated_clicks": n % 3} for n in range(40)]
+    found = report(outcomes(rows))
+    assert found.slots[0].treatments[0].rate.clicks == 30
+    assert found.set_aside["further_clicks"] == 10 * 1 + 10 * 2
+    assert found.set_aside["repeated_clicks"] == sum(n % 3 for n in range(40))
+
+
+def test_bots_are_set_aside_and_counted() -> None:
+    people = arm("popularity", 50, 10)
+    eager = [{"user_id": "eager", "time": n * DAY, "clicks": 2} for n in range(60)]
+    tireless = [{"user_id": "tireless", "time": n, "clicks": 0} for n in range(201)]
+    keen = [{"user_id": "keen", "time": n * DAY, "clicks": int(n < 45)} for n in range(60)]  # a lot, but a person may
+    often = [{"user_id": "often", "time": (n % 2) * DAY + n} for n in range(300)]
+    several = [{"user_id": "several", "slot": f"slot {n % 3}", "time": n} for n in range(300)]
+    few = [{"user_id": "few", "clicks": 1} for _ in range(49)]
+    clean = report(outcomes([*people, *keen, *often, *several, *few]))
+    found = report(outcomes([*people, *eager, *keen, *tireless, *often, *several, *few]))
+    assert found.set_aside == {
+        "bots": 2, "impressions_of_bots": 261, "clicks_of_bots": 120, "further_clicks": 0, "repeated_clicks": 0,
+    }  # fmt: skip
+    assert found.slots == clean.slots and set(clean.set_aside.values()) == {0}
+    strict = report(outcomes([*people, *keen]), ClickConfig(bot_click_share=0.5))
+    assert strict.set_aside["bots"] == 1
+    # A bot is one in every slot.
+    elsewhere = report(outcomes([*people, *eager, {"user_id": "eager", "slot": "music"}]))
+    assert [slot.slot for slot in elsewhere.slots] == ["books"] and elsewhere.set_aside["impressions_of_bots"] == 61
+
+
+def test_advice_on_sample_sizes() -> None:
+    found = report(
+        outcomes([*arm("attention", 300, 90), *arm("popularity", 200, 30), *arm("popularity", 5, 3, slot="music")])
+    )
+    assert found.slots[0].guidance.startswith(
+        "impressions that each treatment needs to be told from popularity with probability 80%: "
+    )
+    assert found.slots[0].guidance.endswith("for a lift of 20%; one has seen 400")
+    assert found.slots[1].guidance == "too early for advice: 3 users have clicked in popularity, and 10 are needed"
+    often = report(outcomes([{"user_id": f"u{n}", "clicks": int(n < 98)} for n in range(100)]))
+    assert often.slots[0].guidance == "popularity is clicked too often for a higher rate to be told from it"
+
+
+def test_simulated_impressions_are_told() -> None:
+    rows = [*WORLD, {"model": "simulated:attention"}]
+    assert report(outcomes(rows)).simulated and str(report(outcomes(rows))).startswith("Simulated: nobody saw these slots.")
+    assert not report(outcomes(rows).drop_columns(["model", "repeated_clicks"])).simulated
+
+
+def test_nothing_yet() -> None:
+    empty = report(outcomes([]))
+    assert empty.slots == () and str(empty) == "Nothing was shown yet." and empty.to_dict()["slots"] == []
+    unclicked = report(outcomes(arm("popularity", 5, 0)))
+    assert unclicked.slots[0].treatments[0].relative is None
+    for nothing in (empty, unclicked):
+        with pytest.raises(ConfigError, match="there is nothing to draw; got: no click yet"):
+            draw_figure5(nothing)
+    with pytest.raises(
+        InputError, match="the outcomes lack a column; got: slot; expected: slot, treatment, user_id, time, clicks"
+    ):
+        report(pa.table({"slot": ["a"]}))
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"confidence": 1.0},
+        {"confidence": 0.2},
+        {"typical_lift": 0.0},
+        {"power": 1.0},
+        {"bot_daily_impressions": 0},
+        {"bot_impressions": 0},
+        {"bot_click_share": 1.1},
+    ],
+)
+def test_options_out_of_range(option: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=f"option '{next(iter(option))}' is out of range"):
+        ClickConfig(**option)
+
+
+def test_words_and_json() -> None:
+    found = report(outcomes([*WORLD, *arm("new", 10, 1, slot="music")]))
+    text = str(found)
+    assert "attention         90 of      600 impressions,    300 users: 15.00% (12." in text and "relative 100.0%" in text
+    assert "attention against popularity: +100.0% (+" in text and ", decided" in text
+    assert "new against editorial: too few clicks to compare" in text and text.endswith("Set aside: nothing.")
+    told = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    music = told["slots"][1]
+    assert music["lifts"][1]["high"] is None and music["lifts"][1]["low"] == -1.0 and not music["lifts"][1]["decided"]
+    assert set(music["treatments"][0]) == {"treatment", "impressions", "clicks", "users", "ctr", "low", "high", "relative"}
+
+
+def test_figure_5(tmp_path: Path) -> None:
+    found = report(outcomes([*WORLD, {"model": "simulated:attention"}]))
+    axes = draw_figure5(found).axes[0]
+    heights = sorted(
+        (bar.get_x(), bar.get_height()) for bars in axes.containers if hasattr(bars, "patches") for bar in bars.patches
+    )
+    rates = sorted((one.rate.ctr for slot in found.slots for one in slot.treatments), reverse=True)
+    assert [height for _, height in heights] == pytest.approx([ctr / rates[0] for ctr in rates])
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["books", "music", "books", "music"]
+    assert axes.get_xlabel() == "content: slot and treatment"
+    assert axes.get_ylabel() == "click-through rate, relative to the highest"
+    assert axes.get_title().startswith("Simulated clicks: nobody saw this content")
+    figure5(found, tmp_path / "figure.svg")
+    assert ElementTree.parse(tmp_path / "figure.svg").getroot().tag.endswith("svg")
+    first = (tmp_path / "figure.svg").read_bytes()
+    figure5(found, tmp_path / "figure.svg")
+    assert (tmp_path / "figure.svg").read_bytes() == first
+    figure5(found, tmp_path / "figure.PNG")
+    assert (tmp_path / "figure.PNG").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    with pytest.raises(ConfigError, match=r"a figure is written as PNG or SVG; got: .*figure\.gif"):
+        figure5(found, tmp_path / "figure.gif")

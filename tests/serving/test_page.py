@@ -1,0 +1,338 @@
+"""The page, as a person uses it in a real browser: find a visitor, read, ask why, click, see the figures change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from page_worlds import PATIENCE_MS, chromium, served, tab, train
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
+
+expect.set_options(timeout=PATIENCE_MS)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(tmp_path_factory.mktemp("page"))
+
+
+@pytest.fixture
+def address(model: Path, tmp_path: Path) -> Iterator[str]:
+    with served(model, tmp_path) as url:
+        yield url
+
+
+@pytest.fixture
+def window(browser: Browser, address: str) -> Iterator[BrowserContext]:
+    with tab(browser, address) as context:
+        yield context
+
+
+@pytest.fixture
+def page(window: BrowserContext) -> Page:
+    page = window.new_page()
+    page.goto("/")
+    return page
+
+
+def open_visitor(page: Page, who: str) -> None:
+    page.goto(f"/#/user/{who}")
+    expect(page.locator("#slots .slot-clicks").first).not_to_be_empty()
+
+
+def ask(page: Page, method: str, path: str, **body: Any) -> Any:
+    """The server's own answer, by which the page is judged."""
+    answer = page.request.fetch(path, method=method, **({"data": body} if body else {}))
+    assert answer.ok, answer.text()
+    return answer.json()
+
+
+def slot(page: Page, title: str) -> Locator:
+    return page.get_by_role("region", name=title)
+
+
+def name_of(tile: Locator) -> str:
+    """The name as it is written, before the style sheet puts it into sentence case."""
+    return tile.locator(".title").text_content() or ""
+
+
+def treatments(page: Page, name: str) -> dict[str, Any]:
+    found = [one for one in ask(page, "GET", "/clicks/report")["slots"] if one["slot"] == name]
+    return found[0]["treatments"][0] if found else {"impressions": 0, "clicks": 0}
+
+
+def test_search_read_click_and_see_the_click_through_change(page: Page) -> None:
+    search = page.get_by_role("combobox", name="Find a visitor")
+    search.fill("visitor-1")
+    expect(page.get_by_role("option").first).to_be_visible()
+    assert page.get_by_role("option").all_inner_texts()[0].startswith("visitor-1")
+    search.press("ArrowDown")
+    search.press("Enter")
+    who = page.get_by_role("heading", level=1)
+    expect(who).to_have_text("Visitor visitor-1")
+    expect(who).to_be_focused()
+
+    fruit = slot(page, "Fresh fruit")
+    expect(fruit.get_by_role("listitem")).to_have_count(4)
+    shown = ask(page, "GET", "/slots/fruit?user=visitor-1")["items"]
+    titles = fruit.locator(".item .title").all_text_contents()
+    assert titles == [item["attributes"]["title"] for item in shown]
+    expect(fruit).to_contain_text("chosen by model")
+
+    expect(fruit.locator(".slot-clicks")).to_contain_text("0.0 % click-through of model: 0 clicks, shown 1 time")
+    fruit.get_by_role("button", name="Click ").nth(1).click()
+    expect(fruit.locator(".slot-clicks")).to_contain_text("100.0 % click-through of model: 1 click, shown 1 time")
+    expect(fruit.get_by_role("button", name="Click ").nth(1)).to_have_text("Clicked")
+    assert treatments(page, "fruit")["clicks"] == 1
+
+    page.get_by_role("link", name="Click-through").click()
+    expect(page.get_by_role("heading", level=1, name="Click-through")).to_be_focused()
+    row = page.locator(".figure5 tbody tr").first
+    expect(row.get_by_role("rowheader")).to_have_text("Fresh fruit")
+    expect(row.locator(".number")).to_have_text("100 %")
+    report = page.locator(".report", has=page.get_by_role("heading", name="Fresh fruit"))
+    expect(report.locator(".counts")).to_have_text("1 of 1")
+
+
+def test_a_second_click_on_the_same_item_is_not_sent(page: Page) -> None:
+    open_visitor(page, "visitor-2")
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.url) if request.url.endswith("/clicks") else None)
+    button = slot(page, "Fresh fruit").get_by_role("button", name="Click ").first
+    button.click()
+    expect(button).to_have_text("Clicked")
+    button.click(force=True)
+    assert len(sent) == 1
+    assert treatments(page, "fruit")["clicks"] == 1
+
+
+def test_an_explanation_by_keyboard_says_what_the_server_says(page: Page) -> None:
+    open_visitor(page, "visitor-3")
+    first = slot(page, "From the bakery").locator(".item-why").first
+    first.focus()
+    why = page.get_by_role("region", name="Why this item?")
+    name = name_of(first)
+    expect(why.locator(".why-item .title")).to_have_text(name)
+    expect(first).to_have_attribute("aria-expanded", "true")
+
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Why this item?")).to_be_focused()
+    item = first.get_attribute("data-item")
+    [told] = ask(page, "POST", "/explain", user_id="visitor-3", items=[item])["explanations"]
+    reasons = sorted(told["because"], key=lambda reason: -abs(reason["fall"]))[:8]
+    expect(why.locator(".falls li")).to_have_count(len(reasons))
+    falls = [float(text.replace("−", "-")) for text in why.locator(".falls .value").all_inner_texts()]
+    assert falls == pytest.approx([reason["fall"] for reason in reasons], abs=0.00501)
+
+    # The bars are as long as the falls: the longest fills the line.
+    widths = why.locator(".falls .bar").evaluate_all("bars => bars.map(bar => bar.getBoundingClientRect().width)")
+    longest = max(abs(reason["fall"]) for reason in reasons)
+    for width, reason in zip(widths, reasons, strict=True):
+        assert width == pytest.approx(max(2, max(widths) * abs(reason["fall"]) / longest), abs=1)
+
+    # The heat map: layers across, past items down, and in each layer everything together is all of the attention.
+    layers = len(told["null_attention"])
+    rows = why.locator(".heat tbody tr").evaluate_all(
+        "rows => rows.map(row => [...row.cells].slice(1).map(cell => parseFloat(cell.title)))"
+    )
+    assert {len(row) for row in rows} == {layers}
+    most = max(told["because"], key=lambda reason: sum(reason["attention"]))
+    assert rows[0] == pytest.approx([100 * weight for weight in most["attention"]], abs=0.0501)
+    assert [sum(column) for column in zip(*rows, strict=True)] == pytest.approx([100] * layers, abs=0.5)
+
+    page.keyboard.press("Escape")
+    expect(first).to_be_focused()
+
+
+def test_hovering_explains_and_a_pinned_item_stays(page: Page) -> None:
+    open_visitor(page, "visitor-3")
+    tiles = slot(page, "Fresh fruit").locator(".item-why")
+    told = page.locator("#why .why-item .title")
+    tiles.nth(2).hover()
+    expect(told).to_have_text(name_of(tiles.nth(2)))
+    tiles.nth(1).click()
+    expect(told).to_have_text(name_of(tiles.nth(1)))
+    tiles.nth(3).hover()
+    page.wait_for_timeout(400)
+    expect(told).to_have_text(name_of(tiles.nth(1)))
+    page.get_by_role("button", name="Close").click()
+    expect(tiles.nth(1)).to_be_focused()
+
+
+def test_what_a_visitor_buys_changes_the_ranking_at_once(page: Page) -> None:
+    open_visitor(page, "visitor-4")
+    fruit = slot(page, "Fresh fruit")
+    before = fruit.locator(".item-why").evaluate_all("tiles => tiles.map(tile => tile.dataset.item)")
+    fruit.get_by_role("button", name="I bought ").first.click()
+    expect(page.locator("#toast")).to_contain_text("the slots are ranked anew")
+    stored = ask(page, "GET", "/users/visitor-4/history")["history"]
+    assert stored[0]["item_id"] == before[0]
+    expect(page.locator(".past-list li").first).to_contain_text(stored[0]["title"].split(" · ")[0], ignore_case=True)
+    after = fruit.locator(".item-why").evaluate_all("tiles => tiles.map(tile => tile.dataset.item)")
+    assert before[0] not in after
+    expect(fruit.locator(".moved").first).to_be_visible()
+    # Whoever works by keyboard goes on where they were.
+    expect(fruit.locator(".item-why").first).to_be_focused()
+
+
+def test_a_new_visitor_begins_with_nothing_and_gets_a_history(page: Page) -> None:
+    search = page.get_by_role("combobox", name="Find a visitor")
+    search.fill("somebody/new & odd")
+    expect(page.locator("#user-options .none")).to_contain_text("Enter opens a new visitor")
+    search.press("Enter")
+    expect(page.locator("#visitor-facts")).to_contain_text("A new visitor: no actions yet")
+    expect(page.locator("#past-items")).to_contain_text("Nothing yet")
+    item = page.get_by_role("combobox", name="Record an action")
+    item.fill("rye")
+    expect(page.get_by_role("option", name="RYE BREAD")).to_be_visible()
+    item.press("ArrowDown")
+    item.press("Enter")
+    expect(page.locator(".past-list li")).to_have_count(1)
+    expect(page.locator("#visitor-facts")).to_contain_text("1 action")
+    assert ask(page, "GET", "/users/somebody%2Fnew%20%26%20odd/history")["history"][0]["item_id"] == "sku-17"
+
+
+def test_a_pasted_history_ranks_and_names_what_is_unknown(page: Page) -> None:
+    page.get_by_role("button", name="or paste a history").click()
+    field = page.get_by_role("textbox", name="Item ids, oldest first")
+    expect(field).to_be_focused()
+    page.get_by_role("button", name="Rank for this history").click()
+    expect(page.get_by_text("Paste at least one item id.")).to_be_visible()
+    field.fill('["sku-1", "sku-2"]\nsku-999; sku-3')
+    page.get_by_role("button", name="Rank for this history").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("A pasted history")
+    expect(page.locator("#visitor-facts")).to_have_text("4 items, 1 unknown to the model and left out")
+    expect(page.locator(".past-list li")).to_contain_text(["GRAPES RED", "sku-999", "CHERRIES", "BANANAS"], ignore_case=True)
+    expected = ask(page, "POST", "/slots/fruit", history=["sku-1", "sku-2", "sku-999", "sku-3"])["items"]
+    found = slot(page, "Fresh fruit").locator(".item-why").evaluate_all("tiles => tiles.map(tile => tile.dataset.item)")
+    assert found == [item["item_id"] for item in expected]
+    page.get_by_role("button", name="Leave out sku-999").click()
+    expect(page.locator("#visitor-facts")).to_have_text("3 items")
+
+
+def test_a_slot_counts_as_shown_only_when_it_is_in_view(browser: Browser, address: str) -> None:
+    with tab(browser, address, width=900, height=420) as context:
+        page = context.new_page()
+        page.goto("/#/user/visitor-5")
+        expect(page.locator("#slots .slot")).to_have_count(2)
+        page.wait_for_timeout(2500)
+        assert treatments(page, "bread")["impressions"] == 0
+        slot(page, "From the bakery").scroll_into_view_if_needed()
+        expect(page.locator('#slots .slot[data-shown="true"]', has_text="From the bakery")).to_have_count(1)
+        assert treatments(page, "bread")["impressions"] == 1
+
+
+def test_somebody_who_only_looks_counts_for_nothing(page: Page) -> None:
+    sent: list[str] = []
+    page.route("**/impressions", lambda route: (sent.append(route.request.url), route.continue_()))
+    page.goto("/#/user/visitor-6")
+    page.get_by_role("checkbox", name="Count this as a visit").uncheck()
+    before = len(sent)
+    expect(slot(page, "Fresh fruit").get_by_role("button", name="Click ").first).to_be_hidden()
+    page.goto("/#/user/visitor-7")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Visitor visitor-7")
+    page.wait_for_timeout(2500)
+    assert len(sent) == before
+    expect(page.locator("#slots .click").first).to_be_hidden()
+
+
+def test_the_slots_file_is_edited_checked_and_kept(browser: Browser, address: str, tmp_path: Path) -> None:
+    context = browser.new_context(base_url=address)
+    context.set_default_timeout(PATIENCE_MS)
+    page = context.new_page()
+    page.goto("/#/slots")
+    field = page.get_by_role("textbox", name="Slots file (TOML)")
+    expect(field).to_have_value((tmp_path / "slots.toml").read_text())
+    expect(page.locator("#declaration-help")).to_contain_text("department")
+    good = field.input_value()
+
+    field.fill(good.replace("department = 'BREAD'", "departmant = 'BREAD'"))
+    page.get_by_role("button", name="Check and save").click()
+    expect(page.locator("#declaration-state .failure")).to_contain_text("departmant")
+    expect(field).to_have_attribute("aria-invalid", "true")
+    field.fill("[[slot]\n")
+    page.get_by_role("button", name="Check and save").click()
+    expect(page.locator("#declaration-lines .wrong")).to_have_text("1")
+    assert (tmp_path / "slots.toml").read_text() == good
+
+    page.get_by_role("button", name="Undo my changes").click()
+    expect(field).to_have_value(good)
+    field.fill(good.replace("From the bakery", "Bread, baked today"))
+    page.get_by_role("button", name="Check and save").click()
+    expect(page.locator("#declaration-state")).to_contain_text("Saved: 2 slots.")
+    assert "Bread, baked today" in (tmp_path / "slots.toml").read_text()
+    page.goto("/#/user/visitor-8")
+    expect(slot(page, "Bread, baked today").get_by_role("listitem")).to_have_count(4)
+    context.close()
+
+
+def test_without_slots_the_page_shows_the_best_of_the_catalogue(browser: Browser, model: Path, tmp_path: Path) -> None:
+    with served(model, tmp_path, slots="") as address, tab(browser, address) as context:
+        page = context.new_page()
+        page.goto("/#/user/visitor-9")
+        expect(page.get_by_text("No content slots are declared yet.")).to_be_visible()
+        expect(slot(page, "The best of the catalogue").locator(".item")).to_have_count(
+            len(ask(page, "POST", "/recommend", user_id="visitor-9", k=12)["items"])
+        )
+        page.goto("/#/clicks")
+        expect(page.get_by_role("heading", name="Nothing shown yet")).to_be_visible()
+
+
+def test_the_page_outlives_its_server_and_its_database(browser: Browser, address: str) -> None:
+    context = browser.new_context(base_url=address)
+    context.set_default_timeout(PATIENCE_MS)
+    page = context.new_page()
+    page.goto("/")
+    expect(page.locator("#welcome .people").first).to_be_visible()
+    gone = {"error": {"code": "database_unavailable", "message": "the database cannot be reached", "fix": "start it again"}}
+    page.route("**/*", lambda route: route.fulfill(status=503, json=gone))
+    page.evaluate("location.hash = '#/user/visitor-1'")
+    expect(page.get_by_role("alert").first).to_contain_text("The database cannot be reached. Start it again.")
+    expect(page.locator("#past-items .failure")).to_be_visible()
+    page.unroute("**/*")
+    page.route("**/*", lambda route: route.abort())
+    page.wait_for_timeout(300)
+    page.unroute("**/*")
+    # Nobody has to reload anything.
+    expect(page.locator("#banner")).to_be_hidden()
+    expect(slot(page, "Fresh fruit").locator(".item")).to_have_count(4)
+    page.route("**/*", lambda route: route.abort())
+    page.evaluate("location.hash = '#/model'")
+    expect(page.locator("#banner")).to_contain_text("The server does not answer.")
+    context.close()
+
+
+def test_a_server_with_keys_asks_for_one(browser: Browser, model: Path, tmp_path: Path) -> None:
+    from heedful.serving.security import add_key
+
+    key = add_key(tmp_path / "keys.toml", "tester", ["rank", "events"])
+    with served(model, tmp_path, keys=str(tmp_path / "keys.toml")) as address:
+        context = browser.new_context(base_url=address)
+        context.set_default_timeout(PATIENCE_MS)
+        page = context.new_page()
+        page.goto("/")
+        asking = page.get_by_role("dialog", name="This server asks for a key")
+        expect(asking).to_be_visible()
+        page.get_by_label("API key").fill(key)
+        page.get_by_role("button", name="Use this key").click()
+        expect(asking).to_be_hidden()
+        expect(page.locator("#welcome .people").first).to_be_visible()
+        assert key not in page.url
+        context.close()
+
+
+def test_the_facts_of_the_model(page: Page) -> None:
+    told = ask(page, "GET", "/model")
+    page.goto("/#/model")
+    facts = page.locator("#model-body")
+    expect(facts).to_contain_text(told["version"])
+    expect(facts).to_contain_text("attention")
+    expect(page.get_by_role("region", name="Database")).to_contain_text(f"{told['store']['events']:,}")
