@@ -33,7 +33,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/demo.ready: $(BIN)/python pyproject.toml constraints.txt
-	$(PIP_INSTALL) --editable '.[demo]'
+	$(PIP_INSTALL) --editable '.[demo,serve]'
 	touch $@
 
 $(VENV)/dev.ready: $(BIN)/python pyproject.toml constraints.txt

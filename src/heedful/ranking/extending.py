@@ -6,6 +6,7 @@ Shapes: N new items, F trend features.
 from __future__ import annotations
 
 import copy
+import threading
 from typing import TypeVar
 
 import numpy as np
@@ -54,7 +55,7 @@ def extended(ranker: R, table: ItemEmbeddings) -> R:
     # Shares of the training log: those of the items that it has do not move.
     longer.__dict__["_log_popularity_cache"] = np.concatenate([ranker._log_popularity, log_share_N])
     if isinstance(longer, NeuralRanker):
-        longer._scratch = np.full(len(table), -1, np.int64)
+        longer._scratch = threading.local()
         if longer._item_term is not None:
             learnt_N = _newborn_trend(longer, np.maximum(users_N, 1), days_N)
             counted_N = np.log((users_N + 0.5) / (total + 1))

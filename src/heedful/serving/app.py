@@ -65,7 +65,8 @@ def create_app(serving: Serving) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         config = serving.config
         anyio.to_thread.current_default_thread_limiter().total_tokens = _THREADS
-        torch.set_num_threads(config.threads or max((os.cpu_count() or 1) // config.workers, 1))
+        # A request is computed by one thread and others beside it: threads of torch that wait for each other are slower.
+        torch.set_num_threads(1)
         await anyio.to_thread.run_sync(serving.start)
         watching = asyncio.create_task(_watch(serving, os.getppid()))
         try:

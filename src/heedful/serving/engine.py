@@ -109,6 +109,7 @@ class Engine:
         version: what names the model in impressions and answers.
         eligibility: conditions over the ranker's items; made from the ranker when None.
         max_history: the latest actions of a user that are looked at.
+        at_once: callers that are computed for at once; others wait.
         now: the clock, unix seconds.
     """
 
@@ -121,14 +122,15 @@ class Engine:
         version: str = "",
         eligibility: Eligibility | None = None,
         max_history: int = _LATEST_HISTORY,
+        at_once: int = 1,
         now: Callable[[], int] = lambda: int(time.time()),
     ) -> None:
         self.ranker, self.store, self.slots, self.version = ranker, store, slots, version
         self.eligibility = eligibility if eligibility is not None else Eligibility.of(ranker)
         self._max_history, self._now = max_history, now
         self._text_ids = not pa.types.is_integer(ranker.items.ids.type)
-        # A ranker keeps scratch memory, so that it scores for one caller at a time.
-        self._scoring = threading.Lock()
+        # More callers than cores would slow each other down.
+        self._scoring = threading.BoundedSemaphore(at_once)
         ranker.items.rows([""])  # the index of ids is made now, not in the first request
 
     # Histories

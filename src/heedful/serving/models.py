@@ -254,6 +254,7 @@ class Serving:
         return Engine(
             loaded.ranker, self._store, book, version=loaded.version, eligibility=loaded.eligibility,
             max_history=self.config.max_history,
+            at_once=self.config.threads or max((os.cpu_count() or 1) // self.config.workers, 1),
         )  # fmt: skip
 
     def _open_store(self) -> None:
