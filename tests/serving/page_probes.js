@@ -96,5 +96,13 @@ window.probes = (() => {
     }).map(told);
   }
 
-  return { cutOff, unnamed, faint, small, ringless, moving };
+  // Bars of one figure can be compared only where they begin and end at the same places.
+  function uneven() {
+    return every(".bars").filter((figure) => new Set([...figure.querySelectorAll(".ctr-bar")].map((bar) => {
+      const box = bar.getBoundingClientRect();
+      return `${Math.round(box.left)} to ${Math.round(box.right)}`;
+    })).size > 1).map(told);
+  }
+
+  return { cutOff, unnamed, faint, small, ringless, moving, uneven };
 })();

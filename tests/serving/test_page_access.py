@@ -50,8 +50,9 @@ def settled(context: BrowserContext, view: str) -> Page:
 @pytest.fixture(scope="module", autouse=True)
 def some_clicks(browser: Browser, address: str) -> None:
     """Something was shown and clicked, so that the figures have something to show."""
-    with tab(browser, address) as context:
+    with tab(browser, address, height=2000) as context:
         page = settled(context, "/#/user/visitor-1")
+        expect(page.locator('.slot[data-shown="true"]')).to_have_count(2)
         page.get_by_role("button", name="Click ").first.click()
         expect(page.locator(".click").first).to_have_text("Clicked")
 
@@ -63,6 +64,7 @@ def test_nothing_is_cut_off_and_nothing_scrolls_sideways(browser: Browser, addre
             page = settled(context, view)
             assert page.evaluate("document.documentElement.scrollWidth") <= width, view
             assert page.evaluate("probes.cutOff()") == [], view
+            assert page.evaluate("probes.uneven()") == [], view
             page.close()
 
 
