@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from store_worlds import Server, binaries
 
 from heedful.serving.store import Store
-from store_worlds import Server, binaries
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import multiprocessing
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -63,12 +64,11 @@ def create_app(serving: Serving) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        config = serving.config
         anyio.to_thread.current_default_thread_limiter().total_tokens = _THREADS
         # A request is computed by one thread and others beside it: threads of torch that wait for each other are slower.
         torch.set_num_threads(1)
         await anyio.to_thread.run_sync(serving.start)
-        watching = asyncio.create_task(_watch(serving, os.getppid()))
+        watching = asyncio.create_task(_watch(serving))
         try:
             yield
         finally:
@@ -108,15 +108,16 @@ def _add_page(app: FastAPI) -> None:
         app.mount("/static", StaticFiles(directory=folder), name="static")
 
 
-async def _watch(serving: Serving, parent: int) -> None:
-    """Take over changes each second; end when whoever started this worker is gone, so that none is left behind."""
+async def _watch(serving: Serving) -> None:
+    """Take over changes each second; end when the server that started this worker is gone, so that none is left behind."""
+    server = multiprocessing.parent_process()
     while True:
         await asyncio.sleep(_WATCH_SECONDS)
         try:
             await anyio.to_thread.run_sync(serving.refresh)
         except Exception:
             telemetry.LOG.exception("looking for changes failed")
-        if serving.config.workers > 1 and os.getppid() != parent:
+        if server is not None and os.getppid() != server.pid:
             os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -22,7 +22,7 @@ class ServeConfig(Config):
     slots: str | None = option(None, "TOML file that declares the content slots; made when the page saves the first slot")
     keys: str | None = option(None, "file of API keys, as `heedful key` writes it; none: open to whoever reaches the port")
     workers: int = option(1, "processes that answer requests; they share the memory-mapped table")
-    threads: int = option(0, "requests that a worker computes at once, a thread each; 0: the machine's cores divided by the workers")
+    threads: int = option(0, "requests that a worker computes at once; 0: the machine's cores divided by the workers")
     max_body: int = option(4 * 2**20, "bytes of a request's body")
     max_history: int = option(1000, "actions of a user that are looked at, the latest; a request may not bring more")
     max_candidates: int = option(5000, "candidates in a request")
