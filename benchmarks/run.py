@@ -13,14 +13,22 @@ import sys
 import time
 from pathlib import Path
 
-# name: (arguments in full, arguments of the quick mode)
+# name: (program, arguments in full, arguments of the quick mode)
 BENCHMARKS = {
-    "skipgram_vs_gensim": ("--rounds 5 --epochs 20 --days 28", "--rounds 1 --epochs 1"),
-    "ranker_training": ("--rounds 5", "--rounds 2 --steps 10 --users 1500"),
-    "scoring": ("--rounds 5", "--rounds 2 --requests 40 --cold-items 200000"),
-    "sampling_and_metrics": ("--rounds 5", "--rounds 2 --draws 5000000"),
-    "prepare_vs_pandas": ("--rounds 5", "--rounds 1 --rows 500000"),
-    "growth": ("--figure {out}/growth.svg", "--figure {out}/growth.svg"),
+    "skipgram-speed": ("skipgram_vs_gensim", "--rounds 5 --epochs 1", "--rounds 1 --epochs 1"),
+    "skipgram-speed-window-5": (
+        "skipgram_vs_gensim",
+        "--rounds 5 --epochs 1 --window 5",
+        "--rounds 1 --epochs 1 --window 5",
+    ),
+    "skipgram-own-negatives": ("skipgram_vs_gensim", "--rounds 5 --epochs 1 --own-negatives", ""),
+    "skipgram-quality": ("skipgram_vs_gensim", "--rounds 1 --epochs 20 --days 28", ""),
+    "skipgram-ten-million": ("skipgram_ten_million", "", ""),
+    "ranker-training": ("ranker_training", "--rounds 5", "--rounds 2 --steps 10 --users 1500"),
+    "scoring": ("scoring", "--rounds 5", "--rounds 2 --requests 40 --cold-items 200000"),
+    "sampling-and-metrics": ("sampling_and_metrics", "--rounds 5", "--rounds 2 --draws 5000000"),
+    "prepare": ("prepare_vs_pandas", "--rounds 5", "--rounds 1 --rows 500000"),
+    "growth": ("growth", "--figure {out}/growth.svg --large", "--figure {out}/growth.svg"),
 }
 
 
@@ -31,10 +39,12 @@ def main() -> None:
     chosen = options.parse_args()
     chosen.out.mkdir(parents=True, exist_ok=True)
     failed = []
-    for name, (full, quick) in BENCHMARKS.items():
+    for name, (program, full, quick) in BENCHMARKS.items():
+        if chosen.quick and not quick:
+            continue
         arguments = (quick if chosen.quick else full).format(out=chosen.out).split()
         started = time.monotonic()
-        command = [sys.executable, str(Path(__file__).with_name(f"{name}.py")), *arguments]
+        command = [sys.executable, str(Path(__file__).with_name(f"{program}.py")), *arguments]
         found = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
         print(f"{name}: {time.monotonic() - started:.0f} s", file=sys.stderr)
         if found.returncode:
@@ -42,7 +52,7 @@ def main() -> None:
             continue
         (chosen.out / f"{name}.json").write_text(found.stdout)
         for key, value in json.loads(found.stdout).items():
-            if "ratio" in key or "milliseconds" in key or key == "means":
+            if "ratio" in key or key in ("milliseconds", "means", "training"):
                 print(f"{name}  {key}: {json.dumps(value)}")
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")

@@ -58,8 +58,8 @@ class Database:
         # SQLite has one writer at a time, and those of other processes wait by polling; our own threads queue here.
         self._turn = threading.Lock()
         self._engine = self._sqlite() if self.system == "sqlite" else self._postgresql()
-        self._reading: sqlalchemy.Engine
-        self._streaming: sqlalchemy.Engine
+        self._reading: Engine
+        self._streaming: Engine
         if self.system == "sqlite":
             self._reading = self._streaming = self._engine.execution_options(reading=True)
         else:
