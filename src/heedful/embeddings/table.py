@@ -113,7 +113,7 @@ class ItemEmbeddings:
                     fix="make the folder again",
                 )
         return cls(
-            Vocabulary(table["item_id"]),
+            Vocabulary.known(table["item_id"]),
             arrays["vectors"],
             arrays.get("contexts"),
             attributes=table.drop_columns(["item_id"]),

@@ -69,12 +69,12 @@ class EventLog:
         mapped = {n: np.load(folder.file(f"{n}.npy"), mmap_mode="r") for n in ("offsets", "items", "times", "kinds")}
         return cls(
             Catalog(
-                Vocabulary(items["item_id"]),
+                Vocabulary.known(items["item_id"]),
                 items["events"].to_numpy(),
                 items["users"].to_numpy(),
                 items.drop_columns(list(_RESERVED)),
             ),
-            Vocabulary(users["user_id"]),
+            Vocabulary.known(users["user_id"]),
             Histories(**mapped),
             tuple(folder.manifest["kinds"]),
             pq.read_table(folder.file("rejected.parquet")),

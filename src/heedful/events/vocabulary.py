@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -37,6 +37,13 @@ class Vocabulary:
             first = counts.filter(pc.greater(counts.field("counts"), 1))[0].as_py()
             raise InputError("ids are repeated", got=f"{first['values']!r} {first['counts']} times", expected="distinct ids")
         self.ids = array
+
+    @classmethod
+    def known(cls, ids: Ids) -> Self:
+        """Ids that a vocabulary held before, as read from a folder of ours: they are not checked again."""
+        vocabulary = cls.__new__(cls)
+        vocabulary.ids = as_ids(ids)
+        return vocabulary
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -307,11 +307,14 @@ class NeuralRanker(Ranker):
         self._device = as_device("auto")
         self._mean, self._span = np.array(settings["mean"], np.float32), float(settings["span"])
         self._scratch = threading.local()
-        self._net = _Net(self._model(settings["width"]), self.config.trend).to(self._device).eval()
+        with torch.device("meta"):  # shapes alone: the weights that a new module starts with are not needed
+            self._net = _Net(self._model(settings["width"]), self.config.trend)
         try:
-            self._net.load_state_dict(safetensors.torch.load_file(folder.file("weights.safetensors")))
+            weights = safetensors.torch.load_file(folder.file("weights.safetensors"), device=str(self._device))
+            self._net.load_state_dict(weights, assign=True)
         except (safetensors.SafetensorError, RuntimeError) as error:
             raise FolderError(f"{folder.path}/weights.safetensors does not fit its config", got=error) from error
+        self._net.eval()
         self._item_term = np.load(folder.file("item_term.npy"), mmap_mode="r") if folder.has("item_term.npy") else None
 
 

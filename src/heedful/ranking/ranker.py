@@ -315,7 +315,7 @@ class Ranker(ABC):
             ranker.items, ranker.attributes = ranker.embeddings.items, ranker.embeddings.attributes
         if not cls.needs_embeddings or folder.has("items.parquet"):
             table = pq.read_table(folder.file("items.parquet"))
-            ranker.items, ranker.attributes = Vocabulary(table["item_id"]), table.drop_columns(["item_id"])
+            ranker.items, ranker.attributes = Vocabulary.known(table["item_id"]), table.drop_columns(["item_id"])
         if len(ranker.users_of_item) != len(ranker.items):
             raise FolderError(f"{folder.path} is damaged", got="counts for another number of items", fix="train it again")
         ranker._read(folder, settings)
