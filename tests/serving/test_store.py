@@ -317,6 +317,14 @@ def test_what_is_stored_in_numbers(place, store):
     assert store.stats() == {**none, "events": 3, "users": 2, "impressions": 2, "shown": 1, "clicks": 1}
 
 
+def test_numbers_counted_a_moment_ago_will_do(store):
+    store.append([event(1)])
+    assert store.stats(max_age=3600)["events"] == 1
+    store.append([event(2)])
+    assert store.stats(max_age=3600)["events"] == 1
+    assert store.stats()["events"] == store.stats(max_age=3600)["events"] == 2
+
+
 def test_a_store_is_there_when_it_is_opened_again(place):
     first = Store.open(place)
     first.append([event(1)])

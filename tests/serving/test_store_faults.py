@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from store_worlds import PATIENCE, click, event, impression, program, rows
+from store_worlds import PASSWORD, PATIENCE, click, event, impression, program, rows
 
 from heedful.errors import ConfigError, MissingExtraError
 from heedful.serving.store import Appended, Store, StoreUnavailable
@@ -279,6 +279,12 @@ def test_a_wrong_password_is_not_shown(postgresql):
     with pytest.raises(StoreUnavailable) as caught:
         Store.open(f"postgresql://me@127.0.0.1:{postgresql.port}/postgres?password=wr0ng%20secret")
     assert "wr0ng" not in str(caught.value)
+
+
+def test_a_password_in_the_environment(postgresql, monkeypatch):
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    with contextlib.closing(Store.open(f"postgresql://me@127.0.0.1:{postgresql.port}/postgres")) as store:
+        store.ping()
 
 
 def test_a_server_that_is_not_there():

@@ -12,8 +12,9 @@ from pydantic_core import from_json
 from heedful.serving.answers import RefusedError
 from heedful.serving.engine import Engine, Past
 from heedful.serving.models import Serving
+from heedful.serving.replies import Failure
 from heedful.serving.security import Key
-from heedful.serving.wire import Failure, Visitor
+from heedful.serving.wire import Visitor
 
 __all__ = ["FAILURES", "KEY", "CurrentEngine", "CurrentServing", "JsonRoute", "at_most", "needs", "past_of"]
 

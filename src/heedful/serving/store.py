@@ -7,6 +7,7 @@ the disk. Times are unix seconds and come from the caller, so that a clock that 
 from __future__ import annotations
 
 import json
+import time as clock
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -15,19 +16,16 @@ import numpy as np
 import pyarrow as pa
 from sqlalchemy import ColumnElement, Connection, delete, func, select, update
 
-from heedful.errors import InputError
 from heedful.events.log import EventLog
 from heedful.progress import progress
 from heedful.serving.database import Database, StoreUnavailable
 from heedful.serving.loading import add_missing, parts, rows_of, user_hash
+from heedful.serving.storable import ID_CHARACTERS, check_events, check_names, check_time
 from heedful.serving.tables import SCHEMA_VERSION, clicks, deleted_users, events, impressions, insert_events, insert_new
 
 __all__ = ["ID_CHARACTERS", "Appended", "Click", "Event", "Impression", "Store", "StoreUnavailable", "UserHistory"]
 
-ID_CHARACTERS = 256
-"""The most characters of an id, of a kind, and of every other name in the store."""
 _DAY = 86_400
-_LATEST = 2**62
 _BATCH = 20_000
 _OUTCOMES = pa.schema(
     [
@@ -106,6 +104,7 @@ class Store:
 
     def __init__(self, database: Database, click_window: int) -> None:
         self._database, self._click_window = database, click_window
+        self._counted: tuple[float, dict[str, Any]] = (0.0, {})
 
     @classmethod
     def open(cls, place: str, *, create: bool = True, click_window: int = _DAY, lock_seconds: float = 5.0) -> Self:
@@ -139,7 +138,7 @@ class Store:
         rows = [(event.event_id, event.user_id, event.item_id, event.time, event.kind) for event in new]
         if not rows:
             return Appended(0, 0)
-        _check_events(rows)
+        check_events(rows)
         accepted = self._database.write(lambda connection: insert_events(connection, rows))
         return Appended(accepted, len(rows) - accepted)
 
@@ -149,7 +148,7 @@ class Store:
 
     def histories(self, user_ids: Sequence[str], limit: int) -> list[UserHistory]:
         """The latest `limit` actions of each of several users."""
-        _check("user id", user_ids)
+        check_names("user id", user_ids)
         return self._database.read(lambda connection: [_history(connection, user, limit) for user in user_ids])
 
     def has_user(self, user_id: str) -> bool:
@@ -180,7 +179,7 @@ class Store:
         with progress("load histories", log.n_events, "events") as meter:
             for users in parts(log):
                 rows = rows_of(log, users)
-                _check_events(rows)
+                check_events(rows)
                 added += self._database.write(lambda connection, rows=rows: add_missing(connection, rows))  # type: ignore[misc]
                 meter.advance(len(rows))
         return added
@@ -217,9 +216,9 @@ class Store:
             shown: count them as shown at the time they were chosen.
         """
         for one in new:
-            _check("impression", (one.impression_id, one.slot, one.treatment, one.user_id, *one.items))
-            _check("impression", (one.model, one.salt), empty=True)
-            _check_time(one.time)
+            check_names("impression", (one.impression_id, one.slot, one.treatment, one.user_id, *one.items))
+            check_names("impression", (one.model, one.salt), empty=True)
+            check_time(one.time)
         rows = [
             {
                 "impression_id": one.impression_id,
@@ -243,7 +242,7 @@ class Store:
 
         The first time stays when it is said again.
         """
-        _check_time(time)
+        check_time(time)
         this = impressions.c.impression_id == impression_id
 
         def work(connection: Connection) -> bool:
@@ -264,8 +263,8 @@ class Store:
         begins when the impression was shown). A click before its impression comes from a clock that jumped, and counts.
         """
         for one in new:
-            _check("click", (one.click_id, one.impression_id, one.item_id))
-            _check_time(one.time)
+            check_names("click", (one.click_id, one.impression_id, one.item_id))
+            check_time(one.time)
         if not new:
             return []
         return self._database.write(lambda connection: [self._click(connection, one) for one in new])
@@ -311,8 +310,19 @@ class Store:
 
         return self._database.read(work, streamed=True)
 
-    def stats(self) -> dict[str, Any]:
-        """How much is stored, and where: kind of database, version of the tables, numbers of rows."""
+    def stats(self, max_age: float = 0.0) -> dict[str, Any]:
+        """How much is stored, and where: kind of database, version of the tables, numbers of rows.
+
+        Args:
+            max_age: seconds for which numbers counted before will do; to count takes about a second for a million events.
+        """
+        counted, found = self._counted
+        if not found or clock.monotonic() - counted > max_age:
+            found = self._count()
+            self._counted = (clock.monotonic(), found)
+        return {"database": self._database.system, "schema": SCHEMA_VERSION, **found}
+
+    def _count(self) -> dict[str, Any]:
         shown = impressions.c.shown_time.is_not(None)
         counts = {
             "events": select(func.count()).select_from(events),
@@ -322,8 +332,7 @@ class Store:
             "clicks": select(func.count()).select_from(clicks),
         }
         query = select(*(count.scalar_subquery().label(name) for name, count in counts.items()))
-        found = self._database.read(lambda connection: connection.execute(query).mappings().one())
-        return {"database": self._database.system, "schema": SCHEMA_VERSION, **found}
+        return dict(self._database.read(lambda connection: connection.execute(query).mappings().one()))
 
     def _click(self, connection: Connection, click: Click) -> str:
         # The lock keeps the impression from being deleted before the click on it is stored.
@@ -365,35 +374,3 @@ def _after(prefix: str) -> str | None:
         return None
     following = ord(kept[-1]) + 1
     return kept[:-1] + chr(0xE000 if following == 0xD800 else following)  # past the surrogates, which are no characters
-
-
-def _check_events(rows: Sequence[tuple[str, str, str, int, str]]) -> None:
-    event_ids, user_ids, item_ids, times, kinds = zip(*rows, strict=True)
-    for what, names in (("event id", event_ids), ("user id", user_ids), ("item id", item_ids), ("event kind", kinds)):
-        _check(what, names)
-    for time in (min(times), max(times)):
-        _check_time(time)
-
-
-def _check(what: str, names: Iterable[str], *, empty: bool = False) -> None:
-    """Refuse names that the two systems would not store alike, or not at all."""
-    for name in set(names):
-        if not (name or empty) or len(name) > ID_CHARACTERS or "\0" in name or not _is_text(name):
-            raise InputError(
-                f"the {what} cannot be stored",
-                got=f"{len(name)} characters, {name[:40]!r}{'...' if len(name) > 40 else ''}",
-                expected=f"1 to {ID_CHARACTERS} characters of Unicode text, without NUL",
-            )
-
-
-def _is_text(name: str) -> bool:
-    """Whether it can be written as UTF-8: half a surrogate pair cannot."""
-    try:
-        return name.isascii() or bool(name.encode())
-    except UnicodeEncodeError:
-        return False
-
-
-def _check_time(time: int) -> None:
-    if not -_LATEST < time < _LATEST:
-        raise InputError("the time cannot be stored", got=time, expected="unix seconds")

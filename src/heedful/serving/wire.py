@@ -3,54 +3,26 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
 __all__ = [
-    "Action",
-    "Appended",
     "Click",
-    "ClickReport",
     "Condition",
-    "Counted",
-    "Declared",
-    "Deleted",
     "Event",
     "Events",
     "Explain",
-    "Explained",
-    "Explanations",
-    "Failure",
-    "Filled",
-    "Health",
-    "HistoryList",
-    "Item",
     "ItemId",
-    "ItemList",
-    "ItemsAdded",
-    "Model",
     "Name",
     "NewItem",
     "NewItems",
     "NewModel",
-    "Outcome",
     "Prefix",
-    "Problem",
     "Rank",
-    "Ranked",
-    "RankedItem",
-    "Reason",
     "Recommend",
-    "Rejected",
     "Seconds",
     "Shown",
-    "ShownItem",
-    "Similar",
-    "SlotList",
-    "SlotsSaved",
-    "User",
-    "UserList",
     "Visit",
     "Visitor",
 ]
@@ -224,237 +196,3 @@ class NewItems(_Body):
     )
 
     items: list[NewItem] = Field(min_length=1, max_length=10_000)
-
-
-# Answers, for the OpenAPI document. Handlers write them without this detour, the tests hold them against it.
-
-
-class _Answer(BaseModel):
-    pass
-
-
-Given = int | str
-
-
-class RankedItem(_Answer):
-    """An item with its score."""
-
-    item_id: Given
-    score: float
-    title: str
-
-
-class Ranked(_Answer):
-    """Items, best first."""
-
-    items: list[RankedItem]
-    unknown: list[Given] = Field(description="Ids that the model does not know.")
-    history_length: int = Field(description="Past actions that were looked at.")
-    model: str
-
-
-class Similar(_Answer):
-    """Items by cosine, the closest first."""
-
-    items: list[RankedItem]
-    model: str
-
-
-class Reason(_Answer):
-    """What one past item did for a score."""
-
-    item_id: Given
-    title: str
-    fall: float = Field(description="How much the score falls when the item is left out of the history.")
-    attention: list[float] | None = Field(description="Its weight in each layer.")
-
-
-class Explained(_Answer):
-    """Why an item has its score."""
-
-    item_id: Given
-    title: str
-    score: float
-    text: str
-    parts: dict[str, float] = Field(description="Terms that add up to the score.")
-    because: list[Reason]
-    null_attention: list[float] | None = Field(description="Each layer's weight on no past item at all.")
-
-
-class Explanations(_Answer):
-    """Why items have their scores."""
-
-    explanations: list[Explained]
-    model: str
-
-
-class Declared(_Answer):
-    """A slot as declared."""
-
-    name: str
-    title: str
-    shown: int
-    where: str
-    rule: str
-    treatments: dict[str, float]
-
-
-class SlotList(_Answer):
-    """Slots."""
-
-    slots: list[Declared]
-
-
-class SlotsSaved(SlotList):
-    """Slots after a change."""
-
-    notes: list[str] = Field(description="What was set aside.")
-
-
-class ShownItem(RankedItem):
-    """An item of a slot."""
-
-    position: int
-    attributes: dict[str, Any]
-
-
-class Filled(_Answer):
-    """A slot, filled for a visitor."""
-
-    slot: str
-    title: str
-    treatment: str
-    impression_id: str
-    items: list[ShownItem]
-    unknown: list[Given]
-    history_length: int
-    model: str
-
-
-class Rejected(_Answer):
-    """An event that was refused."""
-
-    index: int
-    reason: str
-
-
-class Appended(_Answer):
-    """What became of events."""
-
-    accepted: int
-    duplicates: int
-    unknown_items: int
-    rejected: list[Rejected]
-
-
-class Counted(_Answer):
-    """Whether the impression counts; not when it is unknown or was counted before."""
-
-    counted: bool
-
-
-class Outcome(_Answer):
-    """What became of a click."""
-
-    outcome: str
-
-
-class ClickReport(_Answer):
-    """Click-through by slot and treatment."""
-
-    model_config = ConfigDict(extra="allow")
-
-    slots: list[dict[str, Any]]
-
-
-class User(_Answer):
-    """A user."""
-
-    user_id: str
-    actions: int
-
-
-class UserList(_Answer):
-    """Users."""
-
-    users: list[User]
-
-
-class Action(_Answer):
-    """A past action."""
-
-    item_id: Given
-    title: str
-    timestamp: int
-    event: str
-
-
-class HistoryList(_Answer):
-    """A user's latest actions, the newest first."""
-
-    user_id: str
-    history: list[Action]
-
-
-class Deleted(_Answer):
-    """Rows removed, by what they were."""
-
-    deleted: dict[str, int]
-
-
-class Item(_Answer):
-    """An item."""
-
-    item_id: Given
-    title: str
-    attributes: dict[str, Any]
-
-
-class ItemList(_Answer):
-    """Items."""
-
-    items: list[Item]
-
-
-class ItemsAdded(_Answer):
-    """New items that are ranked from now on."""
-
-    added: int
-    embeddings: str = Field(description="Folder of the extended table, for --embeddings at the next start.")
-    model: str
-
-
-class Health(_Answer):
-    """How the server is."""
-
-    status: str
-
-
-class Model(_Answer):
-    """What is served."""
-
-    name: str
-    version: str
-    items: int
-    kinds: list[str]
-    columns: list[str]
-    explains: bool
-    trained: str
-    last_time: int
-    training: dict[str, Any]
-    store: dict[str, Any]
-    problems: dict[str, str]
-
-
-class Problem(_Answer):
-    """What is wrong."""
-
-    code: str
-    message: str
-    fix: str | None
-
-
-class Failure(_Answer):
-    """An error."""
-
-    error: Problem

@@ -10,9 +10,10 @@ from fastapi import APIRouter, Query
 
 from heedful.serving.answers import Answer
 from heedful.serving.clicks import report
+from heedful.serving.replies import ClickReport, Counted, Outcome
 from heedful.serving.requests import CurrentEngine, JsonRoute
 from heedful.serving.store import Click as StoredClick
-from heedful.serving.wire import Click, ClickReport, Counted, Name, Outcome, Seconds, Shown
+from heedful.serving.wire import Click, Name, Seconds, Shown
 
 __all__ = ["figures", "router"]
 

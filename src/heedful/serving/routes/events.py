@@ -10,9 +10,10 @@ from pydantic import Discriminator, Tag
 
 from heedful.serving import telemetry
 from heedful.serving.answers import Answer
+from heedful.serving.replies import Appended
 from heedful.serving.requests import CurrentEngine, CurrentServing, JsonRoute, at_most
 from heedful.serving.store import Event as StoredEvent
-from heedful.serving.wire import Appended, Event, Events
+from heedful.serving.wire import Event, Events
 
 __all__ = ["router"]
 

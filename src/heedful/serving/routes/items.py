@@ -11,9 +11,10 @@ from fastapi import APIRouter, Query
 from heedful.errors import InputError
 from heedful.serving.answers import Answer
 from heedful.serving.engine import Engine
+from heedful.serving.replies import Item, ItemList, ItemsAdded, Similar
 from heedful.serving.requests import CurrentEngine, CurrentServing, JsonRoute, at_most
 from heedful.serving.routes.rankings import ranked_items
-from heedful.serving.wire import Condition, Item, ItemList, ItemsAdded, Name, NewItem, NewItems, Similar
+from heedful.serving.wire import Condition, Name, NewItem, NewItems
 
 __all__ = ["admin", "router"]
 

@@ -11,8 +11,9 @@ from starlette.responses import Response
 from heedful.serving import telemetry
 from heedful.serving.answers import Answer
 from heedful.serving.models import facts
+from heedful.serving.replies import Health, Model
 from heedful.serving.requests import CurrentServing, JsonRoute
-from heedful.serving.wire import Health, Model, NewModel
+from heedful.serving.wire import NewModel
 
 __all__ = ["admin", "health", "router"]
 

@@ -9,8 +9,9 @@ from fastapi import APIRouter
 from heedful.recommending.explanation import Explanation
 from heedful.serving.answers import Answer
 from heedful.serving.engine import Engine, Past, Ranking
+from heedful.serving.replies import Explanations, Ranked
 from heedful.serving.requests import CurrentEngine, CurrentServing, JsonRoute, at_most, past_of
-from heedful.serving.wire import Explain, Explanations, Rank, Ranked, Recommend
+from heedful.serving.wire import Explain, Rank, Recommend
 
 __all__ = ["router"]
 

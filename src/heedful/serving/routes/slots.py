@@ -10,9 +10,10 @@ from starlette.responses import Response
 
 from heedful.serving.answers import Answer, RefusedError
 from heedful.serving.engine import Engine, Past
+from heedful.serving.replies import Filled, SlotList, SlotsSaved
 from heedful.serving.requests import CurrentEngine, CurrentServing, JsonRoute, past_of
 from heedful.serving.slots import Slot, Slots
-from heedful.serving.wire import Filled, Name, SlotList, SlotsSaved, Visit
+from heedful.serving.wire import Name, Visit
 
 __all__ = ["admin", "router"]
 

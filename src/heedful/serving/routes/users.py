@@ -8,8 +8,9 @@ from fastapi import APIRouter, Query
 
 from heedful.serving.answers import Answer
 from heedful.serving.engine import NotFoundError
+from heedful.serving.replies import Deleted, HistoryList, UserList
 from heedful.serving.requests import CurrentEngine, CurrentServing, JsonRoute, at_most
-from heedful.serving.wire import Deleted, HistoryList, Name, Prefix, UserList
+from heedful.serving.wire import Name, Prefix
 
 __all__ = ["admin", "router"]
 

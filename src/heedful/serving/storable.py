@@ -1,0 +1,51 @@
+"""What can be stored alike on SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from heedful.errors import InputError
+
+__all__ = ["ID_CHARACTERS", "check_events", "check_names", "check_time"]
+
+ID_CHARACTERS = 256
+"""The most characters of an id, of a kind, and of every other name in the store."""
+_LATEST = 2**62
+
+
+def check_events(rows: Sequence[tuple[str, str, str, int, str]]) -> None:
+    """Refuse events (event_id, user_id, item_id, time, kind) that cannot be stored.
+
+    Raises:
+        InputError: names the first such value.
+    """
+    event_ids, user_ids, item_ids, times, kinds = zip(*rows, strict=True)
+    for what, names in (("event id", event_ids), ("user id", user_ids), ("item id", item_ids), ("event kind", kinds)):
+        check_names(what, names)
+    for time in (min(times), max(times)):
+        check_time(time)
+
+
+def check_names(what: str, names: Iterable[str], *, empty: bool = False) -> None:
+    """Refuse names that are empty (unless they may be), too long, or not Unicode text without NUL."""
+    for name in set(names):
+        if not (name or empty) or len(name) > ID_CHARACTERS or "\0" in name or not _is_text(name):
+            raise InputError(
+                f"the {what} cannot be stored",
+                got=f"{len(name)} characters, {name[:40]!r}{'...' if len(name) > 40 else ''}",
+                expected=f"1 to {ID_CHARACTERS} characters of Unicode text, without NUL",
+            )
+
+
+def _is_text(name: str) -> bool:
+    """Whether it can be written as UTF-8: half a surrogate pair cannot."""
+    try:
+        return name.isascii() or bool(name.encode())
+    except UnicodeEncodeError:
+        return False
+
+
+def check_time(time: int) -> None:
+    """Refuse a time that is no 64-bit integer."""
+    if not -_LATEST < time < _LATEST:
+        raise InputError("the time cannot be stored", got=time, expected="unix seconds")
