@@ -60,4 +60,4 @@ def swap(body: NewModel, serving: CurrentServing) -> Answer:
 
 
 def _model(serving: CurrentServing) -> dict[str, Any]:
-    return {**facts(serving), "store": serving.engine.store.stats()}
+    return {**facts(serving), "store": serving.engine.store.stats(max_age=60)}
