@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 _HOMES = {
     "connect": "heedful.cluster.connection",
+    "prepare": "heedful.cluster.preparing",
     "score_requests": "heedful.cluster.ranking",
     "recommend_requests": "heedful.cluster.ranking",
     "train": "heedful.cluster.training",
@@ -28,6 +29,7 @@ def __getattr__(name: str) -> Any:
 
 if TYPE_CHECKING:
     from heedful.cluster.connection import connect as connect
+    from heedful.cluster.preparing import prepare as prepare
     from heedful.cluster.ranking import recommend_requests as recommend_requests
     from heedful.cluster.ranking import score_requests as score_requests
     from heedful.cluster.training import train as train

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -68,6 +69,7 @@ def run_parts(
         from ray.data import ActorPoolStrategy, DataContext
 
         DataContext.get_current().enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
         n = min(workers or cpus(), len(waiting))
         rows = [{"number": number, "part": json.dumps(parts[number])} for number in waiting]
         done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
