@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 _HOMES = {
     "connect": "heedful.cluster.connection",
+    "embed": "heedful.cluster.embedding",
+    "measuring": "heedful.cluster.evaluating",
     "prepare": "heedful.cluster.preparing",
     "score_requests": "heedful.cluster.ranking",
     "recommend_requests": "heedful.cluster.ranking",
@@ -29,6 +31,8 @@ def __getattr__(name: str) -> Any:
 
 if TYPE_CHECKING:
     from heedful.cluster.connection import connect as connect
+    from heedful.cluster.embedding import embed as embed
+    from heedful.cluster.evaluating import measuring as measuring
     from heedful.cluster.preparing import prepare as prepare
     from heedful.cluster.ranking import recommend_requests as recommend_requests
     from heedful.cluster.ranking import score_requests as score_requests

@@ -78,11 +78,12 @@ def prepare(
     work = absolute(f"{os.fspath(out)}.parts")
     paths = _paths(source)
     with new_folder(out, kind=KIND, overwrite=overwrite) as folder:
-        files = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in _files(paths)]
-        open_work(work, {"files": files, "config": config.to_dict()})
-        check_paths([file for file, *_ in files], work)
+        files = _files(paths)
+        stats = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+        open_work(work, {"files": stats, "config": config.to_dict()})
+        check_paths(files, work)
         with _session(config, config.threads) as session:
-            facts = _prepare(session, paths, [str(file) for file, *_ in files], items, folder.path, work, config)
+            facts = _prepare(session, paths, [str(file) for file in files], items, folder.path, work, config)
         folder.manifest.update(facts, seconds=round(time.monotonic() - started, 3))
     shutil.rmtree(work, ignore_errors=True)
     return EventLog.load(out)
@@ -276,7 +277,7 @@ def _paths(source: Source) -> list[str]:
     Raises:
         ConfigError: the source is something else.
     """
-    listed = source if isinstance(source, Sequence) and not isinstance(source, str) else [source]
+    listed: Sequence[object] = source if isinstance(source, Sequence) and not isinstance(source, str) else [source]
     paths = [os.fspath(path) for path in listed if isinstance(path, str | os.PathLike)]
     if len(paths) < len(listed) or any("://" in path for path in paths):
         raise ConfigError(
