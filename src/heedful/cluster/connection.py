@@ -9,7 +9,7 @@ import platform
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import heedful
 from heedful.errors import ClusterError, FolderError, HeedfulError, MissingExtraError
@@ -125,25 +125,28 @@ def on_every_node(function: Callable[[], Answer]) -> dict[str, Answer]:
 
     asked = {}
     for node in _nodes():
-        where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        # A node's address may be shared by several of a test, hence its id.
-        name = f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})"
-        asked[name] = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=where)(function).remote()
+        where = NodeAffinitySchedulingStrategy(node, soft=False)
+        asked[node] = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=where)(function).remote()
     answers = {}
-    for name, reference in asked.items():
+    for node, reference in asked.items():
+        # Several nodes may have one address, hence a part of the id.
+        name = f"{_nodes().get(node, 'that left')} ({node[:8]})"
         try:
             answers[name] = ray.get(reference, timeout=_NODE_SECONDS)
         except ray.exceptions.RayError as error:
+            if node not in _nodes():  # it has left the cluster, which goes on without it
+                continue
             raise ClusterError(
                 f"the node {name} does not answer", got=str(error).strip().splitlines()[0], fix="check it with `ray status`"
             ) from error
     return answers
 
 
-def _nodes() -> list[dict[str, Any]]:
+def _nodes() -> dict[str, str]:
+    """Addresses of the nodes by their ids."""
     import ray
 
-    return [node for node in ray.nodes() if node["Alive"]]
+    return {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
 
 
 def _check_address(address: str) -> None:

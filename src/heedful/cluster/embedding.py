@@ -1,11 +1,13 @@
 """Skip-gram on a cluster: every worker trains on its own users with the kernel, and they add up what they learnt.
 
-Each worker has the whole tables. After every `_ROUND_EVENTS` of its events it sends how the vectors of the most frequent
-items have changed, and adds what the others sent (an all-reduce of sums, as if the updates had been made to one table with
-a little delay, which is what threads without locks do on one machine). Rows stand by frequency, so the rows that are due
-are the first ones: the first `_FIRST_ROWS` in each round, four times as many in every fourth, and so on, all of them at
-the end of an epoch. A row is thus sent about as often as it is used, and each of these tiers sends as many bytes as the
-others.
+Each worker has the whole tables. Whenever all workers together have trained on `_ROUND_EVENTS` events, they send how the
+vectors of the most frequent items have changed, and each adds what the others sent. Changes that point different ways are
+added up, as if they had been made to one table; where workers moved a vector the same way, as they do with frequent items,
+the sum is scaled down to one of them (Maleki et al. 2020, Scaling distributed training with adaptive summation).
+
+Rows stand by frequency, so the rows that are due are the first ones: the first `_FIRST_ROWS` in each round, four times as
+many in every fourth, and so on, all of them at the end of an epoch. A row is thus sent about as often as it is used, and
+each of these tiers sends as many bytes as any other.
 
 Shape suffixes: I items, D width, R rows that are due.
 """
@@ -33,8 +35,8 @@ from heedful.folders import check_writable
 
 __all__ = ["embed"]
 
-# Events of one worker between two meetings; rows of the tier that is sent each time; by how much the next tier is larger.
-_ROUND_EVENTS = 4_000
+# Events of all workers between two meetings; rows of the tier that is sent each time; by how much the next tier is larger.
+_ROUND_EVENTS = 8_000
 _FIRST_ROWS, _TIER = 256, 4
 
 
@@ -93,7 +95,7 @@ class _Together:
     def __call__(self, run: TrainingRun) -> None:
         """Train from the last checkpoint to the end; all workers then have the same tables."""
         rank, size = distributed.get_rank(), distributed.get_world_size()
-        bounds = chunk_bounds(run.source.offsets, _ROUND_EVENTS)
+        bounds = chunk_bounds(run.source.offsets, max(_ROUND_EVENTS // size, 1))
         n_chunks, stop = len(bounds) - 1, np.zeros(1, bool)
         started = time.monotonic()
         first = self._resume(run)
@@ -152,12 +154,20 @@ class _Shared:
         """Add up everybody's changes of the first `rows` rows; returns the bytes that this worker sent."""
         now_RD, met_RD = self._table_ID[:rows], self._met_ID[:rows]
         change_RD = now_RD - met_RD
+        square_R = _squares(change_RD)
         distributed.all_reduce(torch.from_numpy(change_RD))
-        met_RD += change_RD
+        distributed.all_reduce(torch.from_numpy(square_R))
+        share_R = np.minimum(square_R / np.maximum(_squares(change_RD), np.finfo(np.float32).tiny), 1)
+        met_RD += share_R[:, None] * change_RD
         now_RD[:] = met_RD
         # What a ring all-reduce sends: all but an own part, to be added up and then to be spread.
         size = distributed.get_world_size()
-        return int(2 * change_RD.nbytes * (size - 1) // size)
+        return int(2 * (change_RD.nbytes + square_R.nbytes) * (size - 1) // size)
+
+
+def _squares(vectors_RD: np.ndarray) -> np.ndarray:
+    squares_R: np.ndarray = np.einsum("rd,rd->r", vectors_RD, vectors_RD)
+    return squares_R
 
 
 def _rows_due(number: int) -> int:
