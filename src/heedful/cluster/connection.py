@@ -9,13 +9,14 @@ import platform
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import heedful
+import heedful.errors
 from heedful.errors import ClusterError, FolderError, HeedfulError, MissingExtraError
 from heedful.progress import say
 
-__all__ = ["absolute", "check_paths", "connect", "cpus", "on_every_node"]
+__all__ = ["absolute", "as_facts", "check_paths", "connect", "cpus", "on_every_node", "raise_facts"]
 
 Answer = TypeVar("Answer")
 
@@ -66,8 +67,7 @@ def connect(address: str) -> Iterator[None]:
     try:
         _check_versions()
         say(f"connected to {address}: {len(_nodes())} nodes, {cpus()} processors")
-        with _plain_errors():
-            yield
+        yield
     finally:
         ray.shutdown()
 
@@ -190,21 +190,17 @@ def _check_versions() -> None:
             )
 
 
-@contextlib.contextmanager
-def _plain_errors() -> Iterator[None]:
-    """An error that heedful raised on purpose on a node comes out as itself."""
-    import ray
+def as_facts(error: HeedfulError) -> dict[str, str]:
+    """An error that heedful raised on purpose, so that it can travel from a node without being taken for a failure."""
+    return {"kind": type(error).__name__, "message": str(error)}
 
-    try:
-        yield
-    except ray.exceptions.RayError as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, HeedfulError):
-            cause = getattr(cause, "cause", None) or cause.__cause__
-        if cause is not None:
-            raise type(cause)(str(cause)) from error
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        raise ClusterError("the work failed on a node of the cluster", got=lines[-1] if lines else repr(error)) from error
+
+def raise_facts(facts: dict[str, str]) -> NoReturn:
+    """Raise the error that `as_facts` described."""
+    error = HeedfulError(facts["message"])
+    kind = getattr(heedful.errors, facts["kind"], HeedfulError)
+    # Not every error is made from one message.
+    raise error if kind is heedful.errors.MissingExtraError else kind(facts["message"])
 
 
 def absolute(path: str | os.PathLike[str]) -> Path:

@@ -17,7 +17,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from heedful.cluster.connection import cpus
+from heedful.cluster.connection import as_facts, cpus, raise_facts
+from heedful.errors import ClusterError, HeedfulError
 from heedful.folders import write_atomically
 from heedful.progress import progress, say
 
@@ -62,6 +63,10 @@ def run_parts(
 
     Returns:
         The facts of each part, in their order.
+
+    Raises:
+        HeedfulError: what a worker raised.
+        ClusterError: the cluster cannot go on.
     """
     waiting = [number for number in range(len(parts)) if not _report(work, stage, number).exists()]
     if waiting:
@@ -81,8 +86,16 @@ def run_parts(
         )
         with progress(stage, len(parts), "parts") as meter:
             meter.resume_at(len(parts) - len(waiting))
-            for _ in done.iter_rows():
-                meter.advance()
+            try:
+                for row in done.iter_rows():
+                    if row["error"]:
+                        raise_facts(json.loads(row["error"]))
+                    meter.advance()
+            except ray.exceptions.RayError as error:
+                what = str(error).strip().splitlines()[-1]
+                raise ClusterError(
+                    f"{stage} failed on the cluster", got=what, fix="run it again: finished parts count"
+                ) from error
     return [json.loads(_report(work, stage, number).read_text()) for number in range(len(parts))]
 
 
@@ -90,16 +103,25 @@ class _Worker:
     """One worker process of `run_parts`, in the form that Ray Data calls."""
 
     def __init__(self, worker: type, arguments: dict[str, Any], work: str, stage: str) -> None:
-        self._worker: PartWorker = worker(**arguments)
         self._work, self._stage = Path(work), stage
+        self._error: HeedfulError | None = None
+        try:
+            self._worker: PartWorker = worker(**arguments)
+        except HeedfulError as error:
+            self._error = error
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        for number, part in zip(batch["number"], batch["part"], strict=True):
-            report = _report(self._work, self._stage, int(number))
-            facts = self._worker.run(json.loads(str(part)), report.with_suffix(""))
-            with write_atomically(report) as path:
-                path.write_text(json.dumps(facts))
-        return {"number": batch["number"]}
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
+        (number,), (part,) = batch["number"].tolist(), batch["part"].tolist()
+        report = _report(self._work, self._stage, number)
+        try:
+            if self._error is not None:
+                raise self._error
+            facts = self._worker.run(json.loads(part), report.with_suffix(""))
+        except HeedfulError as error:
+            return {"number": [number], "error": [json.dumps(as_facts(error))]}
+        with write_atomically(report) as path:
+            path.write_text(json.dumps(facts))
+        return {"number": [number], "error": [""]}
 
 
 def _report(work: Path, stage: str, number: int) -> Path:

@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import heedful.errors
-from heedful.cluster.connection import cpus
+from heedful.cluster.connection import as_facts, cpus, raise_facts
 from heedful.errors import ClusterError, HeedfulError
 from heedful.folders import write_atomically
 
@@ -75,7 +74,7 @@ def team_errors(work: str) -> Iterator[bool]:
     try:
         yield not path.exists()
     except HeedfulError as error:
-        _write(path, {"kind": type(error).__name__, "message": str(error)})
+        _write(path, as_facts(error))
         raise
 
 
@@ -107,8 +106,7 @@ def _raise_written(work: Path) -> None:
     if path.exists():
         found = json.loads(path.read_text())
         path.unlink()
-        error = getattr(heedful.errors, found["kind"])
-        raise error(found["message"]) if error is not heedful.errors.MissingExtraError else HeedfulError(found["message"])
+        raise_facts(found)
 
 
 def _last_line(error: BaseException) -> str:
