@@ -6,12 +6,14 @@ HeedfulError
 ├── FolderError           a stage folder that is missing, unfinished, damaged, or of another kind or version
 │   └── MismatchError     two sound folders that do not belong together (a model and a foreign table)
 ├── TrainingError         training cannot go on (a loss that is not finite, nothing to learn from)
+├── ClusterError          a cluster that does not answer, or has a node that cannot do the work
 └── MissingExtraError     an optional package is not installed
 """
 
 from __future__ import annotations
 
 __all__ = [
+    "ClusterError",
     "ConfigError",
     "FolderError",
     "HeedfulError",
@@ -66,6 +68,10 @@ class MismatchError(FolderError):
 
 class TrainingError(HeedfulError):
     """Training cannot start or cannot go on."""
+
+
+class ClusterError(HeedfulError):
+    """A cluster does not answer, or one of its nodes cannot do the work."""
 
 
 class MissingExtraError(HeedfulError, ImportError):

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from heedful.embeddings.skipgram import SkipGram
 from heedful.embeddings.table import ItemEmbeddings
 from heedful.errors import ConfigError, FolderError
-from heedful.evaluation.comparison import Comparison, compare, draw_pools
+from heedful.evaluation.comparison import Comparison, Measuring, compare, draw_pools, measure_here
 from heedful.evaluation.depths import DepthStudy, check_depths, study_depths
 from heedful.evaluation.options import EvaluationConfig
 from heedful.evaluation.pools import Pools
@@ -122,6 +122,7 @@ def run_experiment(
     depths: Mapping[int, Ranker] | None = None,
     depth_model: str = "attention",
     overwrite: bool = False,
+    measuring: Measuring = measure_here,
 ) -> Experiment:
     """Split the log, train every ranker on the past with the same embeddings, compare them, write the report.
 
@@ -138,6 +139,7 @@ def run_experiment(
         depths: rankers by number of layers, not yet fitted, for figure 4.
         depth_model: what these are, in words.
         overwrite: replace a finished report.
+        measuring: how each model is measured; `heedful.cluster` has another way.
 
     Raises:
         ConfigError: two models of one name, a pool larger than the catalogue, a single depth or one below 1.
@@ -175,7 +177,9 @@ def run_experiment(
         depth: _fitted(_folder_name(f"{depth_model} depth {depth}"), ranker, past, items, inputs, workspace)
         for depth, ranker in (depths or {}).items()
     }
-    comparison = compare({**fitted, **(others or {})}, future, past=past, pools=pools, config=fitted_config)
+    comparison = compare(
+        {**fitted, **(others or {})}, future, past=past, pools=pools, config=fitted_config, measuring=measuring
+    )
     study = study_depths(by_depth, comparison, past, model=depth_model) if by_depth else None
     facts = {"Training events": f"{past.n_events:,}", "Training users": f"{len(past.users):,}"}
     write_report(comparison, out, depths=study, facts=facts, overwrite=overwrite)

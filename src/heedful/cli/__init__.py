@@ -17,6 +17,7 @@ __all__ = ["main"]
 # Command -> (module, its line in `heedful --help`); the module is imported only when the command is run.
 _COMMANDS = {
     "demo": ("heedful.cli.demo", "The whole pipeline on real retail data, ending in a report and recommendations."),
+    "synth": ("heedful.cli.synth", "A synthetic event log of any size, to try and to measure with."),
     "prepare": ("heedful.cli.prepare", "Event log -> sequences."),
     "embed": ("heedful.cli.embed", "Sequences -> item embeddings."),
     "import": ("heedful.cli.embed", "Your own vectors -> item embeddings."),

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from heedful.cli.options import config_options, file_option, out_option, overwrite_option, with_file
+from heedful import cluster as on_cluster
+from heedful.cli.options import cluster_option, config_options, file_option, out_option, overwrite_option, with_file
 from heedful.embeddings.importing import read_embeddings
 from heedful.embeddings.skipgram import SkipGram, SkipGramConfig
 from heedful.embeddings.table import ItemEmbeddings
@@ -24,12 +25,20 @@ __all__ = ["COMMANDS"]
 @file_option("embed")
 @config_options(SkipGramConfig)
 @overwrite_option
-def embed_command(sequences: str, out: str, settings: str | None, overwrite: bool, **options: Any) -> None:
+@cluster_option
+def embed_command(
+    sequences: str, out: str, settings: str | None, overwrite: bool, cluster: str | None, **options: Any
+) -> None:
     """Sequences -> item embeddings, by skip-gram with negative sampling."""
     trainer = SkipGram(**with_file(options, settings, "embed", SkipGramConfig))
     check_writable(out, kind="embeddings", overwrite=overwrite)
-    items = trainer.fit(EventLog.load(sequences))
-    items.save(out, overwrite=overwrite)
+    if cluster:
+        with on_cluster.connect(cluster):
+            facts = on_cluster.embed(trainer, sequences, out, overwrite=overwrite)
+        click.echo(f"{facts['workers']} workers, each sent {facts['bytes_sent'] / 1e6:,.1f} MB")
+    else:
+        trainer.fit(EventLog.load(sequences)).save(out, overwrite=overwrite)
+    items = ItemEmbeddings.load(out)
     click.echo(f"{out}: {len(items):,} items, width {items.width}")
     click.echo(f"next: heedful train {sequences} --embeddings {out} --out model/")
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import click
 
-from heedful.cli.options import chosen, config_options, overwrite_option, with_file
+from heedful import cluster as on_cluster
+from heedful.cli.options import chosen, cluster_option, config_options, overwrite_option, with_file
 from heedful.cli.train import make_ranker
 from heedful.embeddings.skipgram import SkipGram, SkipGramConfig
 from heedful.embeddings.table import ItemEmbeddings
 from heedful.errors import ConfigError
+from heedful.evaluation.comparison import measure_here
 from heedful.evaluation.depths import check_depths
 from heedful.evaluation.options import EvaluationConfig
 from heedful.events.log import EventLog
@@ -70,6 +73,7 @@ _embeddings = click.option(
 )
 @config_options(EvaluationConfig)
 @overwrite_option
+@cluster_option
 def evaluate_command(
     sequences: str,
     out: str,
@@ -82,6 +86,7 @@ def evaluate_command(
     workspace: str | None,
     settings: str | None,
     overwrite: bool,
+    cluster: str | None,
     **options: Any,
 ) -> None:
     """Split in time, train the models on the past, compare them on what came after, write a report."""
@@ -95,19 +100,22 @@ def evaluate_command(
     if not rankers and not others:
         raise ConfigError("there is nothing to compare", got="no models", expected=f"some of {', '.join(ALL_MODELS)}")
     check_writable(out, kind="report", overwrite=overwrite)
-    experiment = run_experiment(
-        EventLog.load(sequences),
-        rankers,
-        out,
-        workspace=Workspace(workspace or f"{Path(out)}.stages"),
-        config=config,
-        skipgram=SkipGram(**with_file({}, settings, "embed", SkipGramConfig)),
-        items=ItemEmbeddings.load(embeddings) if embeddings else None,
-        others=others,
-        depths=by_depth,
-        depth_model=_shown("attention", depth_preset),
-        overwrite=overwrite,
-    )
+    with on_cluster.connect(cluster) if cluster else nullcontext():
+        measuring = on_cluster.measuring(f"{out}.parts") if cluster else measure_here
+        experiment = run_experiment(
+            EventLog.load(sequences),
+            rankers,
+            out,
+            workspace=Workspace(workspace or f"{Path(out)}.stages"),
+            config=config,
+            skipgram=SkipGram(**with_file({}, settings, "embed", SkipGramConfig)),
+            items=ItemEmbeddings.load(embeddings) if embeddings else None,
+            others=others,
+            depths=by_depth,
+            depth_model=_shown("attention", depth_preset),
+            overwrite=overwrite,
+            measuring=measuring,
+        )
     click.echo(str(experiment.comparison))
     if experiment.depths is not None:
         click.echo(f"\n{experiment.depths}")

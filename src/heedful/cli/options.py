@@ -13,7 +13,16 @@ import click
 from heedful.config import Config
 from heedful.tuning.settings import read_section
 
-__all__ = ["chosen", "config_options", "file_option", "out_option", "overwrite_option", "plain_options", "with_file"]
+__all__ = [
+    "chosen",
+    "cluster_option",
+    "config_options",
+    "file_option",
+    "out_option",
+    "overwrite_option",
+    "plain_options",
+    "with_file",
+]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -67,6 +76,12 @@ def with_file(options: dict[str, Any], settings: str | None, section: str, *conf
 def out_option(what: str) -> Callable[[Command], Command]:
     """The option --out."""
     return click.option("--out", required=True, type=click.Path(), help=f"Where {what} will stand.")
+
+
+def cluster_option(command: Command) -> Command:
+    """The option --cluster."""
+    line = "Run on this Ray cluster: auto, or HOST:PORT of its head. Needs the extra `cluster`.  [RAY_ADDRESS]"
+    return click.option("--cluster", envvar="RAY_ADDRESS", default=None, metavar="auto|ADDRESS", help=line)(command)
 
 
 def overwrite_option(command: Command) -> Command:

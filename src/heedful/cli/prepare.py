@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from heedful.cli.options import chosen, config_options, out_option, overwrite_option
+from heedful import cluster as on_cluster
+from heedful.cli.options import chosen, cluster_option, config_options, out_option, overwrite_option
 from heedful.events.preparing import PrepareConfig, prepare
 
 __all__ = ["COMMANDS"]
@@ -18,7 +19,10 @@ __all__ = ["COMMANDS"]
 @click.option("--items", default=None, help="File with item attributes: an item id column, title, category, anything.")
 @config_options(PrepareConfig)
 @overwrite_option
-def prepare_command(sources: tuple[str, ...], out: str, items: str | None, overwrite: bool, **options: Any) -> None:
+@cluster_option
+def prepare_command(
+    sources: tuple[str, ...], out: str, items: str | None, overwrite: bool, cluster: str | None, **options: Any
+) -> None:
     """Event log -> sequences.
 
     SOURCES: Parquet or CSV files (also .gz), globs, folders of Parquet, or the URL of a database table:
@@ -26,7 +30,11 @@ def prepare_command(sources: tuple[str, ...], out: str, items: str | None, overw
     """
     config = PrepareConfig.from_dict(chosen(options))
     source = sources[0] if len(sources) == 1 else list(sources)
-    log = prepare(source, out, items=items, config=config, overwrite=overwrite)
+    if cluster:
+        with on_cluster.connect(cluster):
+            log = on_cluster.prepare(source, out, items=items, config=config, overwrite=overwrite)
+    else:
+        log = prepare(source, out, items=items, config=config, overwrite=overwrite)
     click.echo(f"{out}: {log.n_events:,} events of {len(log.users):,} users on {len(log.catalog):,} items")
     if log.rejected is not None and len(log.rejected):
         click.echo(f"{len(log.rejected):,} rows were set aside; see {out}/rejected.parquet")

@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from heedful import cluster as on_cluster
+from heedful.cli.options import cluster_option
 from heedful.embeddings.table import ItemEmbeddings
 from heedful.ranking.models import load_ranker
 from heedful.ranking.ranker import Ranker
@@ -45,13 +47,21 @@ embeddings_option = click.option("--embeddings", default=None, type=click.Path()
 @click.option("--out", required=True, type=click.Path(), help="Parquet of scores: request_id, scores in candidate order.")
 @pool_gamma_option
 @embeddings_option
-def score_command(model: str, requests: str, out: str, pool_gamma: float | str, embeddings: str | None) -> None:
+@cluster_option
+def score_command(
+    model: str, requests: str, out: str, pool_gamma: float | str, embeddings: str | None, cluster: str | None
+) -> None:
     """Requests with candidates -> scores.
 
     REQUESTS is Parquet: request_id, history (list of item ids, oldest first), candidates (list of item ids), and maybe
     history_times (unix seconds) and history_kinds.
     """
-    report = score_requests(load(model, embeddings), requests, out, pool_gamma=plain_gamma(pool_gamma))
+    gamma = plain_gamma(pool_gamma)
+    if cluster:
+        with on_cluster.connect(cluster):
+            report = on_cluster.score_requests(model, requests, out, embeddings=embeddings, pool_gamma=gamma)
+    else:
+        report = score_requests(load(model, embeddings), requests, out, pool_gamma=gamma)
     _print(report, out, "candidates scored")
 
 
@@ -64,16 +74,27 @@ def score_command(model: str, requests: str, out: str, pool_gamma: float | str, 
               help="Leave out what the user already touched.")  # fmt: skip
 @pool_gamma_option
 @embeddings_option
+@cluster_option
 def recommend_command(
-    model: str, requests: str, out: str, k: int, exclude_history: bool, pool_gamma: float | str, embeddings: str | None
+    model: str,
+    requests: str,
+    out: str,
+    k: int,
+    exclude_history: bool,
+    pool_gamma: float | str,
+    embeddings: str | None,
+    cluster: str | None,
 ) -> None:
     """Requests -> the best of the catalogue.
 
     REQUESTS is Parquet as for `heedful score`, without candidates.
     """
-    ranker = load(model, embeddings)
-    gamma = plain_gamma(pool_gamma)
-    report = recommend_requests(ranker, requests, out, k=k, exclude_history=exclude_history, pool_gamma=gamma)
+    options: dict[str, Any] = {"k": k, "exclude_history": exclude_history, "pool_gamma": plain_gamma(pool_gamma)}
+    if cluster:
+        with on_cluster.connect(cluster):
+            report = on_cluster.recommend_requests(model, requests, out, embeddings=embeddings, **options)
+    else:
+        report = recommend_requests(load(model, embeddings), requests, out, **options)
     _print(report, out, "items recommended")
 
 

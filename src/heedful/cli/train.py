@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from heedful.cli.options import config_options, file_option, out_option, overwrite_option, with_file
+from heedful import cluster as on_cluster
+from heedful.cli.options import cluster_option, config_options, file_option, out_option, overwrite_option, with_file
 from heedful.embeddings.table import ItemEmbeddings
 from heedful.errors import ConfigError
 from heedful.events.log import EventLog
@@ -39,6 +40,7 @@ _CONFIGS = (AttentionConfig, AveragingConfig, WeightedSumConfig, *_PUBLIC)
 @file_option("train")
 @config_options(*_CONFIGS)
 @overwrite_option
+@cluster_option
 def train_command(
     sequences: str,
     embeddings: str | None,
@@ -49,6 +51,7 @@ def train_command(
     pack: bool,
     settings: str | None,
     overwrite: bool,
+    cluster: str | None,
     **options: Any,
 ) -> None:
     """Sequences and embeddings -> model.
@@ -59,6 +62,16 @@ def train_command(
     if embeddings is None and ranker.needs_embeddings:
         raise ConfigError(f"{model} needs embeddings", got="no --embeddings", fix="name a folder of `heedful embed`")
     check_writable(out, kind="model", overwrite=overwrite)
+    if cluster:
+        if embeddings is None:
+            raise ConfigError(f"{model} is not trained on a cluster", fix="leave --cluster out")
+        with on_cluster.connect(cluster):
+            facts = on_cluster.train(ranker, sequences, embeddings, out, resume=resume, pack=pack, overwrite=overwrite)
+        click.echo(
+            f"{out}: {model}, {facts['n_parameters']:,} parameters, {facts['steps']:,} steps, {facts['workers']} workers, "
+            f"hold-out loss {facts['best_loss']:.4f} at step {facts['best_step']:,}"
+        )
+        return
     log = EventLog.load(sequences)
     items = ItemEmbeddings.load(embeddings) if embeddings is not None else None
     if isinstance(ranker, NeuralRanker):

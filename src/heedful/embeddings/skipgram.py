@@ -13,6 +13,7 @@ import os
 import queue
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from heedful.events.log import EventLog
 from heedful.events.vocabulary import Vocabulary
 from heedful.progress import Meter, progress
 
-__all__ = ["SkipGram", "SkipGramConfig", "keep_probability"]
+__all__ = ["SkipGram", "SkipGramConfig", "TrainingRun", "chunk_bounds", "keep_probability"]
 
 # Events that one call of the kernel trains on, unless a user alone has more.
 _CHUNK_EVENTS = 20_000
@@ -94,10 +95,14 @@ class SkipGram:
     def __init__(self, **options: Any) -> None:
         self.config = SkipGramConfig.from_dict(options)
 
-    def fit(self, log: EventLog) -> ItemEmbeddings:
+    def fit(self, log: EventLog, *, train: Callable[[TrainingRun], None] | None = None) -> ItemEmbeddings:
         """Embeddings of the items of a log, most frequent first; the log stays as it is.
 
         One thread gives the same bits for the same log, options and seed; several threads do not.
+
+        Args:
+            log: the training log.
+            train: trains the run instead of the threads here (see `heedful.cluster`).
 
         Raises:
             ConfigError: a kind that the log does not have.
@@ -122,8 +127,11 @@ class SkipGram:
         pa.default_memory_pool().release_unused()
         source = _source(log, used_kinds, chosen_I, keep_probability(counts_I, config.subsample))
         tables = _tables(counts_I, config)
-        run = _Run(source, tables, _plan(config, epochs, log.n_events), epochs)
-        run.train(_n_threads(config.threads))
+        run = TrainingRun(source, tables, _plan(config, epochs, log.n_events), epochs)
+        if train is None:
+            run.train(_n_threads(config.threads))
+        else:
+            train(run)
         return ItemEmbeddings.from_arrays(
             items,
             np.ascontiguousarray(tables.x[:, : config.width]),
@@ -154,12 +162,12 @@ def keep_probability(counts_I: np.ndarray, subsample: float) -> np.ndarray:
     return keep_I
 
 
-class _Run:
+class TrainingRun:
     """One training run: threads that take chunks of users in turn, epoch by epoch, until all are done."""
 
     def __init__(self, source: Source, tables: Tables, plan: Plan, epochs: int, chunk_events: int = _CHUNK_EVENTS) -> None:
         self.source, self.tables, self.plan, self.epochs = source, tables, plan, epochs
-        bounds = _chunks(source.offsets, chunk_events)
+        bounds = chunk_bounds(source.offsets, chunk_events)
         self._tasks = iter([(e, low, high) for e in range(epochs) for low, high in itertools.pairwise(bounds)])
         self._lock = threading.Lock()
         self._stop = np.zeros(1, bool)
@@ -185,7 +193,7 @@ class _Run:
                 if worker.ident is not None:
                     worker.join()
         self.seconds = time.monotonic() - started
-        self._check_tables()
+        self.check_tables()
 
     def facts(self) -> dict[str, Any]:
         """What the provenance says of the run."""
@@ -229,15 +237,16 @@ class _Run:
             else:
                 epoch, totals = news
                 self.totals[epoch] += totals
-                self._check(epoch)
+                self.check(epoch)
                 loss = self._loss(epoch)
                 meter.advance(totals[0], f"epoch {epoch + 1} of {self.epochs}" + (f", loss {loss:.3f}" if loss else ""))
 
-    def _check(self, epoch: int) -> None:
+    def check(self, epoch: int) -> None:
+        """Raise `TrainingError` if the loss of an epoch is not finite."""
         if not math.isfinite(self.totals[epoch, 2]):
             raise self._diverged(f"the loss is not finite any more in epoch {epoch + 1}")
 
-    def _check_tables(self) -> None:
+    def check_tables(self) -> None:
         """The loss is measured here and there only, so that a vector may have diverged unseen."""
         for table_ID in (self.tables.x, self.tables.y):
             if not np.isfinite(table_ID.sum(axis=1)).all():
@@ -320,7 +329,7 @@ def _count(log: EventLog, used_kinds: np.ndarray) -> np.ndarray:
     return counts_C
 
 
-def _chunks(offsets: np.ndarray, events: int) -> np.ndarray:
+def chunk_bounds(offsets: np.ndarray, events: int) -> np.ndarray:
     """Bounds between users, so that consecutive users with about `events` events in all form a chunk."""
     inner = np.searchsorted(offsets, np.arange(0, offsets[-1], events), side="left")
     return np.unique(np.concatenate([[0], inner, [len(offsets) - 1]]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -20,7 +20,25 @@ from heedful.evaluation.sources import Model, source_of
 from heedful.events.log import EventLog
 from heedful.events.vocabulary import Vocabulary
 
-__all__ = ["Comparison", "Estimate", "EvaluationConfig", "Verdict", "compare", "draw_pools", "measure_models"]
+__all__ = [
+    "Comparison",
+    "Estimate",
+    "EvaluationConfig",
+    "Measuring",
+    "Verdict",
+    "compare",
+    "draw_pools",
+    "measure_here",
+    "measure_models",
+]
+
+Measuring = Callable[[ModelResult, Model, EventLog, Pools, Wanted], None]
+"""Adds the results of a model to what has its name: from the model, the past, the pools and what is wanted."""
+
+
+def measure_here(result: ModelResult, model: Model, past: EventLog, pools: Pools, wanted: Wanted) -> None:
+    """Measure a model in this process."""
+    measure(result, source_of(result.name, model, pools, past), pools, wanted)
 
 
 def compare(
@@ -31,6 +49,7 @@ def compare(
     items: Vocabulary | None = None,
     pools: Pools | None = None,
     config: EvaluationConfig | None = None,
+    measuring: Measuring = measure_here,
 ) -> Comparison:
     """Rank what the test users newly touched in `future` by each model, and compare the models over users.
 
@@ -45,6 +64,7 @@ def compare(
         items: the items that can be ranked, such as those of the embedding table; None for those of the past.
         pools: pools made or loaded before; None to make them from the configuration.
         config: sizes, seeds and levels; `cut` and `days` were for the split.
+        measuring: how each model is measured; `heedful.cluster` has another way.
 
     Raises:
         ConfigError: no models, no past, a pool larger than the catalogue.
@@ -67,7 +87,7 @@ def compare(
     else:
         config = _fitted(config or EvaluationConfig(), pools)
     seconds = time.perf_counter() - started
-    found = measure_models(models, past, pools, config, catalogue=True)
+    found = measure_models(models, past, pools, config, catalogue=True, measuring=measuring)
     found.seconds["pools"] = seconds
     return found
 
@@ -99,7 +119,13 @@ def draw_pools(
 
 
 def measure_models(
-    models: Mapping[str, Model], past: EventLog, pools: Pools, config: EvaluationConfig, *, catalogue: bool
+    models: Mapping[str, Model],
+    past: EventLog,
+    pools: Pools,
+    config: EvaluationConfig,
+    *,
+    catalogue: bool,
+    measuring: Measuring = measure_here,
 ) -> Comparison:
     """Measure and test models in given pools; what `compare` does once everything is checked.
 
@@ -109,8 +135,9 @@ def measure_models(
         pools: whom and what to rank.
         config: with pool sizes filled in.
         catalogue: rank the whole catalogue, too.
+        measuring: as for `compare`.
     """
-    results = {name: _measure(name, model, pools, past, config, catalogue) for name, model in models.items()}
+    results = {name: _measure(name, model, pools, past, config, catalogue, measuring) for name, model in models.items()}
     started = time.perf_counter()
     verdicts = _verdicts(results, config)
     seconds = {"tests": time.perf_counter() - started}
@@ -153,10 +180,15 @@ def _fitted(config: EvaluationConfig, pools: Pools) -> EvaluationConfig:
 
 
 def _measure(
-    name: str, model: Model, pools: Pools, past: EventLog, config: EvaluationConfig, catalogue: bool
+    name: str,
+    model: Model,
+    pools: Pools,
+    past: EventLog,
+    config: EvaluationConfig,
+    catalogue: bool,
+    measuring: Measuring,
 ) -> ModelResult:
     assert config.pool is not None
-    source = source_of(name, model, pools, past)
     result = ModelResult(name, corrected=Values() if getattr(model, "uses_prior", False) else None)
     wanted = Wanted(
         config.pool,
@@ -166,7 +198,7 @@ def _measure(
         pools.sample(config.catalogue_users) if catalogue else np.empty(0, np.int64),
         distinct_items(past, pools.past_rows, pools.items.rows(past.catalog.items.ids)),
     )
-    measure(result, source, pools, wanted)
+    measuring(result, model, past, pools, wanted)
     return result
 
 

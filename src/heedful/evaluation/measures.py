@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -19,10 +19,12 @@ from heedful.progress import Meter, progress
 
 __all__ = [
     "CATALOGUE",
+    "Block",
     "Measure",
     "ModelResult",
     "Values",
     "Wanted",
+    "blocks_of",
     "frequent_items",
     "measure",
     "measure_pools",
@@ -61,11 +63,24 @@ class Values:
 
     Attributes:
         by_user: for each measure a value for each test user, float64 [B]; NaN where a user was not measured.
-        coverage: share of the catalogue's items that stand in anybody's first 10; None if that was not measured.
+        shown: whether an item stands in anybody's first 10 of the catalogue, bool [I]; None if that was not measured.
     """
 
     by_user: dict[Measure, np.ndarray] = field(default_factory=dict)
-    coverage: float | None = None
+    shown: np.ndarray | None = None
+
+    @property
+    def coverage(self) -> float | None:
+        """Share of the catalogue's items that stand in anybody's first 10; None if that was not measured."""
+        return None if self.shown is None else float(self.shown.mean())
+
+    def add(self, other: Values) -> None:
+        """Take over what was measured of other users."""
+        for measure, values in other.by_user.items():
+            mine = self.by_user.setdefault(measure, np.full(len(values), np.nan))
+            np.copyto(mine, values, where=~np.isnan(values))
+        if other.shown is not None:
+            self.shown = other.shown if self.shown is None else self.shown | other.shown
 
 
 @dataclass
@@ -132,27 +147,55 @@ class Wanted:
     touched: Candidates | None = None
 
 
-def measure(result: ModelResult, source: Source, pools: Pools, wanted: Wanted) -> None:
-    """Add the results of a model over the whole catalogue and in every pool to `result`.
+class Block(NamedTuple):
+    """Test users who are measured together.
 
-    The scores of the whole catalogue serve the pools of the same users, too. A user's pools of all gammas are otherwise
-    scored at once, and the largest serves all sizes.
+    Attributes:
+        catalogue: over the whole catalogue (and, where its scores serve them, in their pools), or in their pools alone.
+        users: their positions, int64.
     """
-    rest = np.arange(len(pools))
+
+    catalogue: bool
+    users: np.ndarray
+
+
+def blocks_of(source: Source, pools: Pools, wanted: Wanted) -> list[Block]:
+    """All users in blocks: the scores of the whole catalogue serve the pools of the same users, too."""
+    blocks, rest = [], np.arange(len(pools))
     if source.ranks_catalogue and len(wanted.catalogue_users):
         users = wanted.catalogue_users
-        task = _Task(result, source, pools, wanted)
         step = max(1, min(256, _CANDIDATES_AT_ONCE // max(len(pools.items), 1)))
-        with progress(f"evaluating {result.name} on the catalogue", len(users), "users") as meter:
-            for start in range(0, len(users), step):
-                task.catalogue(users[start : start + step])
-                meter.advance(len(users[start : start + step]))
-        task.close()
+        blocks = [Block(True, users[start : start + step]) for start in range(0, len(users), step)]
         if source.pointwise:
             rest = np.setdiff1d(rest, users)
-    if len(rest):
-        with progress(f"evaluating {result.name} in pools", len(rest) * len(pools.gammas), "users") as meter:
-            measure_pools(result, source, pools, size=wanted.size, sizes=wanted.sizes, ks=wanted.ks, meter=meter, users=rest)
+    return blocks + [Block(False, users) for users in _blocks(rest, pools.lengths[rest])]
+
+
+def measure(
+    result: ModelResult, source: Source, pools: Pools, wanted: Wanted, *, blocks: Sequence[Block] | None = None
+) -> None:
+    """Add the results of a model over the whole catalogue and in every pool to `result`.
+
+    A user's pools of all gammas are scored at once, and the largest serves all sizes.
+
+    Args:
+        result: what is added to.
+        source: where the scores come from.
+        pools: whom and what to rank.
+        wanted: what is measured.
+        blocks: some of `blocks_of`; all of them when None.
+    """
+    task = _Task(result, source, pools, wanted)
+    blocks = blocks_of(source, pools, wanted) if blocks is None else blocks
+    for catalogue, title in ((True, "on the catalogue"), (False, "in pools")):
+        chosen = [block.users for block in blocks if block.catalogue == catalogue]
+        if not chosen:
+            continue
+        each = 1 if catalogue else len(pools.gammas)
+        with progress(f"evaluating {result.name} {title}", each * sum(map(len, chosen)), "users") as meter:
+            for users in chosen:
+                (task.catalogue if catalogue else task.pools)(users)
+                meter.advance(each * len(users))
 
 
 def measure_pools(
@@ -191,7 +234,6 @@ class _Task:
         self._frequent = frequent_items(pools.counts)
         self._surprise = _surprise(pools.counts)
         self._priors = {gamma: source.prior(gamma) for gamma in (*pools.gammas, 0.0)}
-        self._shown = {id(way): np.zeros(len(pools.items), bool) for way in (result.plain, result.corrected)}
         self._wide = pools.wide
 
     def pools(self, users: np.ndarray) -> None:
@@ -212,12 +254,6 @@ class _Task:
                     drawn = self._pools.drawn(gamma, users)
                     self._put_pool(gamma, users, table[drawn.owners, drawn.rows], drawn)
             self._put_catalogue(users, table)
-
-    def close(self) -> None:
-        """Add what can be said of all users together only."""
-        for way in (self._result.plain, self._result.corrected):
-            if way is not None:
-                way.coverage = float(self._shown[id(way)].mean())
 
     @contextmanager
     def _clock(self, what: Literal["scoring", "ranking"]) -> Iterator[None]:
@@ -245,7 +281,8 @@ class _Task:
         positives, touched = self._pools.positives.take(users), self._wanted.touched.take(users)
         for way, scores in self._ways(table, 0.0, slice(None)):
             found, top = _rank_catalogue(scores, positives, touched)
-            self._shown[id(way)][top[top >= 0]] = True
+            way.shown = np.zeros(len(self._pools.items), bool) if way.shown is None else way.shown
+            way.shown[top[top >= 0]] = True
             for metric, values in _catalogue_metrics(found, top, self._wanted.catalogue_ks, self._frequent, self._surprise):
                 self._put(way, Measure(CATALOGUE, 0, metric), values, users)
 

@@ -16,7 +16,7 @@ from heedful.errors import InputError
 from heedful.events.session import Session
 from heedful.progress import progress
 
-__all__ = ["Encoded", "encode", "write_items", "write_parquet"]
+__all__ = ["ArrayFile", "Encoded", "count_reach", "encode", "name_kinds", "write_items", "write_parquet"]
 
 _MOST_KINDS = 255
 _ROW_GROUP = 131_072
@@ -35,14 +35,10 @@ class Encoded:
     duplicates: int
 
 
-def encode(session: Session, folder: Path) -> Encoded:
-    """Write `users.parquet`, `offsets.npy`, `items.npy`, `times.npy` and `kinds.npy` from the tables of `validate`.
-
-    Raises:
-        InputError: more than 255 kinds of events.
-
-    """
-    kinds = _name_kinds(session)
+def encode(session: Session, folder: Path, kinds: tuple[str, ...]) -> Encoded:
+    """Write `users.parquet`, `offsets.npy`, `items.npy`, `times.npy` and `kinds.npy` from the tables of `validate`."""
+    codes = session.register(pa.table({"kind": pa.array(kinds, pa.string()), "code": np.arange(len(kinds), dtype=np.uint8)}))
+    session.run(f"CREATE TABLE kind_codes AS FROM {codes}")
     session.run(
         "CREATE TABLE users AS SELECT user_id, (row_number() OVER (ORDER BY user_id) - 1)::INTEGER AS row "
         "FROM (SELECT DISTINCT user_id FROM kept)"
@@ -58,11 +54,15 @@ def encode(session: Session, folder: Path) -> Encoded:
     return encoded
 
 
-def write_items(session: Session, folder: Path, *, attributes: bool) -> None:
-    """Write `items.parquet` from the tables `items` and `coded`, and with `attributes` from the table of that name."""
+def count_reach(session: Session) -> None:
+    """Make `reach`, the distinct users of each item, from `coded`."""
     session.run(
         "CREATE TABLE reach AS SELECT item, count(*) AS users FROM (SELECT DISTINCT user, item FROM coded) GROUP BY item"
     )
+
+
+def write_items(session: Session, folder: Path, *, attributes: bool) -> None:
+    """Write `items.parquet` from the tables `items` and `reach`, and with `attributes` from the table of that name."""
     more = ", attributes.* EXCLUDE (item_id)" if attributes else ""
     join = "LEFT JOIN attributes ON attributes.item_id = items.item_id" if attributes else ""
     write_parquet(
@@ -93,7 +93,7 @@ def _regroup(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.Table]
         yield pa.Table.from_batches(waiting).combine_chunks()
 
 
-class _ArrayFile:
+class ArrayFile:
     """An .npy file of known length, written piece by piece: what `numpy.save` writes, without the array in memory."""
 
     def __init__(self, path: Path, length: int, dtype: type[np.generic]) -> None:
@@ -103,6 +103,7 @@ class _ArrayFile:
         np.lib.format.write_array_header_1_0(self._stream, header)
 
     def append(self, values: np.ndarray) -> None:
+        """Write the next values."""
         self._left -= len(values)
         self._stream.write(np.ascontiguousarray(values, self._dtype).data)
 
@@ -114,9 +115,17 @@ class _ArrayFile:
         assert error is not None or self._left == 0, "as many values as announced"
 
 
-def _name_kinds(session: Session) -> tuple[str, ...]:
-    """Make `kind_codes`; the kinds, most frequent first."""
-    kinds = [row[0] for row in session.run("SELECT kind FROM kept GROUP BY kind ORDER BY count(*) DESC, kind LIMIT 1000")]
+def name_kinds(session: Session) -> tuple[str, ...]:
+    """The kinds of the events that are kept, most frequent first, from `counted` and `items`.
+
+    Raises:
+        InputError: more than 255 kinds of events.
+
+    """
+    found = (
+        "SELECT kind FROM counted SEMI JOIN items USING (item_id) GROUP BY kind ORDER BY sum(events) DESC, kind LIMIT 1000"
+    )
+    kinds = [row[0] for row in session.run(found)]
     if len(kinds) > _MOST_KINDS:
         raise InputError(
             "too many kinds of events",
@@ -124,8 +133,6 @@ def _name_kinds(session: Session) -> tuple[str, ...]:
             expected=f"at most {_MOST_KINDS}",
             fix="name the right column with event_column, or keep the ones that count with kinds",
         )
-    codes = session.register(pa.table({"kind": pa.array(kinds, pa.string()), "code": np.arange(len(kinds), dtype=np.uint8)}))
-    session.run(f"CREATE TABLE kind_codes AS FROM {codes}")
     return tuple(kinds)
 
 
@@ -134,10 +141,10 @@ def _write_events(session: Session, folder: Path, encoded: Encoded) -> None:
     before: np.ndarray = np.full((4, 1), -1, np.int64)
     position = 0
     with (
-        _ArrayFile(folder / "offsets.npy", encoded.n_users + 1, np.int64) as offsets,
-        _ArrayFile(folder / "items.npy", encoded.n_events, np.int32) as items,
-        _ArrayFile(folder / "times.npy", encoded.n_events, np.int64) as times,
-        _ArrayFile(folder / "kinds.npy", encoded.n_events, np.uint8) as kinds,
+        ArrayFile(folder / "offsets.npy", encoded.n_users + 1, np.int64) as offsets,
+        ArrayFile(folder / "items.npy", encoded.n_events, np.int32) as items,
+        ArrayFile(folder / "times.npy", encoded.n_events, np.int64) as times,
+        ArrayFile(folder / "kinds.npy", encoded.n_events, np.uint8) as kinds,
         progress("encoding", encoded.n_events, "events") as meter,
     ):
         for batch in rows:

@@ -16,17 +16,19 @@ import numpy as np
 
 from heedful.config import Config, option, require
 from heedful.events.attributes import stage_attributes
-from heedful.events.encoding import encode, write_items, write_parquet
+from heedful.events.encoding import Encoded, count_reach, encode, name_kinds, write_items, write_parquet
 from heedful.events.histories import Histories
 from heedful.events.log import KIND, EventLog
-from heedful.events.reading import Source, open_source
+from heedful.events.reading import Rows, Source, open_source
 from heedful.events.session import Session, open_session
 from heedful.events.times import NANOSECONDS
-from heedful.events.validating import stage, validate
+from heedful.events.validating import Staged, Verdict, stage, validate
 from heedful.folders import new_folder
 from heedful.progress import say
 
-__all__ = ["PrepareConfig", "prepare", "read_events"]
+__all__ = ["REJECTED_ORDER", "PrepareConfig", "described", "prepare", "read_events"]
+
+REJECTED_ORDER = "reason, user_id, item_id, timestamp, event"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,15 +139,19 @@ def _prepare(source: Source, items: Source | None, folder: Path, session: Sessio
     staged = stage(rows, session, config)
     say(f"read {staged.rows:,} rows; columns: {', '.join(f'{name} = {c}' for name, c in staged.columns.items())}")
     verdict = validate(staged, session, config)
-    described: dict[str, Any] = {}
+    items_source: dict[str, Any] = {}
     if attributes is not None:
         counts = stage_attributes(attributes, session, id_type=staged.types["item_id"], item_column=config.item_column)
-        described = {"items_source": {**attributes.description, **counts}}
-    encoded = encode(session, folder)
+        items_source = {"items_source": {**attributes.description, **counts}}
+    encoded = encode(session, folder, name_kinds(session))
+    count_reach(session)
     write_items(session, folder, attributes=attributes is not None)
-    write_parquet(
-        session, "SELECT * FROM rejected ORDER BY reason, user_id, item_id, timestamp, event", folder / "rejected.parquet"
-    )
+    write_parquet(session, f"SELECT * FROM rejected ORDER BY {REJECTED_ORDER}", folder / "rejected.parquet")
+    return described(encoded, verdict, staged, rows, config) | items_source
+
+
+def described(encoded: Encoded, verdict: Verdict, staged: Staged, rows: Rows, config: PrepareConfig) -> dict[str, Any]:
+    """The facts for the manifest, said and returned."""
     facts = asdict(encoded)
     duplicates = {"found": facts.pop("duplicates") + verdict.duplicates_dropped, "dropped": verdict.duplicates_dropped}
     judged = {key: value for key, value in asdict(verdict).items() if key != "duplicates_dropped"}
@@ -158,7 +164,6 @@ def _prepare(source: Source, items: Source | None, folder: Path, session: Sessio
         "duplicates": duplicates,
         "columns": staged.columns,
         "source": rows.description,
-        **described,
         "config": config.to_dict(),
     }
 

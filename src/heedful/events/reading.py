@@ -21,7 +21,7 @@ from heedful.errors import InputError
 from heedful.events.databases import open_table, split_url
 from heedful.events.session import Session, identifier, literal
 
-__all__ = ["ArrowStream", "Rows", "Source", "open_source"]
+__all__ = ["ArrowStream", "Rows", "Source", "expand", "open_source"]
 
 
 @runtime_checkable
@@ -102,7 +102,7 @@ def _open_arrow(source: Any, session: Session) -> Rows:
 
 
 def _open_files(sources: Iterable[str | os.PathLike[str]], session: Session) -> Rows:
-    paths = sorted({path for source in sources for path in _expand(source)})
+    paths = sorted({path for source in sources for path in expand(source)})
     formats = {_format(path) for path in paths}
     if len(formats) > 1:
         raise InputError("the files are of several formats", got=", ".join(sorted(formats)), fix="read one format at a time")
@@ -124,7 +124,8 @@ def unreadable(kind: str, error: BaseException) -> InputError:
     return InputError(f"the {kind} source cannot be read", got=text[:500], fix=_HINTS.get(kind))
 
 
-def _expand(source: str | os.PathLike[str]) -> list[str]:
+def expand(source: str | os.PathLike[str]) -> list[str]:
+    """The files of a path, a glob or a folder of Parquet; none is an `InputError`."""
     text = os.fspath(source)
     path = Path(text)
     if path.is_dir():

@@ -12,7 +12,7 @@ import re
 from heedful.errors import InputError
 from heedful.events.session import Session, identifier
 
-__all__ = ["NANOSECONDS", "find_unit", "moment_as_sql", "time_as_sql"]
+__all__ = ["NANOSECONDS", "choose_unit", "count_magnitudes", "moment_as_sql", "time_as_sql"]
 
 NANOSECONDS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 _LAST = 4_102_444_800  # 2100-01-01 in unix seconds
@@ -50,19 +50,29 @@ def time_as_sql(column: str, kind: str) -> tuple[str, str, str]:
     )
 
 
-def find_unit(session: Session, table: str) -> str:
-    """The unit of the numbers in `whole` and `real`: that of the median magnitude; "s" when there are none.
+def count_magnitudes(session: Session, table: str) -> list[int]:
+    """Numbers in `whole` and `real`: all, those that look like calendar dates, those below the limit of each unit."""
+    value = "coalesce(whole::DOUBLE, real)"
+    counts = ", ".join(f"count(*) FILTER (v < {limit})" for _, limit in _UPPER)
+    return list(
+        session.run(
+            f"SELECT count(*), count(*) FILTER ({_LOOKS_LIKE_A_DATE}), {counts} "
+            f"FROM (SELECT abs({value}) AS v FROM {table}) WHERE isfinite(v)"
+        )[0]
+    )
+
+
+def choose_unit(magnitudes: list[int]) -> str:
+    """The unit of numbers: that of the median magnitude; "s" when there are none.
+
+    Args:
+        magnitudes: from `count_magnitudes`, maybe added up over several tables.
 
     Raises:
         InputError: all numbers read like calendar dates (20240131), which are no unix times.
 
     """
-    value = "coalesce(whole::DOUBLE, real)"
-    counts = ", ".join(f"count(*) FILTER (v < {limit})" for _, limit in _UPPER)
-    total, dates, *below = session.run(
-        f"SELECT count(*), count(*) FILTER ({_LOOKS_LIKE_A_DATE}), {counts} "
-        f"FROM (SELECT abs({value}) AS v FROM {table}) WHERE isfinite(v)"
-    )[0]
+    total, dates, *below = magnitudes
     if total and dates == total:
         raise InputError(
             "the times read like calendar dates written as numbers",

@@ -6,6 +6,7 @@ Everything is a table or view of the session, named here and read by `heedful.ev
     judged      staged with the moment in nanoseconds, the kind, and the reason to refuse the row or NULL
     events      the good rows of judged; without exact duplicates where these are dropped
     kept        events without bots and rare items
+    counted     item_id, kind, events: what is in events but of bots
     items       item_id, events, row: the items of kept, most frequent first
     rejected    user_id, item_id, timestamp, event as text, reason
 """
@@ -23,12 +24,12 @@ from heedful.events.columns import EVENT, ITEM, TIME, USER, find_column, id_as_s
 from heedful.events.reading import Rows, unreadable
 from heedful.events.session import Session, literal
 from heedful.events.session import identifier as quoted
-from heedful.events.times import find_unit, moment_as_sql, time_as_sql
+from heedful.events.times import choose_unit, count_magnitudes, moment_as_sql, time_as_sql
 
 if TYPE_CHECKING:
     from heedful.events.preparing import PrepareConfig
 
-__all__ = ["Verdict", "stage", "validate"]
+__all__ = ["Staged", "Verdict", "collect", "judge", "rank_items", "refuse_nothing", "stage", "unknown_kinds", "validate"]
 
 
 @dataclass(frozen=True)
@@ -86,34 +87,89 @@ def stage(rows: Rows, session: Session, config: PrepareConfig) -> Staged:
         raise
     except duckdb.Error as error:
         raise unreadable(str(rows.description["type"]), error) from error
-    n_rows = session.value("SELECT count(*) FROM staged")
-    if not n_rows:
-        raise InputError("the source has no rows", got=f"columns {', '.join(rows.names)}", fix="check what was exported")
-    return Staged(columns, {"user_id": user_type, "item_id": item_type}, n_rows)
+    return Staged(columns, {"user_id": user_type, "item_id": item_type}, session.value("SELECT count(*) FROM staged"))
 
 
 def validate(staged: Staged, session: Session, config: PrepareConfig) -> Verdict:
     """Judge the staged rows and make the other tables.
 
     Raises:
-        InputError: no row is left.
+        InputError: there is no row, or none is left.
         ConfigError: a kind to keep that the log does not have.
 
     """
-    unit = config.time_unit if config.time_unit != "auto" else find_unit(session, "staged")
+    unit = config.time_unit if config.time_unit != "auto" else choose_unit(count_magnitudes(session, "staged"))
+    kinds, bots = judge(staged, session, config, unit)
+    left_out = unknown_kinds(kinds, config.kinds)
+    rare = rank_items(session, config.min_item_events)
+    rejected = collect(session, config)
+    n_events = session.value("SELECT coalesce(sum(events), 0)::BIGINT FROM items")
+    refuse_nothing(staged, n_events, rejected)
+    dropped = staged.rows - n_events - sum(rejected.values()) - sum(left_out.values())
+    return Verdict(unit, rejected, left_out, dropped, bots, rare)
+
+
+def judge(staged: Staged, session: Session, config: PrepareConfig, unit: str) -> tuple[dict[str, int], int]:
+    """What can be judged user by user: make `events`, `human` and `counted`, the events of each item and kind.
+
+    Returns:
+        (number of rows of each kind where only some kinds are wanted, number of bots).
+
+    """
     default = "unknown" if "event" in staged.columns else "event"
     session.run(
         "CREATE VIEW named AS SELECT user_id, item_id, event, time_read, "
         f"coalesce(nullif(event, ''), {literal(default)}) AS kind, {moment_as_sql(unit)} AS moment FROM staged"
     )
-    left_out = _leave_kinds_out(session, config.kinds)
+    kinds = dict(session.run("SELECT kind, count(*) FROM named GROUP BY kind")) if config.kinds else {}
     wanted = f"WHERE kind IN ({', '.join(map(literal, config.kinds))})" if config.kinds else ""
     session.run(f"CREATE VIEW judged AS SELECT *, {_reason_as_sql(staged)} AS reason FROM named {wanted}")
     _choose_events(session, config)
     bots = _find_bots(session, config.max_user_events)
-    rare = _count_items(session, config.min_item_events)
-    rejected = _collect_rejected(session, config)
-    n_events = session.value("SELECT coalesce(sum(events), 0)::BIGINT FROM items")
+    session.run("CREATE TABLE counted AS SELECT item_id, kind, count(*) AS events FROM human GROUP BY ALL")
+    return kinds, bots
+
+
+def unknown_kinds(counts: dict[str, int], wanted: Sequence[str]) -> dict[str, int]:
+    """Rows of the kinds that are not wanted, most frequent first.
+
+    Raises:
+        ConfigError: one is wanted that the log does not have.
+
+    """
+    ordered = dict(sorted(counts.items(), key=lambda one: (-one[1], one[0])))
+    unknown = [kind for kind in wanted if kind not in ordered]
+    if unknown:
+        raise ConfigError(
+            "the log has no events of that kind", got=", ".join(unknown), expected=f"some of {', '.join(list(ordered)[:20])}"
+        )
+    return {kind: n for kind, n in ordered.items() if kind not in wanted}
+
+
+def rank_items(session: Session, least: int) -> int:
+    """Make `items` from `counted`; the number of items that are too rare."""
+    totals = "(SELECT item_id, sum(events)::BIGINT AS events FROM counted GROUP BY item_id)"
+    session.run(
+        "CREATE TABLE items AS SELECT item_id, events, "
+        "(row_number() OVER (ORDER BY events DESC, item_id) - 1)::INTEGER AS row "
+        f"FROM {totals} WHERE events >= {least}"
+    )
+    return int(session.value(f"SELECT count(*) FROM {totals} WHERE events < {least}"))
+
+
+def collect(session: Session, config: PrepareConfig) -> dict[str, int]:
+    """Make the view `kept` and the table `rejected`, by means of `items`; rejected rows by reason."""
+    frequent = "SEMI JOIN items USING (item_id)" if config.min_item_events > 1 else ""
+    session.run(f"CREATE VIEW kept AS SELECT * FROM human {frequent}")
+    return _collect_rejected(session, config)
+
+
+def refuse_nothing(staged: Staged, n_events: int, rejected: dict[str, int]) -> None:
+    """An `InputError` where there is no row, or none is left."""
+    if not staged.rows:
+        raise InputError(
+            "the source has no rows", got=f"columns {', '.join(staged.columns.values())}", fix="check what was exported"
+        )
     if not n_events:
         reasons = ", ".join(f"{reason}: {n}" for reason, n in rejected.items())
         raise InputError(
@@ -121,20 +177,6 @@ def validate(staged: Staged, session: Session, config: PrepareConfig) -> Verdict
             got=f"{staged.rows} rows, rejected for {reasons}",
             fix="check that the columns are the right ones",
         )
-    dropped = staged.rows - n_events - sum(rejected.values()) - sum(left_out.values())
-    return Verdict(unit, rejected, left_out, dropped, bots, rare)
-
-
-def _leave_kinds_out(session: Session, kinds: Sequence[str]) -> dict[str, int]:
-    if not kinds:
-        return {}
-    counts = dict(session.run("SELECT kind, count(*) FROM named GROUP BY kind ORDER BY count(*) DESC, kind"))
-    unknown = [kind for kind in kinds if kind not in counts]
-    if unknown:
-        raise ConfigError(
-            "the log has no events of that kind", got=", ".join(unknown), expected=f"some of {', '.join(list(counts)[:20])}"
-        )
-    return {kind: n for kind, n in counts.items() if kind not in kinds}
 
 
 def _reason_as_sql(staged: Staged) -> str:
@@ -171,19 +213,6 @@ def _find_bots(session: Session, limit: int) -> int:
     session.run(f"CREATE TABLE bots AS SELECT user_id FROM events GROUP BY user_id HAVING count(*) > {limit}")
     session.run("CREATE VIEW human AS SELECT * FROM events ANTI JOIN bots USING (user_id)")
     return int(session.value("SELECT count(*) FROM bots"))
-
-
-def _count_items(session: Session, least: int) -> int:
-    """Make `items` and the view `kept`; the number of items that are too rare."""
-    session.run("CREATE TABLE counted AS SELECT item_id, count(*) AS events FROM human GROUP BY item_id")
-    session.run(
-        "CREATE TABLE items AS SELECT item_id, events, "
-        "(row_number() OVER (ORDER BY events DESC, item_id) - 1)::INTEGER AS row "
-        f"FROM counted WHERE events >= {least}"
-    )
-    frequent = "SEMI JOIN items USING (item_id)" if least > 1 else ""
-    session.run(f"CREATE VIEW kept AS SELECT * FROM human {frequent}")
-    return int(session.value(f"SELECT count(*) FROM counted WHERE events < {least}"))
 
 
 def _collect_rejected(session: Session, config: PrepareConfig) -> dict[str, int]:

@@ -23,7 +23,7 @@ from heedful.events.histories import Histories
 from heedful.ranking.memory import Memory, build_memory
 from heedful.ranking.trend import TrendIndex
 
-__all__ = ["Batch", "InstanceSampler", "Position", "smoothed_popularity"]
+__all__ = ["Batch", "InstanceSampler", "Part", "Position", "smoothed_popularity"]
 
 _SHARD_USERS = 65_536
 _TRIES = 4
@@ -32,6 +32,23 @@ _DRAWS = 100
 _HOLDOUT_EPOCH = 2**31
 _CUTS = ("last", "fresh", "moments")
 _LAST, _FRESH, _MOMENTS = range(3)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which users of a batch that several workers share are in hand.
+
+    Attributes:
+        places: their places in the whole batch, int64 [B].
+        users: users of the whole batch.
+        share: what the mean loss of this part counts for, so that the mean over workers is that over all users.
+        longest: L of the whole batch; 0 until the workers have agreed on it.
+    """
+
+    places: np.ndarray
+    users: int
+    share: float
+    longest: int = 0
 
 
 @dataclass(frozen=True)
@@ -45,6 +62,7 @@ class Batch:
         weights: 1 / (2 |S_u|), 1 / (2 |N_u|), or 0 in unused places, float32 [B, C].
         now: moment of ranking, unix seconds, int64 [B].
         seed: of the random numbers of the forward pass, so that a batch made again is treated the same.
+        part: where the users stand in a batch shared with other workers; None for a whole batch.
     """
 
     memory: Memory
@@ -53,6 +71,7 @@ class Batch:
     weights: np.ndarray
     now: np.ndarray
     seed: int
+    part: Part | None = None
 
 
 @dataclass(frozen=True)
@@ -102,6 +121,8 @@ class InstanceSampler:
         horizon: length of the future in seconds, for "moments".
         since: no moment is earlier than this, unix seconds, for "moments"; None: any moment.
         trend: draw negatives as they were found at the moment of ranking, instead of from P_gamma.
+        team: (rank, size) of one of several workers who share the batches: of each it makes its own users' part only, and
+            of the assessment instances every size-th batch.
 
     Raises:
         TrainingError: no user has two events, or there are fewer than two items.
@@ -125,7 +146,9 @@ class InstanceSampler:
         horizon: float = np.inf,
         since: int | None = None,
         trend: TrendIndex | None = None,
+        team: tuple[int, int] | None = None,
     ) -> None:
+        self._team = team
         self._histories, self._targets = histories, np.asarray(targets, np.bool_)
         self._offsets = np.asarray(histories.offsets, np.int64)
         self._batch_users, self._cuts, self._seed = batch_users, cuts, seed
@@ -171,7 +194,9 @@ class InstanceSampler:
 
     def holdout(self) -> list[Batch]:
         """The same assessment instances at every call, from users that are never trained on."""
-        return [self._batch(plan, _HOLDOUT_EPOCH) for plan in self._plan(self._holdout, _HOLDOUT_EPOCH, None)]
+        rank, size = self._team or (0, 1)
+        plans = self._plan(self._holdout, _HOLDOUT_EPOCH, None)[rank::size]
+        return [self._make(plan, _HOLDOUT_EPOCH, np.arange(len(plan.users)), None) for plan in plans]
 
     def _plan(self, users: np.ndarray, epoch: int, shuffle: np.random.Generator | None) -> list[_Plan]:
         """Cut every user's history, then batch users by length: padding to the longest of a mixed batch is costly."""
@@ -192,6 +217,19 @@ class InstanceSampler:
         return [plan.take(part) for part in parts]
 
     def _batch(self, plan: _Plan, epoch: int) -> Batch:
+        n = len(plan.users)
+        if self._team is None:
+            return self._make(plan, epoch, np.arange(n), None)
+        rank, size = self._team
+        # Users stand by the length of their history: dealt out in turn, every worker has as much to do.
+        places = np.arange(rank, n, size)
+        share = len(places) * size / n
+        # A batch with fewer users than workers leaves some with a user who counts for nothing.
+        places = places if len(places) else np.zeros(1, np.int64)
+        return self._make(plan, epoch, places, Part(places, n, share))
+
+    def _make(self, whole: _Plan, epoch: int, places: np.ndarray, part: Part | None) -> Batch:
+        plan = whole.take(places)
         h, starts = self._histories, self._offsets[plan.users]
         memory = build_memory(
             h, now=plan.now, max_items=self._max_history, users=plan.users, ends=plan.cuts, scratch=self._slots
@@ -201,20 +239,20 @@ class InstanceSampler:
         marks, first = self._fresh_marks(2 * len(plan.users))
         _fill_candidates(
             h.items, self._targets, starts, plan.cuts, plan.stops, plan.users, epoch, self._seed,
-            self._avoid_history, self._positives, self._drawn(plan, epoch), *self._table, marks, first,
+            self._avoid_history, self._positives, self._drawn(whole, epoch, places), *self._table, marks, first,
             candidates, n_positives,
         )  # fmt: skip
-        seed = int(np.random.default_rng([self._seed, 4, epoch, int(plan.users[0])]).integers(2**63))
-        return Batch(memory, *_weigh(candidates, n_positives, self._positives), plan.now, seed)
+        seed = int(np.random.default_rng([self._seed, 4, epoch, int(whole.users[0])]).integers(2**63))
+        return Batch(memory, *_weigh(candidates, n_positives, self._positives), plan.now, seed, part)
 
-    def _drawn(self, plan: _Plan, epoch: int) -> np.ndarray:
+    def _drawn(self, whole: _Plan, epoch: int, places: np.ndarray) -> np.ndarray:
         """Items as they were found at each moment, more than are needed since some must be left out; int64 [B, 2 N]."""
         if self._trend is None:
-            return np.empty((len(plan.users), 0), np.int64)
-        moments = np.repeat(plan.now, 2 * self._negatives)
-        randoms = np.random.default_rng([self._seed, 3, epoch, int(plan.users[0])])
-        bits = randoms.integers(2**64, size=len(moments), dtype=np.uint64)
-        return self._trend.negatives(moments, bits).reshape(len(plan.users), -1)
+            return np.empty((len(places), 0), np.int64)
+        randoms = np.random.default_rng([self._seed, 3, epoch, int(whole.users[0])])
+        bits = randoms.integers(2**64, size=(len(whole.users), 2 * self._negatives), dtype=np.uint64)[places]
+        moments = np.repeat(whole.now[places], 2 * self._negatives)
+        return self._trend.negatives(moments, bits.ravel()).reshape(len(places), -1)
 
     def _fresh_marks(self, n: int) -> tuple[np.ndarray, int]:
         """The scratch array [I] and the first of `n` marks that nobody has used in it, so that it is never cleared."""

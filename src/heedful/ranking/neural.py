@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import threading
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -29,7 +29,7 @@ from heedful.folders import Folder
 from heedful.ranking.instances import Batch, InstanceSampler
 from heedful.ranking.memory import Memory, build_memory
 from heedful.ranking.ranker import Ranker
-from heedful.ranking.training import TrainingConfig, TrainingReport, as_device, train_module, write_tensors
+from heedful.ranking.training import Team, TrainingConfig, TrainingReport, as_device, train_module, write_tensors
 from heedful.ranking.trend import N_TREND_FEATURES, TrendIndex
 
 __all__ = ["NeuralConfig", "NeuralRanker"]
@@ -53,6 +53,10 @@ _AGE_UNITS, _AGE_POWER = 256, 0.8
 # Elements of the largest intermediate array when scoring: users x candidates x (past items + hidden width).
 _SCORING_ELEMENTS = 2**22
 _CATALOGUE_CHUNK_ITEMS = 2048
+
+
+Noise = Callable[[torch.Size], torch.Tensor]
+"""Standard normal numbers of a shape."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +152,15 @@ class NeuralRanker(Ranker):
         """Numbers that are learnt."""
         return sum(parameter.numel() for parameter in self._net.parameters())
 
-    def fit(self, log: EventLog, items: ItemEmbeddings, *, checkpoints: Path | None = None, resume: bool = False) -> Self:
+    def fit(
+        self,
+        log: EventLog,
+        items: ItemEmbeddings,
+        *,
+        checkpoints: Path | None = None,
+        resume: bool = False,
+        team: Team | None = None,
+    ) -> Self:
         """Train on a log.
 
         Args:
@@ -156,6 +168,7 @@ class NeuralRanker(Ranker):
             items: embeddings; items of the log that the table lacks are left out.
             checkpoints: folder for the checkpoint of each assessment.
             resume: go on from that checkpoint, with the very same result as an uninterrupted run.
+            team: the workers of whom this is one (see `heedful.cluster`); None: alone.
 
         Raises:
             TrainingError: nothing to learn from, or a loss that is not finite.
@@ -177,14 +190,14 @@ class NeuralRanker(Ranker):
         trend = TrendIndex(histories, len(self.items)) if self.config.trend else None
         data = json.dumps([items.content_hash, log.facts()]) if checkpoints is not None else ""
         self.report = train_module(
-            self._net, _TrainingPass(self, trend), self._sampler(log, histories, trend), self.config,
-            title=f"training {self.name}", data=data, checkpoints=checkpoints, resume=resume,
+            self._net, _TrainingPass(self, trend), self._sampler(log, histories, trend, team), self.config,
+            title=f"training {self.name}", data=data, checkpoints=checkpoints, resume=resume, team=team,
         )  # fmt: skip
         self._net.eval()
         self._item_term = self._final_item_term(trend) if trend is not None else None
         return self
 
-    def _sampler(self, log: EventLog, histories: Histories, trend: TrendIndex | None) -> InstanceSampler:
+    def _sampler(self, log: EventLog, histories: Histories, trend: TrendIndex | None, team: Team | None) -> InstanceSampler:
         config = self.config
         targets = np.isin(histories.kinds, log.kind_codes(config.target_kinds or log.kinds))
         return InstanceSampler(
@@ -192,7 +205,7 @@ class NeuralRanker(Ranker):
             positives=config.positives, negatives=config.negatives, gamma=config.gamma, avoid_history=config.avoid_history,
             max_history=config.max_history, holdout_users=config.holdout_users, seed=config.seed,
             horizon=max(_DAY, self._span / _HORIZONS), trend=trend,
-            since=_since(histories.times, config.recent),
+            since=_since(histories.times, config.recent), team=(team.rank, team.size) if team else None,
         )  # fmt: skip
 
     def _prepare(self, items: ItemEmbeddings) -> None:
@@ -209,13 +222,13 @@ class NeuralRanker(Ranker):
         logits_BC: torch.Tensor = self._net.model(past, xq_BCD)
         return logits_BC
 
-    def _past(self, memory: Memory, noise: torch.Generator | None = None) -> Past:
+    def _past(self, memory: Memory, noise: Noise | None = None) -> Past:
         used = memory.counts > 0
         recency = used * (1 + _AGE_UNITS * _DAY * memory.ages / self._span) ** -_AGE_POWER
         tensors = (torch.from_numpy(array.astype(np.float32)).to(self._device) for array in (used, recency))
         return Past(self._inputs(memory.rows, noise), *tensors)
 
-    def _inputs(self, rows: np.ndarray, noise: torch.Generator | None = None) -> torch.Tensor:
+    def _inputs(self, rows: np.ndarray, noise: Noise | None = None) -> torch.Tensor:
         """Conditioned embeddings of rows of any shape, float [..., D]: scale decides whether attention trains at all.
 
         The table was learnt from the very actions that a training instance has to foretell, and the fewer users an item
@@ -231,7 +244,7 @@ class NeuralRanker(Ranker):
             users = np.maximum(self.users_of_item[rows], 1)
             size = torch.from_numpy((self.config.noise / np.sqrt(users * vectors.shape[-1])).astype(np.float32))
             size = size[..., None] * vectors.norm(dim=-1, keepdim=True)
-            vectors = vectors + size * torch.randn(vectors.shape, generator=noise)
+            vectors = vectors + size * noise(vectors.shape)
         return vectors.to(self._device)
 
     def _final_item_term(self, trend: TrendIndex) -> np.ndarray:
@@ -327,7 +340,7 @@ class _TrainingPass:
     def __call__(self, batch: Batch) -> torch.Tensor:
         ranker = self._ranker
         learning = ranker._net.training and ranker.config.noise > 0
-        noise = torch.Generator().manual_seed(batch.seed) if learning else None
+        noise = _noise(batch) if learning else None
         past, xq_BCD = ranker._past(batch.memory, noise), ranker._inputs(batch.candidates, noise)
         with torch.autocast(xq_BCD.device.type, torch.bfloat16, enabled=ranker.config.precision == "bfloat16"):
             logits_BC = ranker._forward(past, xq_BCD).float()
@@ -339,6 +352,20 @@ class _TrainingPass:
         shape = (*batch.candidates.shape, -1)
         item_BC = ranker._net.item_term(torch.from_numpy(features).to(logits_BC.device).view(shape))
         return logits_BC + item_BC + torch.from_numpy(offset).to(logits_BC.device).view(shape[:2])
+
+
+def _noise(batch: Batch) -> Noise:
+    """The numbers of a batch; for a part of one, those that its users have in the whole batch."""
+    generator, part = torch.Generator().manual_seed(batch.seed), batch.part
+    if part is None:
+        return lambda shape: torch.randn(shape, generator=generator)
+    places, longest = torch.from_numpy(part.places), batch.memory.rows.shape[1]
+
+    def drawn(shape: torch.Size) -> torch.Tensor:
+        whole = part.longest if shape[1] == longest else shape[1]
+        return torch.randn((part.users, whole, *shape[2:]), generator=generator)[places, : shape[1]]
+
+    return drawn
 
 
 def _since(times: np.ndarray, recent: float) -> int | None:

@@ -28,7 +28,7 @@ from heedful.progress import progress, say
 from heedful.ranking.instances import Batch, InstanceSampler, Position
 from heedful.ranking.objective import OBJECTIVES
 
-__all__ = ["TrainingConfig", "TrainingReport", "as_device", "train_module", "write_tensors"]
+__all__ = ["Scoring", "Team", "TrainingConfig", "TrainingReport", "as_device", "train_module", "write_tensors"]
 
 _CHECKPOINT = "checkpoint.safetensors"
 _BETAS = (0.9, 0.999)
@@ -112,6 +112,22 @@ class Scoring(Protocol):
         """The logits of the candidates of a batch."""
 
 
+class Team(Protocol):
+    """Several workers that train one module, each on its part of every batch."""
+
+    rank: int
+    size: int
+
+    def share(self, module: nn.Module, scoring: Scoring) -> Scoring:
+        """The forward pass, after which the gradients of `module` are the mean over the workers."""
+
+    def total(self, values: list[float]) -> list[float]:
+        """The sums of some numbers over the workers."""
+
+    def saved(self, folder: Path, report: dict[str, float]) -> None:
+        """Called by every worker after an assessment; the checkpoint lies in the `folder` of the first."""
+
+
 @dataclass
 class _Progress:
     """Everything but the tensors that a resumed run needs."""
@@ -152,6 +168,7 @@ def train_module(
     data: str = "",
     checkpoints: Path | None = None,
     resume: bool = False,
+    team: Team | None = None,
 ) -> TrainingReport:
     """Train `module` in place; it ends with the weights that did best on the hold-out users.
 
@@ -164,12 +181,13 @@ def train_module(
         data: what names the log and the table, so that a run is not resumed on others.
         checkpoints: folder for the checkpoint; none is written when None.
         resume: go on from the checkpoint, if there is one.
+        team: the workers of whom this is one, whose sampler makes parts of batches; None: alone.
 
     Raises:
         TrainingError: a loss is not finite; the module then has the weights of the last good assessment.
         FolderError: the checkpoint cannot be written, or belongs to another run.
     """
-    return _Run(module, scoring, sampler, config, data, checkpoints).go(title, resume)
+    return _Run(module, scoring, sampler, config, data, checkpoints, team).go(title, resume)
 
 
 class _Run:
@@ -183,8 +201,10 @@ class _Run:
         config: TrainingConfig,
         data: str,
         folder: Path | None,
+        team: Team | None = None,
     ) -> None:
-        self.module, self.scoring, self.sampler, self.config = module, scoring, sampler, config
+        self.module, self.sampler, self.config, self.team = module, sampler, config, team
+        self.scoring = team.share(module, scoring) if team else scoring
         self.data, self.folder = data, folder
         self.parameters = dict(module.named_parameters())
         self.adam = torch.optim.Adam(self.parameters.values(), lr=config.learning_rate, betas=_BETAS)
@@ -231,7 +251,8 @@ class _Run:
         logits = self.scoring(batch)
         positive = torch.from_numpy(batch.positive).to(logits.device)
         weights = torch.from_numpy(batch.weights).to(logits.device)
-        return OBJECTIVES[self.config.objective](logits, positive, weights)
+        loss = OBJECTIVES[self.config.objective](logits, positive, weights)
+        return loss if batch.part is None else loss * batch.part.share
 
     def _rate(self) -> float:
         if self.config.schedule == "plateau":
@@ -252,15 +273,20 @@ class _Run:
         self._load(self.averaged or current)
         self.module.eval()
         with torch.no_grad():
-            users = sum(len(batch.now) for batch in self.holdout)
-            sums = (float(self._loss(batch)) * len(batch.now) for batch in self.holdout)
-            loss = sum(sums) / users if users else training_loss
+            users = float(sum(len(batch.now) for batch in self.holdout))
+            total = sum(float(self._loss(batch)) * len(batch.now) for batch in self.holdout)
+            if self.team:
+                total, users, training_loss = self.team.total([total, users, training_loss / self.team.size])
+            loss = total / users if users else training_loss
         if not math.isfinite(loss):
             self._stop(f"the hold-out loss became {loss} at step {self.state.step}")
         self.state.losses.append((self.state.step, training_loss, loss))
         self._compare(loss)
         self._load(current)
-        self._save()
+        if not self.team or self.team.rank == 0:
+            self._save()
+        if self.team and self.folder is not None:
+            self.team.saved(self.folder, {"step": self.state.step, "loss": training_loss, "holdout_loss": loss})
         return loss
 
     def _compare(self, loss: float) -> None:

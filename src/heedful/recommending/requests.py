@@ -22,9 +22,10 @@ from heedful.folders import write_atomically
 from heedful.progress import progress
 from heedful.ranking.ranker import Ranker
 
-__all__ = ["RankingReport", "recommend_requests", "score_requests"]
+__all__ = ["BATCH_REQUESTS", "RankingReport", "open_requests", "recommend_requests", "score_requests"]
 
-_BATCH_REQUESTS = 512
+BATCH_REQUESTS = 512
+"""Requests that are ranked together."""
 
 
 @dataclass
@@ -47,7 +48,12 @@ class RankingReport:
 
 
 def score_requests(
-    ranker: Ranker, requests: str | os.PathLike[str], out: str | os.PathLike[str], *, pool_gamma: float | None = 0.0
+    ranker: Ranker,
+    requests: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    pool_gamma: float | None = 0.0,
+    rows: range | None = None,
 ) -> RankingReport:
     """Score the candidates of each request.
 
@@ -57,6 +63,8 @@ def score_requests(
             maybe history_times (list of unix seconds or timestamps) and history_kinds (list of strings).
         out: Parquet to write: request_id, scores (list of float32, in candidate order).
         pool_gamma: as in `Ranker.score`.
+        rows: only these requests, by their position; all when None. Parts that begin at multiples of `BATCH_REQUESTS`
+            together hold what one run gives.
 
     Raises:
         InputError: the file is no Parquet, lacks a column, or has lists that do not fit.
@@ -71,7 +79,7 @@ def score_requests(
         scores = ranker.score_rows(histories, candidates, pool_gamma=pool_gamma)
         return [pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(scores))]
 
-    _answer_all(ranker, requests, out, ["candidates"], {"scores": pa.list_(pa.float32())}, answer, report)
+    _answer_all(ranker, requests, out, ["candidates"], {"scores": pa.list_(pa.float32())}, answer, report, rows)
     return report
 
 
@@ -83,6 +91,7 @@ def recommend_requests(
     k: int = 10,
     exclude_history: bool = True,
     pool_gamma: float | None = 0.0,
+    rows: range | None = None,
 ) -> RankingReport:
     """The k best of the catalogue for each request.
 
@@ -93,6 +102,7 @@ def recommend_requests(
         k: items for each request.
         exclude_history: never return an item of the request's history.
         pool_gamma: as in `Ranker.score`.
+        rows: as for `score_requests`.
 
     Raises:
         InputError: the file is no Parquet, lacks a column, or has lists that do not fit.
@@ -101,17 +111,17 @@ def recommend_requests(
     report = RankingReport()
 
     def answer(batch: pa.RecordBatch, histories: Histories) -> list[pa.Array]:
-        rows, scores = ranker.top_rows(histories, k, pool_gamma=pool_gamma, exclude_history=exclude_history)
-        found = rows >= 0
+        best, scores = ranker.top_rows(histories, k, pool_gamma=pool_gamma, exclude_history=exclude_history)
+        found = best >= 0
         offsets = pa.array(np.concatenate([[0], np.cumsum(found.sum(axis=1))]), pa.int32())
         report.candidates += int(found.sum())
         return [
-            pa.ListArray.from_arrays(offsets, ranker.items.take(rows[found])),
+            pa.ListArray.from_arrays(offsets, ranker.items.take(best[found])),
             pa.ListArray.from_arrays(offsets, pa.array(scores[found])),
         ]
 
     columns = {"items": pa.list_(ranker.items.ids.type), "scores": pa.list_(pa.float32())}
-    _answer_all(ranker, requests, out, [], columns, answer, report)
+    _answer_all(ranker, requests, out, [], columns, answer, report, rows)
     return report
 
 
@@ -123,23 +133,31 @@ def _answer_all(
     columns: dict[str, pa.DataType],
     answer: Callable[[pa.RecordBatch, Histories], list[pa.Array]],
     report: RankingReport,
+    rows: range | None,
 ) -> None:
-    file = _open(requests, ["request_id", "history", *needed])
+    file = open_requests(requests, candidates="candidates" in needed)
+    rows = range(file.metadata.num_rows) if rows is None else rows
     request_id = file.schema_arrow.field("request_id")
     schema = pa.schema([request_id, *(pa.field(name, kind) for name, kind in columns.items())])
     with (
         write_atomically(out) as path,
         pq.ParquetWriter(path, schema) as writer,
-        progress("ranking", file.metadata.num_rows, "requests") as meter,
+        progress("ranking", len(rows), "requests") as meter,
     ):
-        for batch in _batches(file, needed):
+        for batch in _batches(file, needed, rows):
             histories = _histories(ranker, batch, report)
             writer.write_batch(pa.record_batch([batch["request_id"], *answer(batch, histories)], schema=schema))
             report.requests += len(batch)
             meter.advance(len(batch))
 
 
-def _open(requests: str | os.PathLike[str], needed: list[str]) -> pq.ParquetFile:
+def open_requests(requests: str | os.PathLike[str], *, candidates: bool) -> pq.ParquetFile:
+    """Open a file of requests and check its columns.
+
+    Raises:
+        InputError: no such file, no Parquet, a column that is missing or of the wrong type.
+    """
+    needed = ["request_id", "history", *(["candidates"] if candidates else [])]
     try:
         file = pq.ParquetFile(requests)
     except FileNotFoundError as error:
@@ -181,10 +199,24 @@ _OPTIONAL = {
 }
 
 
-def _batches(file: pq.ParquetFile, needed: list[str]) -> Iterator[pa.RecordBatch]:
+def _batches(file: pq.ParquetFile, needed: list[str], rows: range) -> Iterator[pa.RecordBatch]:
+    """The rows asked for in batches of `BATCH_REQUESTS`, counted from the first of them, whatever the row groups are."""
     wanted = ["request_id", "history", *needed]
     wanted += [name for name in ("history_times", "history_kinds") if name in file.schema_arrow.names]
-    return file.iter_batches(batch_size=_BATCH_REQUESTS, columns=wanted)  # type: ignore[no-any-return]
+    ends = np.cumsum([file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)], dtype=np.int64)
+    groups = range(int(np.searchsorted(ends, rows.start, side="right")), int(np.searchsorted(ends, rows.stop)) + 1)
+    groups = range(groups.start, min(groups.stop, len(ends)))
+    skipped = rows.start - (int(ends[groups.start - 1]) if groups.start else 0)
+    left, waiting = len(rows), pa.table([])
+    for batch in file.iter_batches(batch_size=BATCH_REQUESTS, columns=wanted, row_groups=list(groups)) if left else ():
+        part = batch.slice(min(skipped, len(batch)), left)
+        skipped, left = max(skipped - len(batch), 0), left - len(part)
+        waiting = pa.concat_tables([waiting, pa.table(part)]) if len(waiting) else pa.table(part)
+        while len(waiting) >= BATCH_REQUESTS or (len(waiting) and not left):
+            yield waiting.slice(0, BATCH_REQUESTS).combine_chunks().to_batches()[0]
+            waiting = waiting.slice(BATCH_REQUESTS)
+        if not left:
+            break
 
 
 def _histories(ranker: Ranker, batch: pa.RecordBatch, report: RankingReport) -> Histories:

@@ -1,0 +1,367 @@
+"""`prepare` on a cluster: the same functions as on one machine, between them a shuffle that brings a user's rows together.
+
+    look      a sample of the users of each file, which gives the borders of buckets of users
+    split     the rows of each file into files by bucket
+    count     in each bucket: events judged; events of each item and kind
+              (then here: rows of the items, codes of the kinds)
+    encode    in each bucket: users, offsets, items, times, kinds as on one machine
+              (then here: the buckets one after the other)
+
+A bucket is a range of user ids, not a hash of them: so the buckets laid end to end are the very bytes that one machine
+writes. Files lie on the shared storage, so nothing is lost with a node.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from heedful.cluster.connection import absolute, check_paths, cpus
+from heedful.cluster.parts import open_work, run_parts
+from heedful.errors import ConfigError
+from heedful.events.attributes import stage_attributes
+from heedful.events.columns import USER, id_as_sql, need_column
+from heedful.events.encoding import ArrayFile, Encoded, count_reach, encode, name_kinds, write_items, write_parquet
+from heedful.events.log import KIND, EventLog
+from heedful.events.preparing import REJECTED_ORDER, PrepareConfig, described
+from heedful.events.reading import Rows, Source, expand, open_source
+from heedful.events.session import Session, identifier, literal, open_session
+from heedful.events.times import choose_unit, count_magnitudes
+from heedful.events.validating import Staged, Verdict, collect, judge, rank_items, refuse_nothing, stage, unknown_kinds
+from heedful.folders import new_folder
+
+__all__ = ["prepare"]
+
+# Rows of the source in one part, where a file can be cut; users looked at in each; rows that a bucket should have.
+_PART_ROWS = 4_000_000
+_SAMPLE = 2000
+_BUCKET_ROWS = 8_000_000
+_ARRAYS: dict[str, type[np.generic]] = {"items": np.int32, "times": np.int64, "kinds": np.uint8}
+
+
+def prepare(
+    source: Source,
+    out: str | os.PathLike[str],
+    *,
+    items: Source | None = None,
+    config: PrepareConfig = PrepareConfig(),
+    overwrite: bool = False,
+) -> EventLog:
+    """`heedful.prepare` on the cluster that is connected, with the same bytes as result.
+
+    Args:
+        source: files that all nodes see: paths, globs, folders of Parquet. They are the parts of the work (Parquet files
+            of more than 4 million rows are cut), so a log should come in several.
+        out: where the folder will stand. Parts lie in `OUT.parts` until then, and a run that was stopped goes on from them.
+        items: as on one machine; read here.
+        config: as on one machine; `memory_limit` is that of each worker, `threads` counts here only.
+        overwrite: replace a finished folder of sequences.
+
+    Raises:
+        InputError: the rows cannot be read, or none can be used.
+        ConfigError: the source is not made of files, or as on one machine.
+        FolderError: a node does not see a path, or cannot write.
+    """
+    started = time.monotonic()
+    work = absolute(f"{os.fspath(out)}.parts")
+    paths = _paths(source)
+    with new_folder(out, kind=KIND, overwrite=overwrite) as folder:
+        files = _files(paths)
+        stats = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+        open_work(work, {"files": stats, "config": config.to_dict()})
+        check_paths(files, work)
+        with _session(config, config.threads) as session:
+            facts = _prepare(session, paths, [str(file) for file in files], items, folder.path, work, config)
+        folder.manifest.update(facts, seconds=round(time.monotonic() - started, 3))
+    shutil.rmtree(work, ignore_errors=True)
+    return EventLog.load(out)
+
+
+def _prepare(
+    session: Session,
+    paths: list[str],
+    files: list[str],
+    items: Source | None,
+    folder: Path,
+    work: Path,
+    config: PrepareConfig,
+) -> dict[str, Any]:
+    rows = open_source(paths, session)
+    attributes = open_source(items, session) if items is not None else None
+    types = session.types(rows.relation(rows.names))
+    common = {"types": types, "config": config.to_dict()}
+    parts = [part for file in files for part in _cut(file)]
+    looked = run_parts(work, "look", parts, _Look, common)
+    borders, buckets = _borders(looked)
+    split = run_parts(work, "split", parts, _Split, {**common, "borders": borders})
+    staged = Staged(split[0]["columns"], split[0]["types"], sum(one["rows"] for one in split))
+    refuse_nothing(staged, staged.rows, {})
+    magnitudes = [sum(counts) for counts in zip(*(one["magnitudes"] for one in split), strict=True)]
+    unit = config.time_unit if config.time_unit != "auto" else choose_unit(magnitudes)
+    in_bucket = {**common, "staged": asdict(staged), "unit": unit, "work": str(work)}
+    counted = run_parts(work, "count", buckets, _Count, in_bucket)
+    left_out = unknown_kinds(_summed(one["kinds"] for one in counted), config.kinds)
+    session.run(f"CREATE VIEW counted AS FROM {_parquet(work, 'count-*.parquet')}")
+    rare = rank_items(session, config.min_item_events)
+    n_events = int(session.value("SELECT coalesce(sum(events), 0)::BIGINT FROM items"))
+    kinds = name_kinds(session)
+    session.run(f"COPY (SELECT item_id, row FROM items) TO {literal(str(work / 'items.parquet'))} (FORMAT parquet)")
+    finished = run_parts(work, "encode", buckets, _Encode, {**in_bucket, "kinds": list(kinds)})
+    rejected = dict(sorted(_summed(one["rejected"] for one in finished).items(), key=lambda one: (-one[1], one[0])))
+    refuse_nothing(staged, n_events, rejected)
+    dropped = staged.rows - n_events - sum(rejected.values()) - sum(left_out.values())
+    verdict = Verdict(unit, rejected, left_out, dropped, sum(one["bots"] for one in counted), rare)
+    encoded = _join(session, work, folder, [one["encoded"] for one in finished], kinds)
+    items_source = {}
+    if attributes is not None:
+        counts = stage_attributes(attributes, session, id_type=staged.types["item_id"], item_column=config.item_column)
+        items_source = {"items_source": {**attributes.description, **counts}}
+    reach = f"SELECT item, sum(users)::BIGINT AS users FROM {_parquet(work, 'encode-*/reach.parquet')} GROUP BY item"
+    session.run(f"CREATE TABLE reach AS {reach}")
+    write_items(session, folder, attributes=attributes is not None)
+    every = f"SELECT * FROM {_parquet(work, 'encode-*/rejected.parquet')} ORDER BY {REJECTED_ORDER}"
+    write_parquet(session, every, folder / "rejected.parquet")
+    return described(encoded, verdict, staged, rows, config) | items_source
+
+
+@dataclass
+class _Part:
+    """What the workers of a stage share: the columns of the source and the options."""
+
+    types: dict[str, str]
+    config: dict[str, Any]
+
+    def open(self, part: dict[str, Any], session: Session) -> Rows:
+        """The rows of a part, with the names and types that the columns have in all files together."""
+        rows = open_source(part["file"], session)
+        names = [identifier(n) if n in rows.names else f"NULL::{self.types[n]} AS {identifier(n)}" for n in self.types]
+        columns = ", ".join(
+            f"{name}::{kind} AS {name}" if " AS " not in name else name
+            for name, kind in zip(names, self.types.values(), strict=True)
+        )
+        relation = rows.relation(rows.names)
+        if part["rows"] is not None:
+            low, high = part["rows"]
+            relation = relation.removesuffix(")") + ", file_row_number = true)"
+            relation = f"(FROM {relation} WHERE file_row_number >= {low} AND file_row_number < {high})"
+        return Rows(rows.description, list(self.types), lambda _: f"(SELECT {columns} FROM {relation})")
+
+    @property
+    def options(self) -> PrepareConfig:
+        """The configuration."""
+        return PrepareConfig.from_dict(self.config)
+
+
+class _Look(_Part):
+    """A sample of the users of a part."""
+
+    def run(self, part: dict[str, Any], path: Path) -> dict[str, Any]:
+        with _session(self.options) as session:
+            rows = self.open(part, session)
+            user = need_column(rows.names, USER, self.options.user_column)
+            ids, _ = id_as_sql(user, self.types[user], USER)
+            found = f"(SELECT {ids} AS user_id FROM {rows.relation(rows.names)})"
+            n = session.value(f"SELECT count(*) FROM {found}")
+            sampled = session.run(
+                f"SELECT user_id FROM (SELECT user_id FROM {found} WHERE user_id IS NOT NULL) "
+                f"USING SAMPLE reservoir({_SAMPLE} ROWS) REPEATABLE (1)"
+            )
+        return {"rows": n, "sample": [row[0] for row in sampled]}
+
+
+@dataclass
+class _Split(_Part):
+    """The rows of a part by bucket."""
+
+    borders: list[Any]
+
+    def run(self, part: dict[str, Any], path: Path) -> dict[str, Any]:
+        with _session(self.options) as session, _whole(path) as folder:
+            staged = stage(self.open(part, session), session, self.options)
+            magnitudes = count_magnitudes(session, "staged")
+            session.run(
+                f"COPY (SELECT *, {_bucket_as_sql(self.borders, 0)} AS bucket FROM staged) "
+                f"TO {literal(str(folder))} (FORMAT parquet, PARTITION_BY (bucket), OVERWRITE_OR_IGNORE true)"
+            )
+        return {"magnitudes": magnitudes, **asdict(staged)}
+
+
+@dataclass
+class _Bucket(_Part):
+    """A bucket: all rows of its users."""
+
+    staged: dict[str, Any]
+    unit: str
+    work: str
+
+    @contextlib.contextmanager
+    def judged(self, bucket: int) -> Iterator[tuple[Session, dict[str, int], int]]:
+        """A session with the tables of `judge`."""
+        with _session(self.options) as session:
+            session.run("SET preserve_insertion_order = false")
+            session.run(f"CREATE VIEW staged AS FROM {_parquet(Path(self.work), f'split-*/bucket={bucket}/*.parquet')}")
+            yield session, *judge(Staged(**self.staged), session, self.options, self.unit)
+
+
+class _Count(_Bucket):
+    """Events of each item and kind in a bucket."""
+
+    def run(self, part: int, path: Path) -> dict[str, Any]:
+        with self.judged(part) as (session, kinds, bots), _whole(Path(f"{path}.parquet")) as file:
+            session.run(f"COPY counted TO {literal(str(file))} (FORMAT parquet)")
+        return {"kinds": kinds, "bots": bots}
+
+
+@dataclass
+class _Encode(_Bucket):
+    """The folder of a bucket, like that of a whole log."""
+
+    kinds: list[str]
+
+    def run(self, part: int, path: Path) -> dict[str, Any]:
+        with self.judged(part) as (session, _, _), _whole(path) as folder:
+            folder.mkdir()
+            session.run(f"CREATE TABLE items AS FROM {_parquet(Path(self.work), 'items.parquet')}")
+            rejected = collect(session, self.options)
+            encoded = encode(session, folder, tuple(self.kinds))
+            count_reach(session)
+            for table in ("reach", "rejected"):
+                session.run(f"COPY {table} TO {literal(str(folder / f'{table}.parquet'))} (FORMAT parquet)")
+        return {"encoded": asdict(encoded), "rejected": rejected}
+
+
+def _join(session: Session, work: Path, folder: Path, buckets: list[dict[str, Any]], kinds: tuple[str, ...]) -> Encoded:
+    """The buckets one after the other, in the files of one folder."""
+    places = [work / f"encode-{number:05d}" for number in range(len(buckets))]
+    n_events, n_users = (sum(one[name] for one in buckets) for name in ("n_events", "n_users"))
+    for name, dtype in _ARRAYS.items():
+        with ArrayFile(folder / f"{name}.npy", n_events, dtype) as file:
+            for place in places:
+                file.append(np.load(place / f"{name}.npy", mmap_mode="r"))
+    with ArrayFile(folder / "offsets.npy", n_users + 1, np.int64) as file:
+        begin = 0
+        for place, one in zip(places, buckets, strict=True):
+            file.append(np.load(place / "offsets.npy", mmap_mode="r")[:-1] + begin)
+            begin += one["n_events"]
+        file.append(np.array([begin]))
+    session.run("SET preserve_insertion_order = true")
+    users = ", ".join(literal(str(place / "users.parquet")) for place in places)
+    write_parquet(session, f"SELECT user_id FROM read_parquet([{users}])", folder / "users.parquet")
+    session.run("SET preserve_insertion_order = false")
+    return Encoded(
+        n_events,
+        n_users,
+        int(session.value("SELECT count(*) FROM items")),
+        kinds,
+        min(one["first_time"] for one in buckets),
+        max(one["last_time"] for one in buckets),
+        sum(one["duplicates"] for one in buckets),
+    )
+
+
+def _paths(source: Source) -> list[str]:
+    """Absolute paths and globs.
+
+    Raises:
+        ConfigError: the source is something else.
+    """
+    listed: Sequence[object] = source if isinstance(source, Sequence) and not isinstance(source, str) else [source]
+    paths = [os.fspath(path) for path in listed if isinstance(path, str | os.PathLike)]
+    if len(paths) < len(listed) or any("://" in path for path in paths):
+        raise ConfigError(
+            "a cluster reads files only",
+            got="a database or data in memory",
+            fix="write it to Parquet, or leave --cluster out",
+        )
+    return [str(absolute(path)) for path in paths]
+
+
+def _files(paths: list[str]) -> list[Path]:
+    return sorted({Path(file) for path in paths for file in expand(path)})
+
+
+def _cut(file: str) -> list[dict[str, Any]]:
+    """A file as parts: a large Parquet file by runs of its row groups."""
+    whole = [{"file": file, "rows": None}]
+    if not file.lower().endswith((".parquet", ".pq")):
+        return whole
+    metadata = pq.read_metadata(file)
+    if metadata.num_rows <= _PART_ROWS:
+        return whole
+    ends = np.cumsum([metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)])
+    wanted = np.arange(_PART_ROWS, metadata.num_rows, _PART_ROWS)
+    borders = [0, *np.unique(ends[np.searchsorted(ends, wanted)]).tolist()]
+    borders = borders if borders[-1] == metadata.num_rows else [*borders, metadata.num_rows]
+    return [{"file": file, "rows": [low, high]} for low, high in itertools.pairwise(borders)]
+
+
+def _borders(looked: list[dict[str, Any]]) -> tuple[list[Any], list[int]]:
+    """The first user of each bucket but the first, so that buckets have about as many rows; the numbers of the buckets."""
+    rows = sum(one["rows"] for one in looked)
+    wanted = max(2 * cpus(), -(-rows // _BUCKET_ROWS))
+    weighted = sorted((user, one["rows"] / len(one["sample"])) for one in looked for user in one["sample"])
+    if not weighted:
+        return [], [0]
+    weights = np.cumsum([weight for _, weight in weighted])
+    places = np.searchsorted(weights, weights[-1] * np.arange(1, wanted) / wanted)
+    borders = sorted({weighted[place][0] for place in places.tolist()})
+    return borders, list(range(len(borders) + 1))
+
+
+def _bucket_as_sql(borders: list[Any], first: int) -> str:
+    """The number of borders that are not after a user, by halving; a missing id goes to the last bucket."""
+    if not borders:
+        return str(first)
+    middle = len(borders) // 2
+    border = literal(borders[middle]) if isinstance(borders[middle], str) else str(borders[middle])
+    below = _bucket_as_sql(borders[:middle], first)
+    above = _bucket_as_sql(borders[middle + 1 :], first + middle + 1)
+    return f"CASE WHEN user_id < {border} THEN {below} ELSE {above} END"
+
+
+@contextlib.contextmanager
+def _session(config: PrepareConfig, threads: int = 1) -> Iterator[Session]:
+    """A session that spills on this machine's own disk."""
+    with (
+        tempfile.TemporaryDirectory(prefix="heedful-", ignore_cleanup_errors=True) as folder,
+        open_session(Path(folder), memory_limit=config.memory_limit, threads=threads) as session,
+    ):
+        yield session
+
+
+@contextlib.contextmanager
+def _whole(target: Path) -> Iterator[Path]:
+    """A file or folder made under a name of its own; it takes its place only when it is complete, and only once."""
+    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
+    yield partial
+    try:
+        partial.rename(target)
+    except OSError:
+        # Another worker, thought dead, has finished the same part.
+        if not target.exists():
+            raise
+        shutil.rmtree(partial)
+
+
+def _parquet(work: Path, pattern: str) -> str:
+    return f"read_parquet({literal(str(work / pattern))}, hive_partitioning = false)"
+
+
+def _summed(counts: Any) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for one in counts:
+        for name, n in one.items():
+            total[name] = total.get(name, 0) + n
+    return total

@@ -1,0 +1,147 @@
+"""Training on a cluster: DistributedDataParallel, each worker with its own users of every batch.
+
+The batches, their negatives and their noise are those of one machine, so the loss curve is too, but for the order in which
+gradients are added up. The embedding table and the sequences are memory-mapped, once on each node.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed, nn
+
+from heedful.cluster.connection import absolute, check_paths
+from heedful.cluster.team import checkpoint_in, finish, run_team, team_errors
+from heedful.embeddings.table import ItemEmbeddings
+from heedful.errors import ConfigError
+from heedful.events.log import EventLog
+from heedful.folders import check_writable
+from heedful.ranking.instances import Batch
+from heedful.ranking.models import MODELS
+from heedful.ranking.neural import NeuralRanker
+from heedful.ranking.ranker import Ranker
+from heedful.ranking.training import Scoring
+
+__all__ = ["DataParallel", "train"]
+
+
+def train(
+    ranker: Ranker,
+    sequences: str | os.PathLike[str],
+    embeddings: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    resume: bool = False,
+    pack: bool = False,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Train a ranker on the cluster that is connected, and save it.
+
+    Args:
+        ranker: not yet fitted; a trained one ("attention" or "averaging").
+        sequences: folder of the log, which all nodes see, as they do the others.
+        embeddings: folder of the table.
+        out: the model folder. Checkpoints lie in `OUT.training` until it is finished.
+        resume: go on from the checkpoint of a run that was stopped as a whole.
+        pack: put a copy of the table into the model folder.
+        overwrite: replace a finished model folder.
+
+    Returns:
+        n_parameters, workers, and the fields of `TrainingReport`.
+
+    Raises:
+        ConfigError: a model that is not trained step by step.
+        FolderError: a node does not see a path, or cannot write.
+        TrainingError: as `NeuralRanker.fit`.
+    """
+    if not isinstance(ranker, NeuralRanker):
+        raise ConfigError(
+            f"{ranker.name} is not trained on a cluster", expected="attention or averaging", fix="leave --cluster out"
+        )
+    target, work = absolute(out), absolute(f"{os.fspath(out)}.training")
+    check_writable(target, kind="model", overwrite=overwrite)
+    if not resume:
+        shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True, exist_ok=True)
+    check_paths([absolute(sequences), absolute(embeddings)], work)
+    arguments = {
+        "model": ranker.name,
+        "config": ranker.config.to_dict(),
+        "sequences": str(absolute(sequences)),
+        "embeddings": str(absolute(embeddings)),
+        "out": str(target),
+        "pack": pack,
+        "overwrite": overwrite,
+    }
+    facts = run_team(_train, arguments, work)
+    shutil.rmtree(work, ignore_errors=True)
+    return facts
+
+
+def _train(arguments: dict[str, Any]) -> None:
+    """One worker, from the last checkpoint on."""
+    torch.set_num_threads(1)
+    team = DataParallel()
+    with team_errors(arguments["work"]) as wanted, tempfile.TemporaryDirectory(prefix="heedful-") as folder:
+        if not wanted:
+            return
+        ranker = MODELS[arguments["model"]](**_as_tuples(arguments["config"]))
+        assert isinstance(ranker, NeuralRanker)
+        with checkpoint_in() as last:
+            if last is not None:
+                shutil.copytree(last, folder, dirs_exist_ok=True)
+        log, items = EventLog.load(arguments["sequences"]), ItemEmbeddings.load(arguments["embeddings"])
+        ranker.fit(log, items, checkpoints=Path(folder), resume=last is not None, team=team)
+        if team.rank == 0:
+            ranker.save(arguments["out"], overwrite=True, pack=arguments["pack"])
+            assert ranker.report is not None
+            facts = {"n_parameters": ranker.n_parameters, "workers": team.size, **asdict(ranker.report)}
+            finish(arguments["work"], facts)
+
+
+class DataParallel:
+    """A `heedful.ranking.training.Team` over the process group that is already there."""
+
+    def __init__(self) -> None:
+        self.rank, self.size = distributed.get_rank(), distributed.get_world_size()
+
+    def share(self, module: nn.Module, scoring: Scoring) -> Scoring:
+        """See `Team`."""
+        return nn.parallel.DistributedDataParallel(_Pass(module, scoring), broadcast_buffers=False)
+
+    def total(self, values: list[float]) -> list[float]:
+        """See `Team`."""
+        sums = torch.tensor(values, dtype=torch.float64)
+        distributed.all_reduce(sums)
+        return sums.tolist()
+
+    def saved(self, folder: Path, report: dict[str, float]) -> None:
+        """See `Team`: Ray Train keeps the checkpoint in the shared folder."""
+        import ray.train
+
+        ray.train.report(report, checkpoint=ray.train.Checkpoint.from_directory(folder) if self.rank == 0 else None)
+
+
+class _Pass(nn.Module):
+    """The forward pass as a module that owns the parameters, which is what DistributedDataParallel wraps."""
+
+    def __init__(self, module: nn.Module, scoring: Scoring) -> None:
+        super().__init__()
+        self.module, self._scoring = module, scoring
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        if self.module.training and batch.part is not None:
+            longest = torch.tensor(batch.memory.rows.shape[1])
+            distributed.all_reduce(longest, op=distributed.ReduceOp.MAX)
+            batch = replace(batch, part=replace(batch.part, longest=int(longest)))
+        return self._scoring(batch)
+
+
+def _as_tuples(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

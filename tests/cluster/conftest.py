@@ -1,0 +1,60 @@
+"""One Ray session on this machine for all tests, and a small log with everything that is made of it on one machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from cluster_worlds import Shop
+
+import heedful
+from heedful.events.synthetic import SyntheticConfig, synthesize
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    ray = pytest.importorskip("ray", reason="the extra cluster is not installed")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    path = os.pathsep.join([str(Path(heedful.__file__).parents[1]), str(Path(__file__).parent)])
+    ray.init(
+        address="local",
+        num_cpus=2,
+        object_store_memory=100_000_000,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        runtime_env={"env_vars": {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}},
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    work = tmp_path_factory.mktemp("shop")
+    config = SyntheticConfig(users=900, items=200, categories=5, styles=4, events_per_user=15.0, part_users=300)
+    synthesize(work / "log", config=config)
+    log = heedful.prepare(work / "log" / "events", work / "sequences", items=work / "log" / "items.parquet")
+    heedful.SkipGram(width=8, epochs=2, threads=1).fit(log).save(work / "embeddings")
+    items = heedful.ItemEmbeddings.load(work / "embeddings")
+    heedful.AttentionRanker(depth=2, steps=20, assess_every=5).fit(log, items).save(work / "model")
+    h, ids = log.histories, log.catalog.items.ids
+    offsets = pa.array(h.offsets, pa.int32())
+    drawn = np.random.default_rng(1).integers(0, len(ids), 7 * len(log.users))
+    columns = {
+        "request_id": log.users.ids,
+        "history": pa.ListArray.from_arrays(offsets, ids.take(pa.array(h.items))),
+        "history_times": pa.ListArray.from_arrays(offsets, pa.array(np.asarray(h.times))),
+        "candidates": pa.ListArray.from_arrays(
+            pa.array(np.arange(len(log.users) + 1) * 7, pa.int32()), ids.take(pa.array(drawn))
+        ),
+    }
+    # Ten thousand requests, in row groups that end where no batch ends.
+    table = pa.concat_tables([pa.table(columns)] * 11)
+    pq.write_table(table, work / "requests.parquet", row_group_size=1234)
+    return Shop(work / "log", work / "sequences", work / "embeddings", work / "model", work / "requests.parquet")
