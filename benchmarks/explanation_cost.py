@@ -4,8 +4,8 @@
     python benchmarks/explanation_cost.py --demo demo
 
 For each model and length: the household of the demo with about so many distinct past items, its ten best items, the number
-of scorings, milliseconds (the best of the rounds) and the largest difference between a fall and that of scoring the item twice
-by itself.
+of scorings, milliseconds (the best of the rounds) and the largest difference between a fall and that of scoring the item
+twice by itself.
 """
 
 from __future__ import annotations
