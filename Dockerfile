@@ -4,15 +4,16 @@
 #     docker run --rm -p 127.0.0.1:8000:8000 -v ./demo:/models -v ./keys.toml:/run/keys.toml:ro -v heedful:/state heedful
 
 FROM python:3.11-slim AS build
-# Where wheels of torch for the CPU alone come from: a twentieth of the size of those for GPUs.
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# The index of torch's wheels for the CPU alone (--build-arg TORCH_INDEX=...), a twentieth of the size of those for GPUs, which
+# are what comes without it.
+ARG TORCH_INDEX=
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 RUN python -m venv /opt/heedful
 ENV PATH=/opt/heedful/bin:$PATH
 WORKDIR /build
 # Dependencies change seldom, so they make a layer of their own: torch first, from its index.
 COPY constraints.txt ./
-RUN pip install --index-url "$TORCH_INDEX" "$(grep '^torch==' constraints.txt)"
+RUN pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "$(grep '^torch==' constraints.txt)"
 COPY pyproject.toml README.md LICENSE ./
 COPY src src
 RUN pip install --constraint constraints.txt '.[serve]'

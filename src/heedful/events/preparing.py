@@ -31,6 +31,10 @@ __all__ = ["REJECTED_ORDER", "PrepareConfig", "described", "prepare", "read_even
 REJECTED_ORDER = "reason, user_id, item_id, timestamp, event"
 
 
+# Of the memory that `prepare` may use.
+_DATABASE_SHARE = 0.75
+
+
 @dataclass(frozen=True, kw_only=True)
 class PrepareConfig(Config):
     """How rows become sequences."""
@@ -91,7 +95,7 @@ def prepare(
     """
     started = time.monotonic()
     with new_folder(out, kind=KIND, overwrite=overwrite) as folder, _work_folder(Path(out)) as work:
-        with open_session(work, memory_limit=config.memory_limit, threads=config.threads) as session:
+        with open_session(work, memory_limit=_for_database(config.memory_limit), threads=config.threads) as session:
             facts = _prepare(source, items, folder.path, session, config)
         folder.manifest.update(facts, seconds=round(time.monotonic() - started, 3))
     return EventLog.load(out)
@@ -128,6 +132,12 @@ def _work_folder(out: Path) -> Iterator[Path]:
     prefix = f".{target.name}.partial-{os.getpid()}-work-"
     with tempfile.TemporaryDirectory(prefix=prefix, dir=target.parent, ignore_cleanup_errors=True) as work:
         yield Path(work)
+
+
+def _for_database(memory_limit: str) -> str:
+    """What DuckDB may hold, so that it and everything beside it (the program, Arrow's batches) keep within a limit."""
+    number, unit = re.fullmatch(r"([\d.]+) ?(\w+)", memory_limit).groups()  # type: ignore[union-attr]  # checked in the config
+    return f"{float(number) * _DATABASE_SHARE:g}{unit}"
 
 
 def _prepare(source: Source, items: Source | None, folder: Path, session: Session, config: PrepareConfig) -> dict[str, Any]:

@@ -58,13 +58,12 @@ class Database:
         # SQLite has one writer at a time, and those of other processes wait by polling; our own threads queue here.
         self._turn = threading.Lock()
         self._engine = self._sqlite() if self.system == "sqlite" else self._postgresql()
-        self._reading: Engine
-        self._streaming: Engine
+        self._reading = self._streaming = self._engine
         if self.system == "sqlite":
             self._reading = self._streaming = self._engine.execution_options(reading=True)
         else:
             # A cursor that stays on the server needs a transaction; a single statement is quicker without.
-            self._reading, self._streaming = self._engine.execution_options(isolation_level="AUTOCOMMIT"), self._engine
+            self._reading = self._engine.execution_options(isolation_level="AUTOCOMMIT")
 
     @classmethod
     def open(cls, place: str, *, create: bool = True, lock_seconds: float = 5.0) -> Database:
