@@ -120,7 +120,7 @@ def agreement(ranker: AttentionRanker, plain: PlainAttention, log: EventLog) -> 
 
 
 def sampler(ranker: AttentionRanker, log: EventLog):
-    return ranker._sampler(log, ranker._learn_catalogue(log, ranker.embeddings), None)
+    return ranker._sampler(log, ranker._learn_catalogue(log, ranker.embeddings), None, None)
 
 
 def loss_of(logits: torch.Tensor, batch: Batch) -> torch.Tensor:

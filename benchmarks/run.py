@@ -36,11 +36,12 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--out", type=Path, default=Path("build/bench"))
     options.add_argument("--quick", action="store_true")
+    options.add_argument("--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS), metavar="NAME")
     chosen = options.parse_args()
     chosen.out.mkdir(parents=True, exist_ok=True)
     failed = []
     for name, (program, full, quick) in BENCHMARKS.items():
-        if chosen.quick and not quick:
+        if name not in chosen.only or (chosen.quick and not quick):
             continue
         arguments = (quick if chosen.quick else full).format(out=chosen.out).split()
         started = time.monotonic()
