@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -10,6 +11,7 @@ from heedful.embeddings.table import ItemEmbeddings
 from heedful.ranking.models import load_ranker
 from heedful.ranking.ranker import Ranker
 from heedful.recommending.requests import RankingReport, recommend_requests, score_requests
+from heedful.recommending.retrieval import Retriever, default_retrieve
 
 __all__ = ["COMMANDS"]
 
@@ -62,10 +64,22 @@ def score_command(model: str, requests: str, out: str, pool_gamma: float | str, 
 @click.option("-k", default=10, show_default=True, help="Items for each request.")
 @click.option("--exclude-history/--no-exclude-history", default=True, show_default=True,
               help="Leave out what the user already touched.")  # fmt: skip
+@click.option("--retrieve", default=None, type=click.IntRange(min=0),
+              help="Score so many retrieved items; 0: every item. Unless said: every item up to 200,000 items, then 1000.")  # fmt: skip
+@click.option("--index", default=None, type=click.Path(),
+              help="Folder of the index of a large catalogue: read, or made and kept. Needs the extra retrieval.")  # fmt: skip
 @_pool_gamma
 @_embeddings
 def recommend_command(
-    model: str, requests: str, out: str, k: int, exclude_history: bool, pool_gamma: float | str, embeddings: str | None
+    model: str,
+    requests: str,
+    out: str,
+    k: int,
+    exclude_history: bool,
+    retrieve: int | None,
+    index: str | None,
+    pool_gamma: float | str,
+    embeddings: str | None,
 ) -> None:
     """Requests -> the best of the catalogue.
 
@@ -73,12 +87,27 @@ def recommend_command(
     """
     ranker = _load(model, embeddings)
     gamma = _plain(pool_gamma)
-    report = recommend_requests(ranker, requests, out, k=k, exclude_history=exclude_history, pool_gamma=gamma)
+    retriever = _retriever(ranker, default_retrieve(ranker) if retrieve is None else retrieve, index)
+    report = recommend_requests(
+        ranker, requests, out, k=k, exclude_history=exclude_history, pool_gamma=gamma, retriever=retriever
+    )
     _print(report, out, "items recommended")
 
 
 def _load(model: str, embeddings: str | None) -> Ranker:
     return load_ranker(model, embeddings=ItemEmbeddings.load(embeddings) if embeddings else None)
+
+
+def _retriever(ranker: Ranker, candidates: int, index: str | None) -> Retriever | None:
+    if not candidates:
+        return None
+    if index is None:
+        return Retriever(ranker, candidates=candidates)
+    if Path(index).exists():
+        return Retriever.open(index, ranker, candidates=candidates)
+    retriever = Retriever(ranker, candidates=candidates, index="lists")
+    retriever.save(index)
+    return retriever
 
 
 def _plain(gamma: float | str) -> float | None:

@@ -21,6 +21,7 @@ from heedful.events.histories import Histories
 from heedful.folders import write_atomically
 from heedful.progress import progress
 from heedful.ranking.ranker import Ranker
+from heedful.recommending.retrieval import Retriever
 
 __all__ = ["RankingReport", "recommend_requests", "score_requests"]
 
@@ -83,6 +84,7 @@ def recommend_requests(
     k: int = 10,
     exclude_history: bool = True,
     pool_gamma: float | None = 0.0,
+    retriever: Retriever | None = None,
 ) -> RankingReport:
     """The k best of the catalogue for each request.
 
@@ -93,6 +95,7 @@ def recommend_requests(
         k: items for each request.
         exclude_history: never return an item of the request's history.
         pool_gamma: as in `Ranker.score`.
+        retriever: finds the candidates that are scored; None: every item is.
 
     Raises:
         InputError: the file is no Parquet, lacks a column, or has lists that do not fit.
@@ -101,7 +104,7 @@ def recommend_requests(
     report = RankingReport()
 
     def answer(batch: pa.RecordBatch, histories: Histories) -> list[pa.Array]:
-        rows, scores = ranker.top_rows(histories, k, pool_gamma=pool_gamma, exclude_history=exclude_history)
+        rows, scores = (retriever or ranker).top_rows(histories, k, pool_gamma=pool_gamma, exclude_history=exclude_history)
         found = rows >= 0
         offsets = pa.array(np.concatenate([[0], np.cumsum(found.sum(axis=1))]), pa.int32())
         report.candidates += int(found.sum())
