@@ -39,12 +39,12 @@ def quality(model: Path, case: Path, users: int) -> None:
     exact, _ = ranker.top_rows(histories, 10)
     every = (time.perf_counter() - started) / len(histories)
     reference = np.mean([ndcg(rows, w) for rows, w in zip(exact, wanted, strict=True)])
-    print(f"{len(ranker.items):,} items, {len(histories)} users; scoring every item: NDCG@10 {reference:.4f}, {every * 1e3:.0f} ms")
+    print(f"{len(ranker.items):,} items, {len(histories)} users; every item: NDCG@10 {reference:.4f}, {every * 1e3:.0f} ms")
 
     def row(name: str, n: int, found: np.ndarray, seconds: float) -> None:
         share = np.mean([ndcg(rows, w) for rows, w in zip(found, wanted, strict=True)]) / reference
         kept = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, exact, strict=True)])
-        print(f"{name:24s} N {n:5d}  NDCG@10 kept {100 * share:6.2f} %  top 10 kept {100 * kept:6.2f} %  {seconds * 1e3:5.0f} ms")
+        print(f"{name:24s} N {n:5d}  NDCG@10 {100 * share:6.2f} %  top 10 {100 * kept:6.2f} %  {seconds * 1e3:5.0f} ms")
 
     for n in (100, 250, 500, 1000, 2000):
         retriever = Retriever(ranker, candidates=n, index="exact")
@@ -53,9 +53,9 @@ def quality(model: Path, case: Path, users: int) -> None:
         row("all sources", n, found, (time.perf_counter() - started) / len(histories))
         spare = ranker.config.max_history  # past items among what is found are dropped
         sources: dict[str, Callable[[], np.ndarray]] = {
-            "  fitted inner product": lambda n=n, r=retriever: r.linear(histories, n + spare),
-            "  neighbours": lambda n=n, r=retriever: r.neighbours(histories, n),
-            "  highest own term": lambda n=n, r=retriever: np.tile(r.popular(n + spare), (len(histories), 1)),
+            "  fitted inner product": lambda n=n, r=retriever, spare=spare: r.linear(histories, n + spare),
+            "  neighbours": lambda n=n, r=retriever, spare=spare: r.neighbours(histories, n),
+            "  highest own term": lambda n=n, r=retriever, spare=spare: np.tile(r.popular(n + spare), (len(histories), 1)),
         }
         for name, source in sources.items():
             started = time.perf_counter()
@@ -76,7 +76,9 @@ def requests(ranker: Ranker, case: Path, users: int) -> tuple[Histories, list[se
 
 def ndcg(rows: np.ndarray, wanted: set[int]) -> float:
     discounts = 1 / np.log2(np.arange(len(rows)) + 2)
-    return float(sum(d for r, d in zip(rows.tolist(), discounts, strict=True) if r in wanted) / discounts[: len(wanted)].sum())
+    return float(
+        sum(d for r, d in zip(rows.tolist(), discounts, strict=True) if r in wanted) / discounts[: len(wanted)].sum()
+    )
 
 
 def ranked(ranker: Ranker, histories: Histories, found: np.ndarray, n: int) -> np.ndarray:
@@ -104,7 +106,10 @@ def speed(items: int) -> None:
     ranker = AttentionRanker(steps=100).fit(log, ItemEmbeddings.from_arrays(log.catalog.items, vectors))
     started = time.perf_counter()
     retriever = Retriever(ranker, candidates=500, index="lists")
-    print(f"{items:,} items: index built in {time.perf_counter() - started:.1f} s, {torch.get_num_threads()} threads", flush=True)
+    print(
+        f"{items:,} items: index built in {time.perf_counter() - started:.1f} s, {torch.get_num_threads()} threads",
+        flush=True,
+    )
     histories = long_histories(200, 200, items)
     for n in (250, 500, 1000):
         retriever.candidates = n
@@ -118,7 +123,10 @@ def speed(items: int) -> None:
             retriever.top_rows(one, 10)
             total.append(time.perf_counter() - started)
         (a50, a99), (p50, p99) = (1e3 * np.percentile(times[10:], (50, 99)) for times in (search, total))
-        print(f"N {n:5d}: retrieve p50 {a50:5.1f} p99 {a99:5.1f} ms; retrieve and rank p50 {p50:5.1f} p99 {p99:5.1f} ms", flush=True)
+        print(
+            f"N {n:5d}: retrieve p50 {a50:5.1f} p99 {a99:5.1f} ms; retrieve and rank p50 {p50:5.1f} p99 {p99:5.1f} ms",
+            flush=True,
+        )
 
 
 def long_histories(users: int, past: int, items: int) -> Histories:

@@ -138,4 +138,3 @@ def test_what_cannot_be(ranker: NeuralRanker, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(MissingExtraError, match=r"heedful\[retrieval\]"):
         Retriever(ranker, index="lists")
-

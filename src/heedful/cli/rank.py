@@ -65,9 +65,9 @@ def score_command(model: str, requests: str, out: str, pool_gamma: float | str, 
 @click.option("--exclude-history/--no-exclude-history", default=True, show_default=True,
               help="Leave out what the user already touched.")  # fmt: skip
 @click.option("--retrieve", default=None, type=click.IntRange(min=0),
-              help="Score so many retrieved items; 0: every item. Unless said: every item up to 200,000 items, then 1000.")  # fmt: skip
+              help="Score so many retrieved items; 0: all. Unset: all up to 200,000 items, else 1000.")  # fmt: skip
 @click.option("--index", default=None, type=click.Path(),
-              help="Folder of the index of a large catalogue: read, or made and kept. Needs the extra retrieval.")  # fmt: skip
+              help="Folder of the index of a large catalogue: read, or made and kept (extra retrieval).")  # fmt: skip
 @_pool_gamma
 @_embeddings
 def recommend_command(

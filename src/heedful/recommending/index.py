@@ -22,8 +22,9 @@ EXACT_ITEMS = 200_000
 """Up to so many items an exact search takes a few milliseconds, and inverted lists are not worth their building."""
 
 _BLOCK_ROWS = 65_536
-# Lists are searched until they hold this part of the catalogue; see docs/retrieval.md.
+# This part of the lists is searched, and no fewer than that many.
 _PROBED_PART = 1 / 64
+_FEWEST_PROBED = 24
 _TRAINING_ROWS_PER_LIST = 64
 _TRAINING_ROUNDS = 10
 
@@ -73,7 +74,7 @@ class InvertedLists:
     def __init__(self, index: Any) -> None:
         self._index = index
         self._centres_KW = index.quantizer.reconstruct_n(0, index.nlist)
-        self._probes = max(1, round(index.nlist * _PROBED_PART))
+        self._probes = index.nprobe = min(index.nlist, max(_FEWEST_PROBED, round(index.nlist * _PROBED_PART)))
 
     @classmethod
     def build(cls, vectors: Rows, n_items: int, *, seed: int = 1) -> InvertedLists:
@@ -121,8 +122,7 @@ class InvertedLists:
         products_QK = queries_QW @ self._centres_KW.T
         lists_QP = np.argpartition(products_QK, -self._probes, axis=1)[:, -self._probes :]
         centre_QP = np.take_along_axis(products_QK, lists_QP, axis=1)
-        parameters = _faiss().SearchParametersIVF(nprobe=self._probes)
-        _, found = self._index.search_preassigned(queries_QW, n, lists_QP, centre_QP, params=parameters)
+        _, found = self._index.search_preassigned(queries_QW, n, lists_QP, centre_QP)
         return np.asarray(found, np.int64)
 
 

@@ -95,7 +95,9 @@ class Retriever:
             FolderError: the place is taken or cannot be written.
         """
         index = self.index
-        require(isinstance(index, InvertedLists), "index", got="exact search", expected="inverted lists, of a large catalogue")
+        require(
+            isinstance(index, InvertedLists), "index", got="exact search", expected="inverted lists, of a large catalogue"
+        )
         assert isinstance(index, InvertedLists)
         with new_folder(path, kind=KIND, overwrite=overwrite) as folder:
             index.write(Path(folder.path) / "index.faiss")
