@@ -124,13 +124,13 @@ def test_a_saved_index_answers_the_same_and_fits_its_model_only(ranker: NeuralRa
 
 
 def test_what_cannot_be(ranker: NeuralRanker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match="option 'retrieve' is out of range; got: popularity"):
+    with pytest.raises(ConfigError, match="option 'retrieve' is out of range; got: 'popularity'"):
         Recommender(Popularity().fit(random_log()), retrieve=10)
     with pytest.raises(ConfigError, match="option 'retrieve' is out of range; got: -1"):
         Retriever(ranker, candidates=-1)
     with pytest.raises(ConfigError, match="expected: auto, exact or lists"):
         Retriever(ranker, index="tree")
-    with pytest.raises(ConfigError, match="got: exact search"):
+    with pytest.raises(ConfigError, match="got: 'exact search'"):
         Retriever(ranker, index="exact").save(tmp_path / "index")
     (tmp_path / "broken").write_bytes(b"no index")
     with pytest.raises(FolderError, match="is no index"):

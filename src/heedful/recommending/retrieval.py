@@ -199,7 +199,7 @@ class Retriever:
         return kept[:n]
 
     def _queries(self, x_QD: np.ndarray, pool_gamma: float | None) -> np.ndarray:
-        weights_Q2 = np.broadcast_to(np.float32(self._weights(pool_gamma)), (len(x_QD), 2))
+        weights_Q2 = np.broadcast_to(np.array(self._weights(pool_gamma), np.float32), (len(x_QD), 2))
         return np.concatenate([x_QD, weights_Q2], axis=1, dtype=np.float32)
 
     def _anchors(self, pool_gamma: float | None) -> np.ndarray:
