@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -12,6 +13,7 @@ from heedful.embeddings.table import ItemEmbeddings
 from heedful.ranking.models import load_ranker
 from heedful.ranking.ranker import Ranker
 from heedful.recommending.requests import RankingReport, recommend_requests, score_requests
+from heedful.recommending.retrieval import Retriever, default_retrieve
 
 __all__ = ["COMMANDS", "embeddings_option", "load", "plain_gamma", "pool_gamma_option"]
 
@@ -72,6 +74,10 @@ def score_command(
 @click.option("-k", default=10, show_default=True, help="Items for each request.")
 @click.option("--exclude-history/--no-exclude-history", default=True, show_default=True,
               help="Leave out what the user already touched.")  # fmt: skip
+@click.option("--retrieve", default=None, type=click.IntRange(min=0),
+              help="Score so many retrieved items; 0: all. Unset: all up to 200,000 items, else 1000.")  # fmt: skip
+@click.option("--index", default=None, type=click.Path(),
+              help="Folder of the index of a large catalogue: read, or made and kept (extra retrieval).")  # fmt: skip
 @pool_gamma_option
 @embeddings_option
 @cluster_option
@@ -81,6 +87,8 @@ def recommend_command(
     out: str,
     k: int,
     exclude_history: bool,
+    retrieve: int | None,
+    index: str | None,
     pool_gamma: float | str,
     embeddings: str | None,
     cluster: str | None,
@@ -91,16 +99,32 @@ def recommend_command(
     """
     options: dict[str, Any] = {"k": k, "exclude_history": exclude_history, "pool_gamma": plain_gamma(pool_gamma)}
     if cluster:
+        if retrieve or index:
+            raise click.UsageError("--retrieve and --index are for one machine; on a cluster every item is scored")
         with on_cluster.connect(cluster):
             report = on_cluster.recommend_requests(model, requests, out, embeddings=embeddings, **options)
     else:
-        report = recommend_requests(load(model, embeddings), requests, out, **options)
+        ranker = load(model, embeddings)
+        retriever = _retriever(ranker, default_retrieve(ranker) if retrieve is None else retrieve, index)
+        report = recommend_requests(ranker, requests, out, retriever=retriever, **options)
     _print(report, out, "items recommended")
 
 
 def load(model: str, embeddings: str | None) -> Ranker:
     """The ranker of a model folder, with the table of --embeddings if that was given."""
     return load_ranker(model, embeddings=ItemEmbeddings.load(embeddings) if embeddings else None)
+
+
+def _retriever(ranker: Ranker, candidates: int, index: str | None) -> Retriever | None:
+    if not candidates:
+        return None
+    if index is None:
+        return Retriever(ranker, candidates=candidates)
+    if Path(index).exists():
+        return Retriever.open(index, ranker, candidates=candidates)
+    retriever = Retriever(ranker, candidates=candidates, index="lists")
+    retriever.save(index)
+    return retriever
 
 
 def plain_gamma(gamma: float | str) -> float | None:

@@ -53,7 +53,7 @@ def extended(ranker: R, table: ItemEmbeddings) -> R:
     longer.embeddings = table if ranker.embeddings is not None else None
     longer.users_of_item = np.concatenate([ranker.users_of_item, users_N])
     # Shares of the training log: those of the items that it has do not move.
-    longer.__dict__["_log_popularity_cache"] = np.concatenate([ranker._log_popularity, log_share_N])
+    longer.__dict__["_log_popularity_cache"] = np.concatenate([ranker.log_popularity, log_share_N])
     if isinstance(longer, NeuralRanker):
         longer._scratch = threading.local()
         if longer._item_term is not None:

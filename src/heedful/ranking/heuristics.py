@@ -53,7 +53,7 @@ class Popularity(Ranker):
         return self
 
     def _logits(self, histories: Histories, candidates: Candidates) -> np.ndarray:
-        return np.asarray(self._log_popularity[candidates.rows])
+        return np.asarray(self.log_popularity[candidates.rows])
 
 
 @dataclass(frozen=True, kw_only=True)

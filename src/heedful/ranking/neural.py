@@ -152,6 +152,19 @@ class NeuralRanker(Ranker):
         """Numbers that are learnt."""
         return sum(parameter.numel() for parameter in self._net.parameters())
 
+    @property
+    def item_term(self) -> np.ndarray:
+        """What each item adds to every user's logit, float32 [I]; zeros without the trend."""
+        return self._item_term if self._item_term is not None else np.zeros(len(self.items), np.float32)
+
+    def input_vectors(self, rows: np.ndarray) -> np.ndarray:
+        """The vectors x of items as the module sees them, float32 [..., D]."""
+        return self._inputs(rows).cpu().numpy()
+
+    def relevance_vectors(self, rows: np.ndarray) -> np.ndarray:
+        """For each past item the v for which v^T x_q says how relevant the item is to a candidate, float32 [..., D]."""
+        return self.input_vectors(rows)
+
     def fit(
         self,
         log: EventLog,
@@ -259,7 +272,7 @@ class NeuralRanker(Ranker):
             features, log_share = trend.features(rows, np.full(len(rows), trend.end))
             with torch.no_grad():
                 learnt = self._net.item_term(torch.from_numpy(features).to(self._device)).cpu().numpy()
-            terms.append(learnt + log_share - self.gamma * self._log_popularity[rows])
+            terms.append(learnt + log_share - self.gamma * self.log_popularity[rows])
         return np.concatenate(terms).astype(np.float32)
 
     def _logits(self, histories: Histories, candidates: Candidates) -> np.ndarray:

@@ -165,15 +165,15 @@ class Ranker(ABC):
         for users in _parts(candidates.offsets):
             part = slice(candidates.offsets[users.start], candidates.offsets[users.stop])
             scores[part] = self._logits(histories.part(users), rows.part(users))
-        scores += np.broadcast_to(self.prior(pool_gamma), self.users_of_item.shape)[rows.rows]
+        scores += self.prior(pool_gamma, rows.rows)
         without = np.repeat(histories.lengths == 0, candidates.lengths)
-        scores = np.where(without, self._log_popularity[rows.rows], scores)
+        scores = np.where(without, self.log_popularity[rows.rows], scores)
         return np.where(known, scores, np.float32(UNKNOWN_SCORE)).astype(np.float32)
 
     def score_catalogue(self, histories: Histories, *, pool_gamma: float | None = 0.0) -> np.ndarray:
         """Score every item for each of B users, float32 [B, I]."""
         scores = self._catalogue_logits(histories).astype(np.float32) + self.prior(pool_gamma)
-        return np.where(histories.lengths[:, None] == 0, self._log_popularity, scores)
+        return np.where(histories.lengths[:, None] == 0, self.log_popularity, scores)
 
     def top_rows(
         self, histories: Histories, k: int, *, pool_gamma: float | None = 0.0, exclude_history: bool = True
@@ -195,8 +195,8 @@ class Ranker(ABC):
                 rows[user, : len(top)], best[user, : len(top)] = top, scores[place, top]
         return rows, best
 
-    def prior(self, pool_gamma: float | None) -> np.ndarray | np.float32:
-        """What the candidates' origin adds to the logit, float32 [I] (or 0).
+    def prior(self, pool_gamma: float | None, rows: np.ndarray | slice = slice(None)) -> np.ndarray | np.float32:
+        """What the candidates' origin adds to the logit, float32 [I], or of some rows (or 0).
 
         Trained with negatives from P_gamma, the logit estimates log P(q | u) - log P_gamma(q) + c. Among candidates from
         P_gamma', ranking by P(q | u) / P_gamma'(q) is right, hence (gamma - gamma') log P(q) is added.
@@ -208,10 +208,11 @@ class Ranker(ABC):
             return np.float32(0)
         if not np.isfinite(pool_gamma):
             raise ConfigError("pool_gamma is not a number", got=pool_gamma, expected="a finite number, mostly 0 to 1")
-        return ((self.gamma - pool_gamma) * self._log_popularity).astype(np.float32)
+        return ((self.gamma - pool_gamma) * self.log_popularity[rows]).astype(np.float32)
 
     @property
-    def _log_popularity(self) -> np.ndarray:
+    def log_popularity(self) -> np.ndarray:
+        """Logarithm of each item's part of all users of items, float32 [I]."""
         cached: np.ndarray | None = self.__dict__.get("_log_popularity_cache")
         if cached is None:
             users = np.maximum(self.users_of_item, _UNSEEN_USERS)

@@ -107,4 +107,4 @@ def learnt_trend(ranker: Ranker) -> np.ndarray | None:
         return None
     users = ranker.users_of_item
     log_share = np.log((users + 0.5) / (users.sum() + 1))
-    return np.asarray(ranker._item_term + ranker.gamma * ranker._log_popularity - log_share, np.float32)
+    return np.asarray(ranker._item_term + ranker.gamma * ranker.log_popularity - log_share, np.float32)

@@ -12,6 +12,7 @@ from heedful.config import require
 from heedful.events.histories import Histories
 from heedful.ranking.ranker import Ranker
 from heedful.recommending.explanation import Explanation, Reason, explain, explain_items
+from heedful.recommending.retrieval import Retriever, default_retrieve
 
 __all__ = ["Recommendations", "Recommender"]
 
@@ -53,14 +54,21 @@ class Recommendations:
 
 
 class Recommender:
-    """Ranks the whole catalogue for users given by their history.
+    """Ranks the catalogue for users given by their history.
 
     Args:
         ranker: any fitted ranker.
+        retrieve: score so many retrieved items only, or with 0 every item; None: see `default_retrieve`.
+        retriever: one made beforehand, instead.
+
+    Raises:
+        ConfigError: `retrieve` for a ranker that does not retrieve.
     """
 
-    def __init__(self, ranker: Ranker) -> None:
+    def __init__(self, ranker: Ranker, *, retrieve: int | None = None, retriever: Retriever | None = None) -> None:
         self.ranker = ranker
+        n = default_retrieve(ranker) if retrieve is None else retrieve
+        self._source = retriever or (Retriever(ranker, candidates=n) if n else ranker)
 
     def recommend(
         self,
@@ -80,7 +88,7 @@ class Recommender:
         """
         require(k >= 1, "k", got=k, expected="1 or more")
         histories = self.ranker.histories_of([history], [history_times], [history_kinds])
-        rows, scores = self.ranker.top_rows(histories, k, pool_gamma=pool_gamma, exclude_history=exclude_history)
+        rows, scores = self._source.top_rows(histories, k, pool_gamma=pool_gamma, exclude_history=exclude_history)
         found = rows[0][rows[0] >= 0]
         return Recommendations(
             self.ranker.items.take(found).to_pylist(), scores[0][: len(found)], self.ranker, histories, pool_gamma

@@ -21,6 +21,7 @@ from heedful.events.histories import Histories
 from heedful.folders import write_atomically
 from heedful.progress import progress
 from heedful.ranking.ranker import Ranker
+from heedful.recommending.retrieval import Retriever
 
 __all__ = ["BATCH_REQUESTS", "RankingReport", "open_requests", "recommend_requests", "score_requests"]
 
@@ -92,6 +93,7 @@ def recommend_requests(
     exclude_history: bool = True,
     pool_gamma: float | None = 0.0,
     rows: range | None = None,
+    retriever: Retriever | None = None,
 ) -> RankingReport:
     """The k best of the catalogue for each request.
 
@@ -103,6 +105,7 @@ def recommend_requests(
         exclude_history: never return an item of the request's history.
         pool_gamma: as in `Ranker.score`.
         rows: as for `score_requests`.
+        retriever: finds the candidates that are scored; None: every item is.
 
     Raises:
         InputError: the file is no Parquet, lacks a column, or has lists that do not fit.
@@ -111,7 +114,7 @@ def recommend_requests(
     report = RankingReport()
 
     def answer(batch: pa.RecordBatch, histories: Histories) -> list[pa.Array]:
-        best, scores = ranker.top_rows(histories, k, pool_gamma=pool_gamma, exclude_history=exclude_history)
+        best, scores = (retriever or ranker).top_rows(histories, k, pool_gamma=pool_gamma, exclude_history=exclude_history)
         found = best >= 0
         offsets = pa.array(np.concatenate([[0], np.cumsum(found.sum(axis=1))]), pa.int32())
         report.candidates += int(found.sum())

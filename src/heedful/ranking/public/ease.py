@@ -66,7 +66,7 @@ class EASE(PublicRanker):
 
     def _catalogue_logits(self, histories: Histories) -> np.ndarray:
         scores_BI = np.empty((len(histories), len(self.items)), np.float32)
-        scores_BI[:] = self._below + self._log_popularity - self._log_popularity.max()
+        scores_BI[:] = self._below + self.log_popularity - self.log_popularity.max()
         scores_BI[:, self.rows] = bag(histories, len(self.items))[:, self.rows] @ self.weights
         return scores_BI
 

@@ -1,0 +1,156 @@
+"""Retrieval before ranking: what it keeps of scoring every item, and its latency on a made-up catalogue.
+
+    python benchmarks/retrieval.py quality MODEL CASE [--users 160]
+    python benchmarks/retrieval.py speed [--items 1000000]
+
+CASE is a folder with requests-full.parquet (request_id, history, history_times) and truth.npz (positives: for each request
+the JSON list of the items that the user went on to touch). `quality` prints, for each N, the share of the NDCG@10 of scoring
+every item, and of its top 10, that is kept: by everything, and by each source alone with the same N. `speed` builds inverted
+lists over vectors in clusters and asks for 10 items for single users with 200 past items.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from made_up import skewed_log
+
+from heedful.embeddings.table import ItemEmbeddings
+from heedful.events.candidates import Candidates
+from heedful.events.histories import Histories
+from heedful.ranking.models import load_ranker
+from heedful.ranking.ranker import Ranker
+from heedful.ranking.rankers import AttentionRanker
+from heedful.recommending.retrieval import Retriever
+
+
+def quality(model: Path, case: Path, users: int) -> None:
+    ranker = load_ranker(model)
+    histories, wanted = requests(ranker, case, users)
+    started = time.perf_counter()
+    exact, _ = ranker.top_rows(histories, 10)
+    every = (time.perf_counter() - started) / len(histories)
+    reference = np.mean([ndcg(rows, w) for rows, w in zip(exact, wanted, strict=True)])
+    print(f"{len(ranker.items):,} items, {len(histories)} users; every item: NDCG@10 {reference:.4f}, {every * 1e3:.0f} ms")
+
+    def row(name: str, n: int, found: np.ndarray, seconds: float) -> None:
+        share = np.mean([ndcg(rows, w) for rows, w in zip(found, wanted, strict=True)]) / reference
+        kept = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, exact, strict=True)])
+        print(f"{name:24s} N {n:5d}  NDCG@10 {100 * share:6.2f} %  top 10 {100 * kept:6.2f} %  {seconds * 1e3:5.0f} ms")
+
+    for n in (100, 250, 500, 1000, 2000):
+        retriever = Retriever(ranker, candidates=n, index="exact")
+        started = time.perf_counter()
+        found = np.concatenate([retriever.top_rows(histories.part(slice(u, u + 1)), 10)[0] for u in range(len(histories))])
+        row("all sources", n, found, (time.perf_counter() - started) / len(histories))
+        spare = ranker.config.max_history  # past items among what is found are dropped
+        sources: dict[str, Callable[[], np.ndarray]] = {
+            "  fitted inner product": lambda n=n, r=retriever, spare=spare: r.linear(histories, n + spare),
+            "  neighbours": lambda n=n, r=retriever, spare=spare: r.neighbours(histories, n),
+            "  highest own term": lambda n=n, r=retriever, spare=spare: np.tile(r.popular(n + spare), (len(histories), 1)),
+        }
+        for name, source in sources.items():
+            started = time.perf_counter()
+            found = ranked(ranker, histories, source(), n)
+            row(name, n, found, (time.perf_counter() - started) / len(histories))
+
+
+def requests(ranker: Ranker, case: Path, users: int) -> tuple[Histories, list[set[int]]]:
+    table = pq.read_table(case / "requests-full.parquet").sort_by("request_id")
+    chosen = np.sort(np.random.default_rng(0).choice(len(table), min(users, len(table)), replace=False))
+    table = table.take(pa.array(chosen))
+    histories = ranker.histories_of(table["history"].to_pylist(), table["history_times"].to_pylist())
+    positives = np.load(case / "truth.npz")["positives"]
+    kind = type(ranker.items.ids[0].as_py())
+    of_request = [json.loads(str(positives[request])) for request in table["request_id"].to_pylist()]
+    return histories, [set(ranker.items.rows([kind(item) for item in items]).tolist()) for items in of_request]
+
+
+def ndcg(rows: np.ndarray, wanted: set[int]) -> float:
+    discounts = 1 / np.log2(np.arange(len(rows)) + 2)
+    return float(
+        sum(d for r, d in zip(rows.tolist(), discounts, strict=True) if r in wanted) / discounts[: len(wanted)].sum()
+    )
+
+
+def ranked(ranker: Ranker, histories: Histories, found: np.ndarray, n: int) -> np.ndarray:
+    lists = []
+    for user in range(len(histories)):
+        rows = found[user][(found[user] >= 0) & ~np.isin(found[user], histories.part(slice(user, user + 1)).items)]
+        lists.append(np.unique(rows[:n]))
+    candidates = Candidates.of(lists)
+    scores = ranker.score_rows(histories, candidates)
+    top = np.full((len(histories), 10), -1)
+    for user, (start, stop) in enumerate(zip(candidates.offsets[:-1], candidates.offsets[1:], strict=True)):
+        best = start + np.argsort(-scores[start:stop], kind="stable")[:10]
+        top[user, : len(best)] = candidates.rows[best]
+    return top
+
+
+def speed(items: int) -> None:
+    rng = np.random.default_rng(0)
+    log = skewed_log(20_000, items)
+    vectors = np.empty((items, 64), np.float32)
+    centres = rng.standard_normal((2000, 64), dtype=np.float32)
+    for low in range(0, items, 100_000):
+        part = vectors[low : low + 100_000]
+        part[:] = centres[rng.integers(2000, size=len(part))] + 0.7 * rng.standard_normal(part.shape, dtype=np.float32)
+    ranker = AttentionRanker(steps=100).fit(log, ItemEmbeddings.from_arrays(log.catalog.items, vectors))
+    started = time.perf_counter()
+    retriever = Retriever(ranker, candidates=500, index="lists")
+    print(
+        f"{items:,} items: index built in {time.perf_counter() - started:.1f} s, {torch.get_num_threads()} threads",
+        flush=True,
+    )
+    histories = long_histories(200, 200, items)
+    for n in (250, 500, 1000):
+        retriever.candidates = n
+        total, search = [], []
+        for user in range(len(histories)):
+            one = histories.part(slice(user, user + 1))
+            started = time.perf_counter()
+            retriever.retrieve(one)
+            search.append(time.perf_counter() - started)
+            started = time.perf_counter()
+            retriever.top_rows(one, 10)
+            total.append(time.perf_counter() - started)
+        (a50, a99), (p50, p99) = (1e3 * np.percentile(times[10:], (50, 99)) for times in (search, total))
+        print(
+            f"N {n:5d}: retrieve p50 {a50:5.1f} p99 {a99:5.1f} ms; retrieve and rank p50 {p50:5.1f} p99 {p99:5.1f} ms",
+            flush=True,
+        )
+
+
+def long_histories(users: int, past: int, items: int) -> Histories:
+    rng = np.random.default_rng(1)
+    rows = (items * rng.random((users, past)) ** 3).astype(np.int32).ravel()
+    times = np.tile(1_700_000_000 + 50_000 * np.arange(past), users)
+    return Histories(past * np.arange(users + 1), rows, times, np.zeros(len(rows), np.uint8))
+
+
+def main() -> None:
+    commands = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    which = commands.add_subparsers(dest="what", required=True)
+    for_quality = which.add_parser("quality")
+    for_quality.add_argument("model", type=Path)
+    for_quality.add_argument("case", type=Path)
+    for_quality.add_argument("--users", type=int, default=160)
+    for_speed = which.add_parser("speed")
+    for_speed.add_argument("--items", type=int, default=1_000_000)
+    options = commands.parse_args()
+    if options.what == "quality":
+        quality(options.model, options.case, options.users)
+    else:
+        speed(options.items)
+
+
+if __name__ == "__main__":
+    main()
