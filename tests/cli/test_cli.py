@@ -327,6 +327,7 @@ def test_help_needs_no_heavy_package() -> None:
 
 COMMANDS = [
     "demo",
+    "synth",
     "prepare",
     "embed",
     "import",
