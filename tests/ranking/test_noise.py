@@ -23,9 +23,14 @@ def ranker() -> AttentionRanker:
     return AttentionRanker(**SMALL, noise=2.0).fit(log, table_of(log.catalog.items.ids, width=16))
 
 
+def numbers(seed):
+    generator = torch.Generator().manual_seed(seed)
+    return lambda shape: torch.randn(shape, generator=generator)
+
+
 def test_noise_is_as_large_as_an_embedding_of_so_many_users_is_uncertain(ranker: AttentionRanker) -> None:
     rows = np.repeat(np.arange(len(ranker.items)), 2000).reshape(-1, 2000)
-    added = ranker._inputs(rows, torch.Generator().manual_seed(1)) - ranker._inputs(rows)
+    added = ranker._inputs(rows, numbers(1)) - ranker._inputs(rows)
     length = added.norm(dim=-1).square().mean(dim=-1).sqrt().numpy()
     expected = ranker.config.noise * ranker.config.scale / np.sqrt(np.maximum(ranker.users_of_item, 1))
     np.testing.assert_allclose(length, expected, rtol=0.05)
@@ -34,7 +39,7 @@ def test_noise_is_as_large_as_an_embedding_of_so_many_users_is_uncertain(ranker:
 
 def test_the_same_batch_gets_the_same_noise_and_ranking_gets_none(ranker: AttentionRanker) -> None:
     rows = np.arange(10)
-    first, second = (ranker._inputs(rows, torch.Generator().manual_seed(7)) for _ in range(2))
+    first, second = (ranker._inputs(rows, numbers(7)) for _ in range(2))
     assert torch.equal(first, second)
     ids = ranker.items.ids.to_pylist()
     scores = [ranker.score(ids[:5], ids[5:20]) for _ in range(2)]
