@@ -6,6 +6,7 @@ import pytest
 
 from heedful import errors
 from heedful.errors import (
+    ClusterError,
     ConfigError,
     FolderError,
     HeedfulError,
@@ -31,7 +32,8 @@ def test_a_missing_extra_names_the_pip_install() -> None:
 def test_the_tree_is_the_one_that_is_drawn() -> None:
     parents = {
         InputError: (HeedfulError,), ConfigError: (HeedfulError, ValueError), FolderError: (HeedfulError,),
-        MismatchError: (FolderError,), TrainingError: (HeedfulError,), MissingExtraError: (HeedfulError, ImportError),
+        MismatchError: (FolderError,), TrainingError: (HeedfulError,),
+        ClusterError: (HeedfulError,), MissingExtraError: (HeedfulError, ImportError),
     }  # fmt: skip
     for error, bases in parents.items():
         assert error.__bases__ == bases

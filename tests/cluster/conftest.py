@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,9 +18,16 @@ from heedful.events.synthetic import SyntheticConfig, synthesize
 
 
 @pytest.fixture(scope="session")
-def ray_session() -> Iterator[None]:
+def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     ray = pytest.importorskip("ray", reason="the extra cluster is not installed")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # Ray would write a token into the user's home, which from then on every cluster on this machine asks for.
+    token = tmp_path_factory.mktemp("ray") / "token"
+    token.touch(mode=0o600)
+    token.write_text(secrets.token_hex(32))
+    settings = {"RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    patch = pytest.MonkeyPatch()
+    for name, value in settings.items():
+        patch.setenv(name, value)
     path = os.pathsep.join([str(Path(heedful.__file__).parents[1]), str(Path(__file__).parent)])
     ray.init(
         address="local",
@@ -32,6 +40,7 @@ def ray_session() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+    patch.undo()
 
 
 @pytest.fixture(scope="session")

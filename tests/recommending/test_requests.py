@@ -113,7 +113,7 @@ def test_more_requests_than_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ranker = ranker_of()
     source = write(tmp_path / "in.parquet", some_requests(ranker), row_group_size=11)
     score_requests(ranker, source, tmp_path / "whole.parquet")
-    monkeypatch.setattr("heedful.recommending.requests._BATCH_REQUESTS", 7)
+    monkeypatch.setattr("heedful.recommending.requests.BATCH_REQUESTS", 7)
     score_requests(ranker, source, tmp_path / "parts.parquet")
     whole, parts = (pq.read_table(tmp_path / name) for name in ("whole.parquet", "parts.parquet"))
     assert whole["request_id"].equals(parts["request_id"])
@@ -265,7 +265,7 @@ def test_files_that_are_no_requests(tmp_path: Path) -> None:
 
 def test_a_failure_half_way_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ranker, out = ranker_of(), tmp_path / "out.parquet"
-    monkeypatch.setattr("heedful.recommending.requests._BATCH_REQUESTS", 7)
+    monkeypatch.setattr("heedful.recommending.requests.BATCH_REQUESTS", 7)
     requests = some_requests(ranker)
     score_requests(ranker, write(tmp_path / "in.parquet", requests), out)
     before = out.read_bytes()
