@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,18 +17,22 @@ from cluster_worlds import Shop
 import heedful
 from heedful.events.synthetic import SyntheticConfig, synthesize
 
+# Ray would write a token into the user's home, which from then on every cluster on this machine asks for. It looks at these
+# settings once, when it is imported.
+_SECRETS = tempfile.TemporaryDirectory(prefix="heedful-ray-")
+_TOKEN = Path(_SECRETS.name) / "token"
+_TOKEN.touch(mode=0o600)
+_TOKEN.write_text(secrets.token_hex(32))
+os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(_TOKEN), RAY_BACKEND_LOG_LEVEL="fatal")
+
+
+def pytest_unconfigure() -> None:
+    _SECRETS.cleanup()
+
 
 @pytest.fixture(scope="session")
-def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def ray_session() -> Iterator[None]:
     ray = pytest.importorskip("ray", reason="the extra cluster is not installed")
-    # Ray would write a token into the user's home, which from then on every cluster on this machine asks for.
-    token = tmp_path_factory.mktemp("ray") / "token"
-    token.touch(mode=0o600)
-    token.write_text(secrets.token_hex(32))
-    settings = {"RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
-    patch = pytest.MonkeyPatch()
-    for name, value in settings.items():
-        patch.setenv(name, value)
     path = os.pathsep.join([str(Path(heedful.__file__).parents[1]), str(Path(__file__).parent)])
     ray.init(
         address="local",
@@ -40,7 +45,6 @@ def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     )
     yield
     ray.shutdown()
-    patch.undo()
 
 
 @pytest.fixture(scope="session")
