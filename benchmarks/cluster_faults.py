@@ -11,9 +11,11 @@ with a machine that is not busy otherwise.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -29,7 +31,7 @@ import pyarrow.parquet as pq
 from heedful.events.log import EventLog
 
 PORT = 6377
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_AUTH_MODE": "token"}
 OBJECT_STORE = ["--object-store-memory=100000000", "--disable-usage-stats"]
 
 
@@ -37,10 +39,15 @@ def main() -> None:
     options = parse()
     work = options.work
     work.mkdir(parents=True, exist_ok=True)
+    # Ray listens on every interface: a token of this run's own keeps others out, and leaves the user's alone.
+    token = work / "token"
+    token.touch(mode=0o600)
+    token.write_text(secrets.token_hex(32))
+    ENVIRONMENT["RAY_AUTH_TOKEN_PATH"] = str(token)
     heedful("synth", "--out", work / "log", "--users", options.users, "--items", options.items, "--part-users",
             max(options.users // 8, 1), "--overwrite")  # fmt: skip
     ray("start", "--head", f"--port={PORT}", "--num-cpus=0", "--include-dashboard=false", f"--temp-dir={options.ray}")
-    nodes = Nodes()
+    nodes = Nodes(options.ray)
     found = {}
     try:
         for _ in range(3):
@@ -94,8 +101,8 @@ def stages(work: Path) -> dict[str, list[str]]:
 class Nodes:
     """The nodes of this machine beside the head, by the process ids of their raylets."""
 
-    def __init__(self) -> None:
-        self.head = raylets()
+    def __init__(self, session: str) -> None:
+        self.session = session
         self.pids: list[int] = []
 
     def add(self) -> None:
@@ -107,20 +114,25 @@ class Nodes:
         os.kill(self.pids.pop(), signal.SIGKILL)
 
     def kill_all(self) -> None:
-        for pid in [*self.pids, *self.head]:
-            os.kill(pid, signal.SIGTERM)
+        """End every process of the session, and no other."""
+        for pid in processes(self.session):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def raylets() -> set[int]:
-    """Process ids of the raylets of this session's cluster."""
+    """Process ids of the raylets of this cluster."""
+    return {pid for pid in processes(f":{PORT}") if b"raylet/raylet" in Path(f"/proc/{pid}/cmdline").read_bytes()}
+
+
+def processes(word: str) -> set[int]:
+    """Process ids of Ray's programs that have the word in their command line."""
     found = set()
     for place in Path("/proc").iterdir():
-        try:
-            words = (place / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if words[0].endswith(b"raylet/raylet") and any(f":{PORT}".encode() in word for word in words):
-            found.add(int(place.name))
+        with contextlib.suppress(OSError):
+            line = (place / "cmdline").read_bytes()
+            if word.encode() in line and b"site-packages/ray/" in line:
+                found.add(int(place.name))
     return found
 
 

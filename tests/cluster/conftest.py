@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import secrets
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,11 +17,22 @@ from cluster_worlds import Shop
 import heedful
 from heedful.events.synthetic import SyntheticConfig, synthesize
 
+# Ray would write a token into the user's home, which from then on every cluster on this machine asks for. It looks at these
+# settings once, when it is imported.
+_SECRETS = tempfile.TemporaryDirectory(prefix="heedful-ray-")
+_TOKEN = Path(_SECRETS.name) / "token"
+_TOKEN.touch(mode=0o600)
+_TOKEN.write_text(secrets.token_hex(32))
+os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(_TOKEN), RAY_BACKEND_LOG_LEVEL="fatal")
+
+
+def pytest_unconfigure() -> None:
+    _SECRETS.cleanup()
+
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     ray = pytest.importorskip("ray", reason="the extra cluster is not installed")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     path = os.pathsep.join([str(Path(heedful.__file__).parents[1]), str(Path(__file__).parent)])
     ray.init(
         address="local",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -133,3 +134,19 @@ def test_one_event() -> None:
     features, log_share = index.features(np.array([0, 1]), np.full(2, index.end))
     assert np.isfinite(features).all() and np.isfinite(log_share).all()
     assert log_share[0] > log_share[1]
+
+
+def test_a_saved_index_answers_like_the_one_that_was_saved(tmp_path: Path) -> None:
+    random = np.random.default_rng(3)
+    offsets = np.array([0, 40, 40, 100])
+    times = np.concatenate([np.sort(random.integers(0, 10**6, n)) for n in (40, 0, 60)])
+    histories = Histories(offsets, random.integers(0, 9, 100).astype(np.int32), times, np.zeros(100, np.uint8))
+    index = TrendIndex(histories, 9)
+    index.save(tmp_path)
+    loaded = TrendIndex.load(tmp_path)
+    rows, moments = np.repeat(np.arange(9), 5), np.tile(np.linspace(1, 10**6, 5).astype(np.int64), 9)
+    for found, expected in zip(loaded.features(rows, moments), index.features(rows, moments), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    bits = random.integers(2**64, size=45, dtype=np.uint64)
+    np.testing.assert_array_equal(loaded.negatives(moments, bits), index.negatives(moments, bits))
+    assert (loaded.end, loaded.span) == (index.end, index.span)

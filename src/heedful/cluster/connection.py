@@ -58,6 +58,11 @@ def connect(address: str) -> Iterator[None]:
             log_to_driver=False,
             configure_logging=True,
         )
+    except ray.exceptions.AuthenticationError as error:
+        raise ClusterError(
+            f"the Ray cluster at {address} asks for a token",
+            fix="set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to its file, here and on every node (see docs/scaling.md)",
+        ) from error
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise ClusterError(
             f"cannot join the Ray cluster at {address}",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from heedful.ranking.models import MODELS
 from heedful.ranking.neural import NeuralRanker
 from heedful.ranking.ranker import Ranker
 from heedful.ranking.training import Scoring
+from heedful.ranking.trend import TrendIndex
 
 __all__ = ["DataParallel", "train"]
 
@@ -110,6 +112,24 @@ class DataParallel:
 
     def __init__(self) -> None:
         self.rank, self.size = distributed.get_rank(), distributed.get_world_size()
+
+    def once(self, build: Callable[[], TrendIndex]) -> TrendIndex:
+        """See `Team`."""
+        import ray.train
+
+        own = tempfile.mkdtemp(prefix="heedful-") if ray.train.get_context().get_local_rank() == 0 else ""
+        names: list[tuple[str, str]] = [("", "")] * self.size
+        machine = ray.get_runtime_context().get_node_id()
+        distributed.all_gather_object(names, (machine, own))
+        folder = Path(next(place for node, place in names if node == machine and place))
+        if own:
+            build().save(folder)
+        distributed.barrier()
+        index = TrendIndex.load(folder)
+        distributed.barrier()
+        if own:
+            shutil.rmtree(folder)  # the maps keep what they show
+        return index
 
     def share(self, module: nn.Module, scoring: Scoring) -> Scoring:
         """See `Team`."""

@@ -10,6 +10,7 @@ import threading
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -200,7 +201,10 @@ class NeuralRanker(Ranker):
             torch.manual_seed(self.config.seed)
             self._net = _Net(self._model(items.width), self.config.trend)
         self._net.to(self._device)
-        trend = TrendIndex(histories, len(self.items)) if self.config.trend else None
+        trend = None
+        if self.config.trend:
+            build = partial(TrendIndex, histories, len(self.items))
+            trend = team.once(build) if team else build()
         data = json.dumps([items.content_hash, log.facts()]) if checkpoints is not None else ""
         self.report = train_module(
             self._net, _TrainingPass(self, trend), self._sampler(log, histories, trend, team), self.config,

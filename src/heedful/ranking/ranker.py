@@ -247,7 +247,9 @@ class Ranker(ABC):
         else:
             self.items, self.attributes = embeddings.items, attributes_of(log, embeddings)
             histories = _in_table_rows(log, embeddings)
-        self.users_of_item = count_items(histories, len(self.items))[1]
+        # The catalogue knows the counts of its own log; counting a large one takes a good deal of memory.
+        same = histories is log.histories
+        self.users_of_item = np.asarray(log.catalog.users) if same else count_items(histories, len(self.items))[1]
         return histories
 
     def _settings(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import contextlib
 import json
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,6 +27,7 @@ from heedful.folders import write_atomically
 from heedful.progress import progress, say
 from heedful.ranking.instances import Batch, InstanceSampler, Position
 from heedful.ranking.objective import OBJECTIVES
+from heedful.ranking.trend import TrendIndex
 
 __all__ = ["Scoring", "Team", "TrainingConfig", "TrainingReport", "as_device", "train_module", "write_tensors"]
 
@@ -117,6 +118,9 @@ class Team(Protocol):
 
     rank: int
     size: int
+
+    def once(self, build: Callable[[], TrendIndex]) -> TrendIndex:
+        """What the workers of a machine can share: built by one of them, mapped by all."""
 
     def share(self, module: nn.Module, scoring: Scoring) -> Scoring:
         """The forward pass, after which the gradients of `module` are the mean over the workers."""

@@ -10,7 +10,8 @@ Shapes: I items, F features, W windows, N (item, moment) pairs.
 from __future__ import annotations
 
 import math
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple, Self
 
 import numba
 import numpy as np
@@ -27,15 +28,19 @@ N_TREND_FEATURES = 2 * _FEATURES_EACH
 _POPULAR_SHARE = 0.5
 
 
-class _Actions:
+class _Actions(NamedTuple):
     """Times of some actions, item by item and all together, sorted."""
 
-    def __init__(self, items: np.ndarray, times: np.ndarray, n_items: int) -> None:
-        order = np.lexsort((times, items))
-        self.times = times[order]
-        self.offsets = np.searchsorted(items[order], np.arange(n_items + 1)).astype(np.int64)
-        in_time = np.argsort(times, kind="stable")
-        self.all_times, self.all_items = times[in_time], items[in_time]
+    times: np.ndarray
+    offsets: np.ndarray
+    all_times: np.ndarray
+    all_items: np.ndarray
+
+    @classmethod
+    def of(cls, items: np.ndarray, times: np.ndarray, n_items: int) -> _Actions:
+        order, in_time = np.lexsort((times, items)), np.argsort(times, kind="stable")
+        offsets = np.searchsorted(items[order], np.arange(n_items + 1)).astype(np.int64)
+        return cls(times[order], offsets, times[in_time], items[in_time])
 
 
 class TrendIndex:
@@ -56,8 +61,8 @@ class TrendIndex:
     def __init__(self, histories: Histories, n_items: int) -> None:
         items, times = np.asarray(histories.items), np.asarray(histories.times)
         first = _first_touches(np.asarray(histories.offsets), items, n_items)
-        self._first = _Actions(items[first], times[first], n_items)
-        self._all = _Actions(items, times, n_items)
+        self._first = _Actions.of(items[first], times[first], n_items)
+        self._all = _Actions.of(items, times, n_items)
         known = np.flatnonzero(np.diff(self._first.offsets))
         births = self._first.times[self._first.offsets[known]]
         in_time = np.argsort(births, kind="stable")
@@ -65,6 +70,31 @@ class TrendIndex:
         self.end = int(times.max()) + 1 if len(times) else 0
         self.span = float(max(self.end - int(times.min()), 1)) if len(times) else 1.0
         self._windows = (self.span / 2.0 ** np.arange(1, _WINDOWS + 1)).astype(np.int64)
+
+    def save(self, folder: Path) -> None:
+        """Write the arrays into an existing folder, so that other processes can map them."""
+        arrays = {"births": self._births, "born": self._born, "windows": self._windows}
+        arrays |= {"period": np.array([self.end, self.span])}
+        for name, actions in (("first", self._first), ("all", self._all)):
+            arrays |= {f"{name}_{field}": array for field, array in actions._asdict().items()}
+        for name, array in arrays.items():
+            np.save(folder / f"{name}.npy", array)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """The index that `save` wrote, memory-mapped."""
+
+        def mapped(name: str) -> np.ndarray:
+            return np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r"))
+
+        index = cls.__new__(cls)
+        index._births, index._born, index._windows = mapped("births"), mapped("born"), mapped("windows")
+        index._first, index._all = (
+            _Actions(*(mapped(f"{name}_{field}") for field in _Actions._fields)) for name in ("first", "all")
+        )
+        end, span = mapped("period").tolist()
+        index.end, index.span = int(end), float(span)
+        return index
 
     def features(self, rows: np.ndarray, moments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What was known of items at moments.
