@@ -143,3 +143,30 @@ def test_what_a_layer_adds_to_the_scores_acts_as_a_weight() -> None:
     doubled = model(x_BLD[:, [0, 1, 1, 2]], torch.zeros(1, 4), xq_BCD)
     assert torch.allclose(weighted, doubled, atol=1e-5)
     assert not torch.allclose(weighted, model(x_BLD, torch.zeros(1, 3), xq_BCD), atol=1e-3)
+
+
+@pytest.mark.parametrize("null_rows", [0, 2])
+def test_both_forms_are_the_same_function(null_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a training step, with what layers add to the scores, and with the same candidates for every user."""
+    model = Attention(width=6, hidden=10, depth=4, null_rows=null_rows, scale=2.0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.normal_()
+    x_BLD, log_weight_BL, xq_BCD = batch(6, 7)
+    bias_KBL, cotangent = torch.randn(4, *log_weight_BL.shape), torch.randn(len(LENGTHS), 7)
+    found = []
+    for short in (True, False):
+        monkeypatch.setattr(Attention, "_short", lambda *_, short=short: short)
+        inputs = [tensor.clone().requires_grad_() for tensor in (xq_BCD[:1], bias_KBL)]
+        model.zero_grad()
+        logits = model(x_BLD, log_weight_BL, inputs[0], inputs[1])
+        (logits * cotangent).sum().backward()
+        found.append([logits.detach(), *(tensor.grad for tensor in (*model.parameters(), *inputs))])
+    for one, other in zip(*found, strict=True):
+        assert torch.allclose(one, other, atol=1e-5 * max(1.0, other.abs().max().item()))
+
+
+def test_a_short_past_is_trained_on_scores_alone_and_a_long_one_absorbed() -> None:
+    model = Attention(width=64, hidden=128, depth=10, null_rows=0, scale=1.0)
+    assert [model._short(past, 110) for past in (0, 1, 30, 60, 500)] == [False, True, True, False, False]
