@@ -27,6 +27,13 @@ RATES = [
     (10, 0.3, 0.1, 3),
     (400, 0.02, 0.3, 5),
     (400, 0.02, 0.3, 20),
+    (2000, 0.02, 0.3, 5),
+    (1000, 0.01, 0.1, 3),
+    (5000, 0.005, 0.2, 10),
+    (100, 0.05, 0.2, 10),
+    (200, 0.03, 0.1, 2),
+    (50, 0.3, 0.5, 20),
+    (300, 0.5, 0.3, 5),
 ]
 LIFTS = [
     # users, CTR, intra-class correlation, share of the treatment, its factor
@@ -66,7 +73,7 @@ def coverage(randoms: np.random.Generator, repeats: int) -> None:
             low, high = independent(found)
             plain += low <= ctr <= high
         print(
-            f"{users:5d} {ctr:5.2f} {likeness:9.2f} {impressions:12d} {covered / repeats:9.1%}  {plain / repeats:8.1%}",
+            f"{users:5d} {ctr:5.3f} {likeness:9.2f} {impressions:12d} {covered / repeats:9.1%}  {plain / repeats:8.1%}",
             flush=True,
         )
 

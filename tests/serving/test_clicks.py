@@ -35,6 +35,10 @@ def outcomes(rows: list[dict[str, Any]]) -> pa.Table:
     return pa.table({name: pa.array([row[name] for row in full], kinds.get(name, pa.string())) for name in names})
 
 
+def simulated(rows: list[dict[str, Any]]) -> pa.Table:
+    return outcomes([{**row, "model": "simulated:attention"} for row in rows])
+
+
 def arm(treatment: str, users: int, clickers: int, **row: Any) -> list[dict[str, Any]]:
     """Users with two impressions each; the first `clickers` clicked one of them."""
     return [
@@ -103,7 +107,8 @@ def test_bots_are_set_aside_and_counted() -> None:
     clean = report(outcomes([*people, *keen, *often, *several, *few]))
     found = report(outcomes([*people, *eager, *keen, *tireless, *often, *several, *few]))
     assert found.set_aside == {
-        "bots": 2, "impressions_of_bots": 261, "clicks_of_bots": 120, "further_clicks": 0, "repeated_clicks": 0,
+        "simulated_impressions": 0, "bots": 2, "impressions_of_bots": 261, "clicks_of_bots": 120, "further_clicks": 0,
+        "repeated_clicks": 0,
     }  # fmt: skip
     assert found.slots == clean.slots and set(clean.set_aside.values()) == {0}
     strict = report(outcomes([*people, *keen]), ClickConfig(bot_click_share=0.5))
@@ -121,15 +126,29 @@ def test_advice_on_sample_sizes() -> None:
         "impressions that each treatment needs to be told from popularity with probability 80%: "
     )
     assert found.slots[0].guidance.endswith("for a lift of 20%; one has seen 400")
-    assert found.slots[1].guidance == "too early for advice: 3 users have clicked in popularity, and 10 are needed"
+    assert found.slots[1].guidance == "too early for advice: users who clicked in popularity: 3, needed: 10"
     often = report(outcomes([{"user_id": f"u{n}", "clicks": int(n < 98)} for n in range(100)]))
     assert often.slots[0].guidance == "popularity is clicked too often for a higher rate to be told from it"
 
 
 def test_simulated_impressions_are_told() -> None:
-    rows = [*WORLD, {"model": "simulated:attention"}]
-    assert report(outcomes(rows)).simulated and str(report(outcomes(rows))).startswith("Simulated: nobody saw these slots.")
-    assert not report(outcomes(rows).drop_columns(["model", "repeated_clicks"])).simulated
+    found = report(simulated(WORLD))
+    assert found.simulated and str(found).startswith("Simulated: nobody saw these slots.")
+    assert found.slots == report(outcomes(WORLD)).slots
+    assert not report(outcomes(WORLD).drop_columns(["model", "repeated_clicks"])).simulated
+
+
+def test_simulated_and_real_impressions_are_never_counted_together() -> None:
+    both = pa.concat_tables([outcomes(arm("attention", 20, 4)), simulated(arm("attention", 50, 30))])
+    for which, n_shown, aside in (
+        (None, 40, {"simulated_impressions": 100}),
+        (False, 40, {"simulated_impressions": 100}),
+        (True, 100, {"real_impressions": 40}),
+    ):
+        found = report(both, simulated=which)
+        assert found.simulated is bool(which) and found.set_aside.items() >= aside.items()
+        assert [one.rate.impressions for one in found.slots[0].treatments] == [n_shown]
+    assert str(report(outcomes(WORLD), simulated=True)).startswith("Nothing simulated was shown yet.")
 
 
 def test_nothing_yet() -> None:
@@ -176,14 +195,14 @@ def test_words_and_json() -> None:
 
 
 def test_figure_5(tmp_path: Path) -> None:
-    found = report(outcomes([*WORLD, {"model": "simulated:attention"}]))
+    found = report(simulated(WORLD))
     axes = draw_figure5(found).axes[0]
     heights = sorted(
         (bar.get_x(), bar.get_height()) for bars in axes.containers if hasattr(bars, "patches") for bar in bars.patches
     )
     rates = sorted((one.rate.ctr for slot in found.slots for one in slot.treatments), reverse=True)
     assert [height for _, height in heights] == pytest.approx([ctr / rates[0] for ctr in rates])
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["books", "music", "books", "music"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["books", "books", "music", "music"]
     assert axes.get_xlabel() == "content: slot and treatment"
     assert axes.get_ylabel() == "click-through rate, relative to the highest"
     assert axes.get_title().startswith("Simulated clicks: nobody saw this content")

@@ -30,9 +30,22 @@ def test_known_answers() -> None:
     assert alone.design_effect == pytest.approx(100 / 99)
     # Users who always do the same: a hundred impressions of each tell no more than one.
     same = rate(np.full(100, 100), np.repeat([100, 0], [10, 90]))
-    assert (same.low, same.high) == pytest.approx((alone.low, alone.high)) and same.design_effect == pytest.approx(
-        101, rel=0.01
-    )
+    assert same.design_effect == pytest.approx(101, rel=0.01)
+    # That they do is seen in the ten who clicked alone, so the interval is a little wider: freedom 2 (u p (1 - p))^2 over
+    # u p (1 - p) ((1 - p)^3 + p^3 - p (1 - p)) = 18 / 0.64, and Student's quantile 2.048 in place of 1.984.
+    assert same.low < alone.low and same.high > alone.high
+    assert (same.low, same.high) == pytest.approx((0.0536, 0.1788), abs=1e-4)
+
+
+def test_few_users_who_click_make_the_interval_wider() -> None:
+    shown = np.full(400, 10)
+    few, many = np.zeros(400, int), np.zeros(400, int)
+    few[:8], many[:80] = 10, 1
+    of_few, of_many = rate(shown, few), rate(shown, many)
+    assert of_few.ctr == of_many.ctr == 0.02
+    assert of_few.high - of_few.low > 1.5 * (of_many.high - of_many.low)
+    # Wilson's interval for 400 users who always do the same, of whom 8 click, is 0.0102 to 0.0389.
+    assert of_few.low < 0.0102 and of_few.high > 0.0389
 
 
 def test_the_edges() -> None:

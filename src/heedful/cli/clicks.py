@@ -37,15 +37,18 @@ def clicks_group() -> None:
 @click.option("--slot", default=None, help="Only this slot.")
 @click.option("--figure", default=None, type=click.Path(), help="Write Figure 5, as .png or .svg.")
 @click.option("--json", "json_path", default=None, type=click.Path(), help="Write the report as JSON.")
+@click.option("--simulated/--real", default=None, help="Which impressions to count. [real, if there are any]")
 @config_options(ClickConfig)
-def report_command(database: str, slot: str | None, figure: str | None, json_path: str | None, **options: Any) -> None:
+def report_command(
+    database: str, slot: str | None, figure: str | None, json_path: str | None, simulated: bool | None, **options: Any
+) -> None:
     """Click-through by slot and treatment, with intervals, lifts that may be watched, and sample sizes.
 
     DATABASE is the SQLite file or PostgreSQL URL that `heedful serve --database` uses.
     """
     store = Store.open(database, create=False)
     try:
-        found = report(store.outcomes(slot=slot), ClickConfig(**chosen(options)))
+        found = report(store.outcomes(slot=slot), ClickConfig(**chosen(options)), simulated=simulated)
     finally:
         store.close()
     _show(found, figure, json_path)
@@ -74,7 +77,7 @@ def simulate_command(model: str, sequences: str, slots: str, database: str, figu
         click.echo(
             f"{done.users:,} users on {done.visits:,} visits: {done.impressions:,} impressions, {done.clicks:,} clicks\n"
         )
-        _show(report(store.outcomes()), figure, None)
+        _show(report(store.outcomes(), simulated=True), figure, None)
     finally:
         store.close()
 

@@ -94,9 +94,9 @@ class Report:
 
     Attributes:
         slots: by name.
-        set_aside: what does not count, by reason: bots, their impressions and clicks, clicks on further items of an
-            impression, repeated clicks on one item.
-        simulated: whether any of it comes from the simulator.
+        set_aside: what does not count, by reason: impressions of the other kind (simulated or real), bots, their impressions
+            and clicks, clicks on further items of an impression, repeated clicks on one item.
+        simulated: whether these are impressions of the simulator, which are never counted together with real ones.
         confidence: of the intervals.
     """
 
@@ -124,7 +124,7 @@ class Report:
 
     def __str__(self) -> str:
         if not self.slots:
-            return "Nothing was shown yet."
+            return "Nothing simulated was shown yet." if self.simulated else "Nothing was shown yet."
         lines = ["Simulated: nobody saw these slots."] if self.simulated else []
         for slot in self.slots:
             lines += ["", slot.slot, *(_treated_line(one) for one in slot.treatments)]
@@ -133,13 +133,14 @@ class Report:
         return "\n".join([*lines, "", f"Set aside: {aside or 'nothing'}."]).lstrip("\n")
 
 
-def report(outcomes: pa.Table, config: ClickConfig = ClickConfig()) -> Report:
+def report(outcomes: pa.Table, config: ClickConfig = ClickConfig(), *, simulated: bool | None = None) -> Report:
     """Count and compare.
 
     Args:
         outcomes: one row for each impression that was shown, as `Store.outcomes` gives: slot, treatment, user_id, time (unix
             seconds), clicks (distinct items clicked), and maybe repeated_clicks, and model to mark simulated impressions.
         config: how.
+        simulated: count the impressions of the simulator, or the real ones; None: the real ones as soon as there are any.
 
     Raises:
         InputError: a column is missing.
@@ -147,6 +148,7 @@ def report(outcomes: pa.Table, config: ClickConfig = ClickConfig()) -> Report:
     known = outcomes.column_names
     if not set(_COLUMNS) <= set(known):
         raise InputError("the outcomes lack a column", got=", ".join(known), expected=", ".join(_COLUMNS))
+    outcomes, simulated, others = _of_one_kind(outcomes, simulated)
     users, _ = _codes(outcomes["user_id"])
     slots, slot_names = _codes(outcomes["slot"])
     treatments, treatment_names = _codes(outcomes["treatment"])
@@ -161,10 +163,10 @@ def report(outcomes: pa.Table, config: ClickConfig = ClickConfig()) -> Report:
             if (chosen := inside & (treatments == t) & human).any()
         }
     best = max((one.ctr for of in rates.values() for one in of.values()), default=0.0)
-    simulated = "model" in known and bool(pc.any(pc.starts_with(outcomes["model"], SIMULATED)).as_py())
     return Report(
         tuple(_slot_report(slot, of, best, config) for slot, of in rates.items() if of),
         {
+            "real_impressions" if simulated else "simulated_impressions": others,
             "bots": len(np.unique(users[~human])),
             "impressions_of_bots": int(np.count_nonzero(~human)),
             "clicks_of_bots": int(clicks[~human].sum()),
@@ -174,6 +176,18 @@ def report(outcomes: pa.Table, config: ClickConfig = ClickConfig()) -> Report:
         simulated,
         config.confidence,
     )
+
+
+def _of_one_kind(outcomes: pa.Table, simulated: bool | None) -> tuple[pa.Table, bool, int]:
+    """The outcomes that count, whether they are simulated, and how many are of the other kind."""
+    if "model" not in outcomes.column_names:
+        return outcomes, False, 0
+    marked = pc.fill_null(pc.starts_with(outcomes["model"], SIMULATED), False)
+    n_simulated = int(pc.sum(marked).as_py() or 0)
+    if simulated is None:
+        simulated = 0 < n_simulated == len(outcomes)
+    kept = outcomes.filter(marked if simulated else pc.invert(marked))
+    return kept, simulated, len(outcomes) - len(kept)
 
 
 def _codes(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
@@ -231,7 +245,7 @@ def _reference(treatments: Sequence[str], wanted: str) -> str:
 def _guidance(against: str, rate: Rate, alpha: float, config: ClickConfig) -> str:
     """How many impressions it takes to tell lifts from none, if users see as many as so far."""
     if rate.clickers < MIN_CLICKERS:
-        return f"too early for advice: {rate.clickers} users have clicked in {against}, and {MIN_CLICKERS} are needed"
+        return f"too early for advice: users who clicked in {against}: {rate.clickers}, needed: {MIN_CLICKERS}"
     parts = []
     for wanted in _WANTED_LIFTS:
         needed = impressions_needed(

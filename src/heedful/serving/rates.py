@@ -4,8 +4,10 @@ A user's impressions are alike, so the user, who is also what treatments are dea
 impression: an interval that takes impressions for independent covers the truth far too rarely.
 
 Intervals are Wilson's, with the number of impressions replaced by the effective one, R (1 - R) / v, where v is the jackknife
-variance of the ratio over users, and with Student's quantile for an effective number of users (Korn and Graubard 1998;
-Franco, Little, Louis and Slud 2019; Carter, Schnepel and Steigerwald 2017 for the effective number).
+variance of the ratio over users, and with Student's quantile (Korn and Graubard 1998; Franco, Little, Louis and Slud 2019).
+Its degrees of freedom are those of an effective number of users (Carter, Schnepel and Steigerwald 2017), or of how surely v
+itself is known (Satterthwaite 1946), if these are fewer: where a few users make most clicks, v is known from these few. Only
+the part of v beyond that of independent impressions counts there, since the rate itself gives the other part.
 
 Lifts are compared on the logarithm of the ratio of two rates, by the asymptotic confidence sequence of Waudby-Smith, Arbour,
 Sinha, Kennedy and Ramdas (Annals of Statistics 2024), Robbins' normal mixture: with probability 1 - alpha it holds the truth
@@ -94,10 +96,13 @@ def rate(shown: np.ndarray, clicked: np.ndarray, *, confidence: float = 0.95) ->
     variance = _jackknife(shown, clicked)
     if clicks in (0, total) or users == 1:
         effective = groups  # the users' rates do not differ yet: as if each user always did the same
+        freedom = groups - 1
     else:
         effective = min(ctr * (1 - ctr) / variance, total) if variance > 0 else total
+        excess = 1 - effective / total
+        freedom = min(groups - 1, _freedom(clicked - ctr * shown) / excess) if excess > 0 else groups - 1
     normal = NormalDist().inv_cdf((1 + confidence) / 2)
-    student = student_quantile((1 + confidence) / 2, max(groups - 1, 1.0))
+    student = student_quantile((1 + confidence) / 2, max(freedom, 1.0))
     low, high = _wilson(ctr, effective * (normal / student) ** 2, normal)
     return Rate(total, clicks, users, int(np.count_nonzero(clicked)), ctr, low, high, variance)
 
@@ -178,6 +183,13 @@ def _jackknife(shown: np.ndarray, clicked: np.ndarray) -> float:
         return math.nan
     without = (clicked.sum() - clicked) / (shown.sum() - shown)
     return float((users - 1) / users * np.square(without - clicked.sum() / shown.sum()).sum())
+
+
+def _freedom(residuals: np.ndarray) -> float:
+    """Degrees of freedom of the variance v of a mean, 2 v^2 / Var(v), from the fourth moment; as many as users if normal."""
+    squares = np.square(residuals, dtype=np.float64)
+    spread = float(np.square(squares).sum() - squares.sum() ** 2 / len(squares))
+    return 2 * float(squares.sum()) ** 2 / spread if spread > 0 else math.inf
 
 
 def _wilson(share: float, trials: float, normal: float) -> tuple[float, float]:

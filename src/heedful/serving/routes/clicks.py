@@ -41,6 +41,11 @@ def click_report(
     slot: Annotated[Name | None, Query()] = None,
     since: Annotated[Seconds | None, Query(description="Unix seconds.", strict=False)] = None,
     until: Annotated[Seconds | None, Query(description="Unix seconds.", strict=False)] = None,
+    simulated: Annotated[bool | None, Query(description="The simulator's, or the real ones.", strict=False)] = None,
 ) -> Answer:
-    """Click-through rates by slot and treatment, with intervals that stay valid however often one looks."""
-    return Answer(report(engine.store.outcomes(slot=slot, since=since, until=until)).to_dict())
+    """Click-through rates by slot and treatment, with lifts that stay valid however often one looks.
+
+    Simulated and real impressions are never counted together: the real ones are told as soon as there are any, unless
+    `simulated` says which.
+    """
+    return Answer(report(engine.store.outcomes(slot=slot, since=since, until=until), simulated=simulated).to_dict())

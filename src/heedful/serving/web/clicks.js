@@ -3,9 +3,10 @@
 import { get } from "./api.js";
 import { byId, count, element, failure, percent, plural, sentence, skeleton, words } from "./dom.js";
 
-export const loadReport = (signal) => get("clicks/report", signal);
+export const loadReport = (signal, query = "") => get(`clicks/report${query}`, signal);
 
 let asked = new AbortController();
+let chosen = ""; // which impressions the visitor wants to see: "" for the real ones as soon as there are any
 
 export async function openClicks() {
   asked.abort();
@@ -14,7 +15,7 @@ export async function openClicks() {
   box.setAttribute("aria-busy", "true");
   if (!box.children.length) box.replaceChildren(skeleton("rows", 8));
   try {
-    const [report, { slots }] = await Promise.all([loadReport(asked.signal), get("slots", asked.signal)]);
+    const [report, { slots }] = await Promise.all([loadReport(asked.signal, chosen), get("slots", asked.signal)]);
     const titles = new Map(slots.map((slot) => [slot.name, slot.title]));
     box.replaceChildren(...figures(report, (name) => titles.get(name) ?? words(name)));
   } catch (error) {
@@ -28,7 +29,7 @@ export async function openClicks() {
 export function clickLine(report, slot, treatment) {
   const found = report.slots.find((one) => one.slot === slot)?.treatments.find((one) => one.treatment === treatment);
   if (!found?.impressions) return ["Not shown to anybody yet"];
-  return [element("b", {}, percent(found.ctr)), ` click-through of ${words(treatment)}: ${plural(found.clicks, "click")}, shown ${plural(found.impressions, "time")}`];
+  return [element("b", {}, percent(found.ctr)), ` ${report.simulated ? "simulated " : ""}click-through of ${words(treatment)}: ${plural(found.clicks, "click")}, shown ${plural(found.impressions, "time")}`];
 }
 
 function figures(report, titleOf) {
@@ -40,13 +41,25 @@ function figures(report, titleOf) {
         element("a", { href: "#/" }, "Open a visitor"), " or run the simulator.")), again];
   }
   return [
-    report.simulated ? element("p", { class: "notice" }, element("strong", {}, "Simulated. "),
-      "At least some of these clicks come from replaying the days after the training period, with a click where the visitor did buy.") : null,
+    kind(report),
     relative(shown, titleOf, report.confidence),
     element("h2", { class: "by-slot" }, "Slot by slot"),
     element("div", { class: "reports" }, shown.map((slot) => slotReport(slot, titleOf(slot.slot)))),
     element("div", { class: "foot" }, element("p", { class: "note" }, setAside(report.set_aside)), again),
   ].filter(Boolean);
+}
+
+/** Whether people or the simulator clicked, and the way to the other figures; the two are never counted together. */
+function kind(report) {
+  const others = report.set_aside[report.simulated ? "real_impressions" : "simulated_impressions"];
+  const other = report.simulated ? "Show real clicks" : "Show simulated clicks";
+  const change = others ? element("button", { type: "button", class: "quiet", on: { click: () => {
+    chosen = `?simulated=${!report.simulated}`;
+    openClicks();
+  } } }, other) : null;
+  if (!report.simulated) return change && element("p", { class: "notice" }, "These clicks are real. ", change);
+  return element("p", { class: "notice" }, element("strong", {}, "Simulated: nobody saw these slots. "),
+    "The clicks come from replaying the days after the training period, with a click where the visitor did buy. ", change ?? "");
 }
 
 /** A bar from 0 to `share` of the axis, the interval upon it, and a mark where the best stands; all in parts of the axis. */
