@@ -7,11 +7,13 @@ becomes command-line options by itself (`heedful.cli`) and is saved with the res
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from typing import Any, Self
 
 from heedful.errors import ConfigError
 
-__all__ = ["Config", "option", "require"]
+__all__ = ["Config", "option", "require", "require_gammas"]
 
 
 def option(default: Any, help: str) -> Any:
@@ -23,6 +25,12 @@ def require(condition: bool, name: str, *, got: object, expected: str) -> None:
     """Raise `ConfigError` for option `name` unless `condition` holds."""
     if not condition:
         raise ConfigError(f"option {name!r} is out of range", got=repr(got), expected=expected)
+
+
+def require_gammas(gammas: Sequence[float]) -> None:
+    """Raise `ConfigError` unless these can be the exponents of the pools that models are measured on."""
+    fit = len(set(gammas)) == len(gammas) > 0 and all(0 <= gamma < math.inf for gamma in gammas)
+    require(fit, "gammas", got=gammas, expected="one or more different numbers, 0 or more")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

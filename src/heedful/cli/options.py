@@ -20,7 +20,6 @@ __all__ = [
     "file_option",
     "out_option",
     "overwrite_option",
-    "plain_options",
     "with_file",
 ]
 
@@ -49,11 +48,6 @@ def chosen(options: dict[str, Any]) -> dict[str, Any]:
     """The configuration options that were given on the command line, by field name."""
     named = {name.removeprefix(_PREFIX): value for name, value in options.items() if name.startswith(_PREFIX)}
     return {name: value for name, value in named.items() if value is not None and value != ()}
-
-
-def plain_options(options: dict[str, Any]) -> dict[str, Any]:
-    """The other options."""
-    return {name: value for name, value in options.items() if not name.startswith(_PREFIX)}
 
 
 def file_option(section: str) -> Callable[[Command], Command]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Self
 
-from heedful.config import Config, option, require
+from heedful.config import Config, option, require, require_gammas
 from heedful.errors import InputError
 from heedful.events.log import EventLog
 
@@ -48,8 +47,7 @@ class EvaluationConfig(Config):
 
     def __post_init__(self) -> None:
         require(self.days > 0, "days", got=self.days, expected="more than 0")
-        gammas_fit = len(set(self.gammas)) == len(self.gammas) > 0 and all(0 <= g < math.inf for g in self.gammas)
-        require(gammas_fit, "gammas", got=self.gammas, expected="one or more different numbers, 0 or more")
+        require_gammas(self.gammas)
         require(self.pool is None or self.pool > 0, "pool", got=self.pool, expected="1 or more")
         require(all(n > 0 for n in self.pool_sizes), "pool_sizes", got=self.pool_sizes, expected="1 or more each")
         require(len(self.ks) > 0 and all(k > 0 for k in self.ks), "ks", got=self.ks, expected="one or more, 1 or more each")

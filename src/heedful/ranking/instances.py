@@ -164,11 +164,6 @@ class InstanceSampler:
         shuffled = np.random.default_rng([seed, 0]).permutation(eligible)
         self._holdout, self._users = np.sort(shuffled[:holdout_users]), np.sort(shuffled[holdout_users:])
 
-    @property
-    def n_users(self) -> int:
-        """Users that are trained on."""
-        return len(self._users)
-
     def batches(self, start: Position) -> Iterator[tuple[Batch, Position]]:
         """Batches without end from `start` on, each with the position of the batch after it.
 

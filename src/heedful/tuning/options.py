@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from heedful.config import Config, option, require
+from heedful.config import Config, option, require, require_gammas
 
 __all__ = ["TuneConfig"]
 
@@ -43,8 +43,7 @@ class TuneConfig(Config):
         require(0 < self.days < math.inf, "days", got=self.days, expected="more than 0")
         for name in ("judges", "pool"):
             require(getattr(self, name) >= 1, name, got=getattr(self, name), expected="1 or more")
-        gammas_fit = len(set(self.gammas)) == len(self.gammas) > 0 and all(0 <= g < math.inf for g in self.gammas)
-        require(gammas_fit, "gammas", got=self.gammas, expected="one or more different numbers, 0 or more")
+        require_gammas(self.gammas)
         require(0 < self.alpha < 1, "alpha", got=self.alpha, expected="between 0 and 1")
 
     def identity(self) -> dict[str, Any]:
