@@ -37,6 +37,6 @@ $(VENV)/demo.ready: $(BIN)/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/dev.ready: $(BIN)/python pyproject.toml constraints.txt
-	$(PIP_INSTALL) --editable '.[bench,demo,lint,serve,test,tune]'
+	$(PIP_INSTALL) --editable '.[bench,cluster,demo,lint,serve,test,tune]'
 	$(PIP_INSTALL) --no-deps rectools
 	touch $@

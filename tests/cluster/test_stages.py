@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from cluster_worlds import Counter, Shop
 
 import heedful
@@ -21,6 +23,15 @@ pytestmark = [
     # Ray warns of what it does itself.
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*", "ignore::FutureWarning:ray.*"),
 ]
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As many threads as a worker has: products are added up in another order in more, and differ in the last digit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
@@ -84,7 +95,7 @@ def test_prepare_sets_aside_what_one_machine_sets_aside(tmp_path: Path) -> None:
         cluster.prepare("duckdb:///x?table=t", tmp_path / "none")
 
 
-def test_ranking_gives_the_same_bytes(shop: Shop, tmp_path: Path) -> None:
+def test_ranking_gives_the_same_bytes(shop: Shop, tmp_path: Path, one_thread: None) -> None:
     ranker = heedful.load_ranker(shop.model)
     report = heedful.score_requests(ranker, shop.requests, tmp_path / "here.parquet")
     assert cluster.score_requests(shop.model, shop.requests, tmp_path / "there.parquet") == report

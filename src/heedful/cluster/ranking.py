@@ -35,7 +35,9 @@ def score_requests(
     embeddings: str | os.PathLike[str] | None = None,
     pool_gamma: float | None = 0.0,
 ) -> RankingReport:
-    """`heedful.score_requests` on the cluster that is connected, with the same bytes as result.
+    """`heedful.score_requests` on the cluster that is connected, with the same result.
+
+    To the byte where one machine computes in one thread, as a worker does; more threads add up in another order.
 
     Args:
         model: a model folder that all nodes see, as well as `requests` and the folder of `out`.
