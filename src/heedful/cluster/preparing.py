@@ -36,7 +36,7 @@ from heedful.events.columns import USER, id_as_sql, need_column
 from heedful.events.encoding import ArrayFile, Encoded, count_reach, encode, name_kinds, write_items, write_parquet
 from heedful.events.log import KIND, EventLog
 from heedful.events.preparing import REJECTED_ORDER, PrepareConfig, described
-from heedful.events.reading import Rows, Source, expand, open_source
+from heedful.events.reading import Rows, Source, expand, open_source, read_errors
 from heedful.events.session import Session, identifier, literal, open_session
 from heedful.events.times import choose_unit, count_magnitudes
 from heedful.events.validating import Staged, Verdict, collect, judge, rank_items, refuse_nothing, stage, unknown_kinds
@@ -189,7 +189,9 @@ class _Split(_Part):
 
     def run(self, part: dict[str, Any], path: Path) -> dict[str, Any]:
         with _session(self.options) as session, _whole(path) as folder:
-            staged = stage(self.open(part, session), session, self.options)
+            rows = self.open(part, session)
+            with read_errors(rows):
+                staged = stage(rows, session, self.options)
             magnitudes = count_magnitudes(session, "staged")
             session.run(
                 f"COPY (SELECT *, {_bucket_as_sql(self.borders, 0)} AS bucket FROM staged) "

@@ -6,11 +6,10 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-import duckdb
 import pyarrow as pa
 
 from heedful.events.columns import ITEM, find_column, id_as_sql, need_column
-from heedful.events.reading import Rows, Source, open_source, unreadable
+from heedful.events.reading import Rows, Source, open_source, read_errors
 from heedful.events.session import Session, identifier, open_session
 
 __all__ = ["RESERVED", "read_items", "stage_attributes"]
@@ -36,16 +35,12 @@ def read_items(source: Source) -> pa.Table:
     ):
         rows = open_source(source, s)
         item = need_column(rows.names, ITEM, None)
-        try:
+        with read_errors(rows):
             relation = rows.relation(rows.names)
             types = s.types(relation)
             columns = [f"{id_as_sql(item, types[item], ITEM)[0]} AS item_id"]
             columns += [f"{_storable(name, types[name])} AS {identifier(to)}" for name, to in _named(rows.names, item)]
             s.run(f"CREATE TABLE described AS SELECT {', '.join(columns)} FROM {relation}")
-        except duckdb.InterruptException:
-            raise
-        except duckdb.Error as error:
-            raise unreadable(str(rows.description["type"]), error) from error
         first = "SELECT min(rowid) FROM described WHERE item_id IS NOT NULL AND item_id::VARCHAR != '' GROUP BY item_id"
         query = f"SELECT * FROM described WHERE rowid IN ({first}) ORDER BY rowid"
         return pa.Table.from_batches(list(s.batches(query)), s.schema(query))
@@ -72,16 +67,12 @@ def stage_attributes(rows: Rows, session: Session, *, id_type: str, item_column:
     assert item is not None, "named or needed"
     # The first row of an item counts, so here the order of the rows matters.
     session.run("SET preserve_insertion_order = true")
-    try:
+    with read_errors(rows):
         relation = rows.relation(rows.names)
         types = session.types(relation)
         columns = [f"{_like_log(*id_as_sql(item, types[item], ITEM), id_type)} AS item_id"]
         columns += [f"{_storable(n, types[n])} AS {identifier(to)}" for n, to in _named(rows.names, item)]
         session.run(f"CREATE TABLE described AS SELECT {', '.join(columns)} FROM {relation}")
-    except duckdb.InterruptException:
-        raise
-    except duckdb.Error as error:
-        raise unreadable(str(rows.description["type"]), error) from error
     session.run("CREATE TABLE first_rows AS SELECT item_id, min(rowid) AS first FROM described GROUP BY item_id")
     session.run(
         "CREATE TABLE attributes AS SELECT described.* FROM described "

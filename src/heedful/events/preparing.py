@@ -19,7 +19,7 @@ from heedful.events.attributes import stage_attributes
 from heedful.events.encoding import Encoded, count_reach, encode, name_kinds, write_items, write_parquet
 from heedful.events.histories import Histories
 from heedful.events.log import KIND, EventLog
-from heedful.events.reading import Rows, Source, open_source
+from heedful.events.reading import Rows, Source, open_source, read_errors
 from heedful.events.session import Session, open_session
 from heedful.events.times import NANOSECONDS
 from heedful.events.validating import Staged, Verdict, stage, validate
@@ -146,9 +146,10 @@ def _prepare(source: Source, items: Source | None, folder: Path, session: Sessio
     attributes = open_source(items, session) if items is not None else None
     # Rows are put in order at the end; until then any order will do and takes less memory.
     session.run("SET preserve_insertion_order = false")
-    staged = stage(rows, session, config)
-    say(f"read {staged.rows:,} rows; columns: {', '.join(f'{name} = {c}' for name, c in staged.columns.items())}")
-    verdict = validate(staged, session, config)
+    with read_errors(rows):
+        staged = stage(rows, session, config)
+        say(f"read {staged.rows:,} rows; columns: {', '.join(f'{name} = {c}' for name, c in staged.columns.items())}")
+        verdict = validate(staged, session, config)
     items_source: dict[str, Any] = {}
     if attributes is not None:
         counts = stage_attributes(attributes, session, id_type=staged.types["item_id"], item_column=config.item_column)

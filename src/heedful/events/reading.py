@@ -1,7 +1,8 @@
-"""Sources of rows: files, Arrow data, DataFrames and database tables, each as something that SQL can select from once."""
+"""Sources of rows: files, Arrow data, DataFrames and database tables, each as something that SQL can select from."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import glob
 import gzip
@@ -9,7 +10,7 @@ import io
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -21,7 +22,7 @@ from heedful.errors import InputError
 from heedful.events.databases import open_table, split_url
 from heedful.events.session import Session, identifier, literal
 
-__all__ = ["ArrowStream", "Rows", "Source", "expand", "open_source"]
+__all__ = ["ArrowStream", "Rows", "Source", "expand", "open_source", "read_errors"]
 
 
 @runtime_checkable
@@ -49,13 +50,15 @@ class Rows:
     Attributes:
         description: what the manifest says of it; no secrets.
         names: its columns.
-        relation: SQL to stand behind FROM that yields at least the given columns; to be read once.
+        relation: SQL to stand behind FROM that yields at least the given columns.
+        read_again: whether it can be read more than once, at little cost.
 
     """
 
     description: dict[str, Any]
     names: list[str]
     relation: Callable[[Sequence[str]], str]
+    read_again: bool = False
 
 
 def open_source(source: Source, session: Session) -> Rows:
@@ -98,7 +101,7 @@ def _open_arrow(source: Any, session: Session) -> Rows:
         raise InputError(
             f"this {kind} cannot be read", got=_first_line(error), fix="give every column one plain type"
         ) from error
-    return Rows({"type": kind}, names, lambda _: name)
+    return Rows({"type": kind}, names, lambda _: name, read_again=isinstance(data, pa.Table))
 
 
 def _open_files(sources: Iterable[str | os.PathLike[str]], session: Session) -> Rows:
@@ -114,11 +117,22 @@ def _open_files(sources: Iterable[str | os.PathLike[str]], session: Session) -> 
         relation = _csv_relation(paths) if kind == "csv" else _parquet_relation(paths)
         names = session.names(relation)
     except duckdb.Error as error:
-        raise unreadable(kind, error) from error
-    return Rows(_describe_files(kind, paths), names, lambda _: relation)
+        raise _unreadable(kind, error) from error
+    return Rows(_describe_files(kind, paths), names, lambda _: relation, read_again=kind == "parquet")
 
 
-def unreadable(kind: str, error: BaseException) -> InputError:
+@contextlib.contextmanager
+def read_errors(rows: Rows) -> Iterator[None]:
+    """What the database says while it reads the rows, as an `InputError`."""
+    try:
+        yield
+    except duckdb.InterruptException:
+        raise
+    except duckdb.Error as error:
+        raise _unreadable(str(rows.description["type"]), error) from error
+
+
+def _unreadable(kind: str, error: BaseException) -> InputError:
     """The error for rows that cannot be read to the end."""
     text = " ".join(str(error).split("Possible ")[0].split("LINE 1:")[0].split())
     return InputError(f"the {kind} source cannot be read", got=text[:500], fix=_HINTS.get(kind))
@@ -204,7 +218,7 @@ def _csv_header(path: str) -> tuple[str, tuple[str, ...]]:
             delimiter = _delimiter(path, line)
             names = next(csv.reader([line, *_rest_of_record(text, line)], delimiter=delimiter), [])
     except (OSError, UnicodeError, EOFError, csv.Error) as error:
-        raise unreadable("csv", error) from error
+        raise _unreadable("csv", error) from error
     if not any(name.strip() for name in names):
         raise InputError(f"{path} has no header", got="an empty first line", expected="a line with the names of the columns")
     named = tuple(name or f"column_{position}" for position, name in enumerate(names))

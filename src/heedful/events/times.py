@@ -12,10 +12,11 @@ import re
 from heedful.errors import InputError
 from heedful.events.session import Session, identifier
 
-__all__ = ["NANOSECONDS", "choose_unit", "count_magnitudes", "moment_as_sql", "time_as_sql"]
+__all__ = ["NANOSECONDS", "choose_unit", "count_magnitudes", "find_unit", "is_text", "moment_as_sql", "time_as_sql"]
 
 NANOSECONDS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 _LAST = 4_102_444_800  # 2100-01-01 in unix seconds
+_FIRST_DATE, _LAST_DATE = 19700101, 20991231  # calendar dates as numbers
 _INTEGERS = frozenset({"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"})
 _TIMESTAMPS = re.compile(r"DATE|TIMESTAMP(_S|_MS|_NS|TZ|TZ_NS)?( WITH TIME ZONE)?")
 # The magnitude of numbers after March 1973 and before the year 5138 tells their unit.
@@ -40,7 +41,7 @@ def time_as_sql(column: str, kind: str) -> tuple[str, str, str]:
         return "NULL::BIGINT", f"{name}::DOUBLE", "NULL::BIGINT"
     if _TIMESTAMPS.fullmatch(kind):
         return "NULL::BIGINT", "NULL::DOUBLE", _timestamp(name, kind)
-    if kind in ("VARCHAR", "NULL", '"NULL"') or kind.startswith("ENUM("):
+    if is_text(kind):
         return _text(f"trim({name}::VARCHAR)")
     raise InputError(
         f"the column {column!r} has a type that cannot be a time",
@@ -48,6 +49,27 @@ def time_as_sql(column: str, kind: str) -> tuple[str, str, str]:
         expected="numbers, ISO text, dates or timestamps",
         fix="name another column with time_column",
     )
+
+
+def is_text(kind: str) -> bool:
+    """Whether times of a DuckDB type are read from text, which takes long."""
+    return kind in ("VARCHAR", "NULL", '"NULL"') or kind.startswith("ENUM(")
+
+
+def find_unit(session: Session, table: str) -> str:
+    """The unit of the numbers in `whole` and `real` of a table, as `choose_unit` does.
+
+    Raises:
+        InputError: all numbers read like calendar dates.
+
+    """
+    least, most, reals = session.run(f"SELECT min(whole), max(whole), count(real) FROM {table}")[0]
+    if least is not None and not reals and (least > _LAST_DATE or 0 <= least < _FIRST_DATE):
+        # The bounds, which Parquet files know by themselves, tell it where all numbers have one unit.
+        units = [next((unit for unit, limit in _UPPER if bound < limit), "ns") for bound in (least, most)]
+        if units[0] == units[1]:
+            return units[0]
+    return choose_unit(count_magnitudes(session, table))
 
 
 def count_magnitudes(session: Session, table: str) -> list[int]:
@@ -100,7 +122,7 @@ def moment_as_sql(unit: str) -> str:
 
 
 _LOOKS_LIKE_A_DATE = (
-    "v BETWEEN 19700101 AND 20991231 AND floor(v / 100) % 100 BETWEEN 1 AND 12 AND floor(v) % 100 BETWEEN 1 AND 31"
+    f"v BETWEEN {_FIRST_DATE} AND {_LAST_DATE} AND floor(v / 100) % 100 BETWEEN 1 AND 12 AND floor(v) % 100 BETWEEN 1 AND 31"
 )
 
 

@@ -2,7 +2,8 @@
 
 Everything is a table or view of the session, named here and read by `heedful.events.encoding`:
 
-    staged      the rows as read: user_id, item_id, event (as read), time_read, and the time in parts (see `times`)
+    staged      the rows as read: user_id, item_id, event (as read), time_read, and the time in parts (see `times`);
+                a view of the source where that can be read again at little cost, otherwise a table
     judged      staged with the moment in nanoseconds, the kind, and the reason to refuse the row or NULL
     events      the good rows of judged; without exact duplicates where these are dropped
     kept        events without bots and rare items
@@ -17,14 +18,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import duckdb
-
 from heedful.errors import ConfigError, InputError
 from heedful.events.columns import EVENT, ITEM, TIME, USER, find_column, id_as_sql, kind_as_sql, need_column
-from heedful.events.reading import Rows, unreadable
+from heedful.events.reading import Rows
 from heedful.events.session import Session, literal
 from heedful.events.session import identifier as quoted
-from heedful.events.times import choose_unit, count_magnitudes, moment_as_sql, time_as_sql
+from heedful.events.times import find_unit, is_text, moment_as_sql, time_as_sql
 
 if TYPE_CHECKING:
     from heedful.events.preparing import PrepareConfig
@@ -61,10 +60,11 @@ class Verdict:
 
 
 def stage(rows: Rows, session: Session, config: PrepareConfig) -> Staged:
-    """Read the source, once, into the table `staged`.
+    """Make `staged` of the source.
 
     Raises:
-        InputError: a column is missing or of a type that cannot be used, there are no rows, or they cannot be read.
+        InputError: a column is missing or of a type that cannot be used.
+        duckdb.Error: the rows cannot be read (see `heedful.events.reading.read_errors`).
 
     """
     user = need_column(rows.names, USER, config.user_column)
@@ -72,21 +72,17 @@ def stage(rows: Rows, session: Session, config: PrepareConfig) -> Staged:
     time = need_column(rows.names, TIME, config.time_column)
     event = find_column(rows.names, EVENT, config.event_column)
     columns = {"user_id": user, "item_id": item, "timestamp": time} | ({"event": event} if event is not None else {})
-    try:
-        relation = rows.relation(list(dict.fromkeys(columns.values())))
-        found = session.types(relation)
-        user_sql, user_type = id_as_sql(user, found[user], USER)
-        item_sql, item_type = id_as_sql(item, found[item], ITEM)
-        whole, real, moment = time_as_sql(time, found[time])
-        session.run(
-            f"CREATE TABLE staged AS SELECT {user_sql} AS user_id, {item_sql} AS item_id, "
-            f"{kind_as_sql(event, found[event] if event else '')} AS event, {quoted(time)} AS time_read, "
-            f"{whole} AS whole, {real} AS real, {moment} AS moment FROM {relation}"
-        )
-    except duckdb.InterruptException:
-        raise
-    except duckdb.Error as error:
-        raise unreadable(str(rows.description["type"]), error) from error
+    relation = rows.relation(list(dict.fromkeys(columns.values())))
+    found = session.types(relation)
+    user_sql, user_type = id_as_sql(user, found[user], USER)
+    item_sql, item_type = id_as_sql(item, found[item], ITEM)
+    whole, real, moment = time_as_sql(time, found[time])
+    session.run(
+        f"CREATE {'VIEW' if rows.read_again and not is_text(found[time]) else 'TABLE'} staged AS "
+        f"SELECT {user_sql} AS user_id, {item_sql} AS item_id, "
+        f"{kind_as_sql(event, found[event] if event else '')} AS event, {quoted(time)} AS time_read, "
+        f"{whole} AS whole, {real} AS real, {moment} AS moment FROM {relation}"
+    )
     return Staged(columns, {"user_id": user_type, "item_id": item_type}, session.value("SELECT count(*) FROM staged"))
 
 
@@ -98,12 +94,12 @@ def validate(staged: Staged, session: Session, config: PrepareConfig) -> Verdict
         ConfigError: a kind to keep that the log does not have.
 
     """
-    unit = config.time_unit if config.time_unit != "auto" else choose_unit(count_magnitudes(session, "staged"))
+    unit = config.time_unit if config.time_unit != "auto" else find_unit(session, "staged")
     kinds, bots = judge(staged, session, config, unit)
     left_out = unknown_kinds(kinds, config.kinds)
     rare = rank_items(session, config.min_item_events)
-    rejected = collect(session, config)
     n_events = session.value("SELECT coalesce(sum(events), 0)::BIGINT FROM items")
+    rejected = collect(session, config, any_rejected=n_events < staged.rows)
     refuse_nothing(staged, n_events, rejected)
     dropped = staged.rows - n_events - sum(rejected.values()) - sum(left_out.values())
     return Verdict(unit, rejected, left_out, dropped, bots, rare)
@@ -157,11 +153,14 @@ def rank_items(session: Session, least: int) -> int:
     return int(session.value(f"SELECT count(*) FROM {totals} WHERE events < {least}"))
 
 
-def collect(session: Session, config: PrepareConfig) -> dict[str, int]:
-    """Make the view `kept` and the table `rejected`, by means of `items`; rejected rows by reason."""
+def collect(session: Session, config: PrepareConfig, *, any_rejected: bool = True) -> dict[str, int]:
+    """Make the view `kept` and the table `rejected`, by means of `items`; rejected rows by reason.
+
+    Without `any_rejected` the rows are not searched for any.
+    """
     frequent = "SEMI JOIN items USING (item_id)" if config.min_item_events > 1 else ""
     session.run(f"CREATE VIEW kept AS SELECT * FROM human {frequent}")
-    return _collect_rejected(session, config)
+    return _collect_rejected(session, config, any_rejected)
 
 
 def refuse_nothing(staged: Staged, n_events: int, rejected: dict[str, int]) -> None:
@@ -215,7 +214,7 @@ def _find_bots(session: Session, limit: int) -> int:
     return int(session.value("SELECT count(*) FROM bots"))
 
 
-def _collect_rejected(session: Session, config: PrepareConfig) -> dict[str, int]:
+def _collect_rejected(session: Session, config: PrepareConfig, any_rejected: bool) -> dict[str, int]:
     columns = (
         f"user_id::VARCHAR AS {USER.name}, item_id::VARCHAR AS {ITEM.name}, time_read::VARCHAR AS {quoted(TIME.name)}, "
         f"event AS {EVENT.name}"
@@ -227,5 +226,5 @@ def _collect_rejected(session: Session, config: PrepareConfig) -> dict[str, int]
     if (least := config.min_item_events) > 1:
         reason = literal(f"item with fewer than {least} events")
         parts.append(f"SELECT {columns}, {reason} FROM human ANTI JOIN items USING (item_id)")
-    session.run(f"CREATE TABLE rejected AS {' UNION ALL '.join(parts)}")
+    session.run(f"CREATE TABLE rejected AS SELECT * FROM ({' UNION ALL '.join(parts)}) WHERE {str(any_rejected).lower()}")
     return dict(session.run("SELECT reason, count(*) FROM rejected GROUP BY reason ORDER BY count(*) DESC, reason"))
