@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from heedful.errors import ConfigError, FolderError, InputError
 from heedful.events.log import EventLog
 from heedful.events.preparing import PrepareConfig, prepare, read_events
+from heedful.events.session import open_session
+from heedful.events.times import choose_unit, count_magnitudes, find_unit
 
 DAY = 86400
 START = 1_600_000_000
@@ -192,6 +194,40 @@ def test_units_are_told_by_magnitude(unit, form):
     values = [form(START * factor), form((START + DAY) * factor), form(1)]
     assert times_of(values) == [START, START + DAY, 1 if unit == "s" else 0]
     assert times_of(values, time_unit=unit) == times_of(values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [START, START + DAY],  # one unit, told by the bounds
+        [START * 1000, START * 1000 + 5],
+        [START, START * 1000, START * 1000 + 5],  # two units: the median decides
+        [-START, START * 1000, START * 1000],
+        [20240131, START],  # one looks like a calendar date
+        [-20240131, 20240131, 5],
+        [START * 10**9, None],
+        [None, None],
+    ],
+)
+def test_the_bounds_of_times_tell_the_unit_that_all_of_them_tell(tmp_path, values):
+    with open_session(tmp_path, memory_limit="500MB", threads=1) as session:
+        session.run("CREATE TABLE staged (whole BIGINT, real DOUBLE)")
+        listed = ", ".join(f"({'NULL' if value is None else value}, NULL)" for value in values)
+        session.run(f"INSERT INTO staged VALUES {listed}")
+        assert find_unit(session, "staged") == choose_unit(count_magnitudes(session, "staged"))
+
+
+def test_parquet_that_is_damaged_somewhere_is_refused(tmp_path):
+    events = pa.table({"user_id": np.arange(5000), "item_id": np.arange(5000) % 70, "timestamp": START + np.arange(5000)})
+    pq.write_table(events, tmp_path / "log.parquet", compression="zstd")
+    content = bytearray((tmp_path / "log.parquet").read_bytes())
+    column = pq.read_metadata(tmp_path / "log.parquet").row_group(0).column(1)
+    begin = column.data_page_offset + 40
+    content[begin : begin + 400] = bytes(400)
+    (tmp_path / "log.parquet").write_bytes(content)
+    with pytest.raises(InputError, match="the parquet source cannot be read"):
+        prepare(tmp_path / "log.parquet", tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["log.parquet"]
 
 
 def test_the_unit_can_be_given():

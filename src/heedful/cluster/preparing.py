@@ -33,7 +33,7 @@ from heedful.cluster.parts import open_work, run_parts
 from heedful.errors import ConfigError
 from heedful.events.attributes import stage_attributes
 from heedful.events.columns import USER, id_as_sql, need_column
-from heedful.events.encoding import ArrayFile, Encoded, count_reach, encode, name_kinds, write_items, write_parquet
+from heedful.events.encoding import ArrayFile, Encoded, encode, name_kinds, write_items, write_parquet
 from heedful.events.log import KIND, EventLog
 from heedful.events.preparing import REJECTED_ORDER, PrepareConfig, described
 from heedful.events.reading import Rows, Source, expand, open_source, read_errors
@@ -238,7 +238,6 @@ class _Encode(_Bucket):
             session.run(f"CREATE TABLE items AS FROM {_parquet(Path(self.work), 'items.parquet')}")
             rejected = collect(session, self.options)
             encoded = encode(session, folder, tuple(self.kinds))
-            count_reach(session)
             for table in ("reach", "rejected"):
                 session.run(f"COPY {table} TO {literal(str(folder / f'{table}.parquet'))} (FORMAT parquet)")
         return {"encoded": asdict(encoded), "rejected": rejected}
@@ -249,10 +248,10 @@ def _join(session: Session, work: Path, folder: Path, buckets: list[dict[str, An
     places = [work / f"encode-{number:05d}" for number in range(len(buckets))]
     n_events, n_users = (sum(one[name] for one in buckets) for name in ("n_events", "n_users"))
     for name, dtype in _ARRAYS.items():
-        with ArrayFile(folder / f"{name}.npy", n_events, dtype) as file:
+        with ArrayFile(folder / f"{name}.npy", dtype) as file:
             for place in places:
                 file.append(np.load(place / f"{name}.npy", mmap_mode="r"))
-    with ArrayFile(folder / "offsets.npy", n_users + 1, np.int64) as file:
+    with ArrayFile(folder / "offsets.npy", np.int64) as file:
         begin = 0
         for place, one in zip(places, buckets, strict=True):
             file.append(np.load(place / "offsets.npy", mmap_mode="r")[:-1] + begin)

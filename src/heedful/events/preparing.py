@@ -16,7 +16,7 @@ import numpy as np
 
 from heedful.config import Config, option, require
 from heedful.events.attributes import stage_attributes
-from heedful.events.encoding import Encoded, count_reach, encode, name_kinds, write_items, write_parquet
+from heedful.events.encoding import Encoded, encode, name_kinds, write_items, write_parquet
 from heedful.events.histories import Histories
 from heedful.events.log import KIND, EventLog
 from heedful.events.reading import Rows, Source, open_source, read_errors
@@ -150,12 +150,11 @@ def _prepare(source: Source, items: Source | None, folder: Path, session: Sessio
         staged = stage(rows, session, config)
         say(f"read {staged.rows:,} rows; columns: {', '.join(f'{name} = {c}' for name, c in staged.columns.items())}")
         verdict = validate(staged, session, config)
+        encoded = encode(session, folder, name_kinds(session))
     items_source: dict[str, Any] = {}
     if attributes is not None:
         counts = stage_attributes(attributes, session, id_type=staged.types["item_id"], item_column=config.item_column)
         items_source = {"items_source": {**attributes.description, **counts}}
-    encoded = encode(session, folder, name_kinds(session))
-    count_reach(session)
     write_items(session, folder, attributes=attributes is not None)
     write_parquet(session, f"SELECT * FROM rejected ORDER BY {REJECTED_ORDER}", folder / "rejected.parquet")
     return described(encoded, verdict, staged, rows, config) | items_source
