@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -164,28 +164,42 @@ def test_what_was_acknowledged_survives_a_kill(models: Path, tmp_path: Path, slo
 
 
 def test_told_to_stop_it_answers_what_it_was_asked(models: Path, tmp_path: Path) -> None:
-    """Each request that was sent gets its answer; new connections find nobody."""
-    with served(models / "first", tmp_path) as server:
-        sent = {"events": [{"event_id": f"e{n}", "user_id": "ann", "item_id": ITEMS[n % N]} for n in range(5000)]}
-        answers: list[Any] = []
-        threads = [threading.Thread(target=lambda: answers.append(server.ask("POST", "/events", sent))) for _ in range(3)]
-        for thread in threads:
-            thread.start()
-        wait_for(lambda: _busy(server.port) >= 3, "no request arrived")
-        code = server.stop()
-        for thread in threads:
-            thread.join(PATIENCE)
-        assert code in (0, -signal.SIGTERM)
+    """Each request that has begun gets its answer; new connections find nobody."""
+    sent = {"events": [{"event_id": f"e{n}", "user_id": "ann", "item_id": ITEMS[n % N]} for n in range(5000)]}
+    body = json.dumps(sent).encode()
+    with served(models / "first", tmp_path) as server, ExitStack() as closing:
+        begun = [closing.enter_context(_begin(server.port, len(body))) for _ in range(3)]
+        server.process.send_signal(signal.SIGTERM)
+        wait_for(lambda: not _listens(server.port), "new connections are still accepted")
+        for connection in begun:
+            connection.sendall(body)
+        answers = [_answer(connection) for connection in begun]
+        assert server.process.wait(PATIENCE) in (0, -signal.SIGTERM)
         assert [status for status, _ in answers] == [200, 200, 200]
         assert sum(answer["accepted"] for _, answer in answers) == 5000
-        with pytest.raises(OSError):
-            socket.create_connection(("127.0.0.1", server.port), 1)
 
 
-def _busy(port: int) -> int:
-    """Established connections to a port of this machine."""
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return sum(row[1].endswith(f":{port:04X}") and row[3] == "01" for row in rows)
+def _begin(port: int, length: int) -> socket.socket:
+    """A connection with a request whose head the server has read: it asked for the body, which is not sent yet."""
+    connection = socket.create_connection(("127.0.0.1", port), PATIENCE)
+    head = f"POST /events HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n"
+    connection.sendall(f"{head}expect: 100-continue\r\n\r\n".encode())
+    assert connection.recv(1000).startswith(b"HTTP/1.1 100")
+    return connection
+
+
+def _answer(connection: socket.socket) -> tuple[int, Any]:
+    answer = http.client.HTTPResponse(connection)
+    answer.begin()
+    return answer.status, json.loads(answer.read())
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize("workers", [1, 2])

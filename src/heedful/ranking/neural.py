@@ -341,7 +341,8 @@ class NeuralRanker(Ranker):
             self._net = _Net(self._model(settings["width"]), self.config.trend)
         try:
             weights = safetensors.torch.load_file(folder.file("weights.safetensors"), device=str(self._device))
-            self._net.load_state_dict(weights, assign=True)
+            # Copies are aligned in memory; of tensors that are not, some matrix libraries add up in another order.
+            self._net.load_state_dict({name: weight.clone() for name, weight in weights.items()}, assign=True)
         except (safetensors.SafetensorError, RuntimeError) as error:
             raise FolderError(f"{folder.path}/weights.safetensors does not fit its config", got=error) from error
         self._net.eval()
