@@ -65,6 +65,14 @@ def test_what_items_are_is_learnt(with_shelves: Ranker, log: EventLog, table: It
     assert share_of_right_pairs(fit(type(with_shelves), log, table)) < 0.8
 
 
+def test_embeddings_are_adapted_by_the_id_of_the_item(log: EventLog, table: ItemEmbeddings) -> None:
+    adapted = fit(AttentionRanker, log, table, "item_id")
+    assert isinstance(adapted, AttentionRanker)
+    vectors = adapted.input_vectors(np.arange(ITEMS))
+    assert len(np.unique(vectors.round(4), axis=0)) == ITEMS  # they were all the same
+    assert share_of_right_pairs(adapted) > 0.75
+
+
 def test_a_saved_model_knows_its_features(with_shelves: Ranker, tmp_path: Path) -> None:
     with_shelves.save(tmp_path / "model")
     loaded = load_ranker(tmp_path / "model")
@@ -87,10 +95,10 @@ def test_new_items_have_the_features_of_their_kind(with_shelves: Ranker, table: 
 
 def test_codes_are_by_frequency_and_unknown_values_are_none() -> None:
     attributes = pa.table({"colour": ["red", "blue", None, "red"], "size": [3, 3, 4, None]})
-    known = FeatureCodes.learn(attributes, ["colour", "size"])
+    known = FeatureCodes.learn(pa.array(["a", "b", "c", "d"]), attributes, ["colour", "size"])
     assert known.values == {"colour": ["red", "blue"], "size": ["3", "4"]}
     assert known.codes.tolist() == [[1, 2, 0, 1], [1, 1, 2, 0]]
-    later = FeatureCodes.of(pa.table({"size": ["4", "9"]}), known.values)
+    later = FeatureCodes.of(pa.array(["e", "f"]), pa.table({"size": ["4", "9"]}), known.values)
     assert later.codes.tolist() == [[0, 0], [2, 0]]
 
 
@@ -105,7 +113,7 @@ def test_values_that_are_not_known_add_nothing() -> None:
 
 
 def test_an_attribute_that_items_do_not_have(log: EventLog, table: ItemEmbeddings) -> None:
-    with pytest.raises(ConfigError, match=r"no such attribute; got: colour; expected: shelf, number; .*--features"):
+    with pytest.raises(ConfigError, match=r"no such attribute; got: colour; expected: shelf, number, item_id; .*--features"):
         fit(AttentionRanker, log, table, "colour")
     with pytest.raises(ConfigError, match="'features' is out of range"):
         AttentionRanker(features=("shelf", "shelf"))

@@ -58,7 +58,7 @@ def extended(ranker: R, table: ItemEmbeddings) -> R:
     if isinstance(longer, NeuralRanker):
         longer._scratch = threading.local()
         if longer._features is not None:
-            longer._features = FeatureCodes.of(longer.attributes, longer._features.values)
+            longer._features = FeatureCodes.of(longer.items.ids, longer.attributes, longer._features.values)
         if longer._item_term is not None:
             learnt_N = _newborn_trend(longer, np.maximum(users_N, 1), days_N)
             counted_N = np.log((users_N + 0.5) / (total + 1))

@@ -1,7 +1,10 @@
 """Side features: a learnt vector for each value of an item attribute, such as a category, added to the item's embedding.
 
 Section 7 of the paper names non-behavioural features as future work. They say something where an embedding, learnt from
-few actions, says little. Shapes: I items, F attributes, V values of an attribute, D width.
+few actions, says little. Where the attribute is the item's id itself, each embedding has an offset of its own, learnt with
+the rest of the model: adapted embeddings, which the same section names.
+
+Shapes: I items, F attributes, V values of an attribute, D width.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from heedful.errors import ConfigError
 __all__ = ["FeatureCodes", "FeatureVectors"]
 
 _MOST_VALUES = 100_000
+_ID = "item_id"
 
 
 @dataclass(frozen=True)
@@ -35,18 +39,24 @@ class FeatureCodes:
     codes: np.ndarray
 
     @classmethod
-    def learn(cls, attributes: pa.Table, names: Sequence[str]) -> FeatureCodes:
+    def learn(cls, ids: pa.Array, attributes: pa.Table, names: Sequence[str]) -> FeatureCodes:
         """Take the values that the attributes have, most frequent first.
+
+        Args:
+            ids: the items' ids, which are themselves an attribute, `item_id`.
+            attributes: what else is known of them, [I] rows.
+            names: the chosen attributes.
 
         Raises:
             ConfigError: an attribute that the items do not have, or one with too many values to be a category.
         """
-        values = {name: _values(attributes, name) for name in names}
-        return cls.of(attributes, values)
+        described = attributes.append_column(_ID, ids)
+        return cls.of(ids, attributes, {name: _values(described, name) for name in names})
 
     @classmethod
-    def of(cls, attributes: pa.Table, values: Mapping[str, Sequence[str]]) -> FeatureCodes:
+    def of(cls, ids: pa.Array, attributes: pa.Table, values: Mapping[str, Sequence[str]]) -> FeatureCodes:
         """The codes of items by values that are known already, such as those of a loaded model."""
+        attributes = attributes.append_column(_ID, ids)
         codes = np.zeros((len(values), attributes.num_rows), np.int32)
         for place, (name, known) in enumerate(values.items()):
             if name in attributes.column_names:
@@ -80,7 +90,7 @@ def _values(attributes: pa.Table, name: str) -> list[str]:
         raise ConfigError(
             "the items have no such attribute",
             got=name,
-            expected=", ".join(attributes.column_names) or "none: no attributes are known",
+            expected=", ".join(attributes.column_names),
             fix="name another with --features, or give the items' file to `heedful prepare --items`",
         )
     counts = pc.value_counts(_as_text(attributes[name]).drop_null())

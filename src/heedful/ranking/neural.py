@@ -74,7 +74,8 @@ class NeuralConfig(TrainingConfig):
     )
     recent: float = option(0.5, "part of the log's actions, the last ones, in whose time moments are drawn (cuts: moments)")
     features: tuple[str, ...] = option(
-        (), "item attributes, such as a category: a learnt vector for each of their values is added to the item's embedding"
+        (),
+        "item attributes, as a category: a learnt vector of each value is added to the embedding; item_id: one of each item",
     )
     precision: str = option(
         "float32", "of matrix products in training: float32, or bfloat16 (faster where the processor has units for it)"
@@ -206,7 +207,9 @@ class NeuralRanker(Ranker):
         self._span = float(max(int(times.max()) + 1 - int(times.min()), 1)) if len(times) else 1.0
         self.gamma = self.config.gamma
         self._prepare(items)
-        self._features = FeatureCodes.learn(self.attributes, self.config.features) if self.config.features else None
+        self._features = (
+            FeatureCodes.learn(self.items.ids, self.attributes, self.config.features) if self.config.features else None
+        )
         with torch.random.fork_rng():
             torch.manual_seed(self.config.seed)
             self._net = self._new_net(items.width)
@@ -358,7 +361,7 @@ class NeuralRanker(Ranker):
         self._mean, self._span = np.array(settings["mean"], np.float32), float(settings["span"])
         self._scratch = threading.local()
         values = settings.get("features")
-        self._features = FeatureCodes.of(self.attributes, values) if values else None
+        self._features = FeatureCodes.of(self.items.ids, self.attributes, values) if values else None
         with torch.device("meta"):  # shapes alone: the weights that a new module starts with are not needed
             self._net = self._new_net(settings["width"])
         try:
