@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -330,6 +331,39 @@ def test_the_database_is_gone_and_comes_back(shop: TestClient, monkeypatch: pyte
         good(shop.post("/rank", json={"history": HISTORY, "candidates": ["item1"]}))  # which needs no database
         good(shop.get("/health/live"))
     good(shop.get("/health/ready"))
+
+
+def test_answers_that_take_too_long(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with client(model, tmp_path, request_seconds=0.2) as shop:
+        waiting = threading.Event()
+        monkeypatch.setattr(shop.app.state.serving.engine, "rank", lambda *past, **options: waiting.wait(30))  # type: ignore[attr-defined]
+        answer = shop.post("/rank", json={"candidates": ["item1"]})
+        assert error_of(answer, 503)["code"] == "overdue" and int(answer.headers["retry-after"]) >= 1
+        waiting.set()
+        good(shop.get("/health/live"))
+
+
+def test_a_clock_that_jumps(shop: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A year ahead, then back: nothing fails, each action is taken, and clicks count while their window is open."""
+    now = time.time()
+
+    def visit(name: str, *, clicked: float) -> str:
+        filled = good(shop.get("/slots/books", params={"user": name}))
+        impression = {"impression_id": filled["impression_id"]}
+        assert good(shop.post("/impressions", json=impression)) == {"counted": True}
+        monkeypatch.setattr(time, "time", lambda: clicked)
+        return str(good(shop.post("/clicks", json={**impression, "item_id": filled["items"][0]["item_id"]}))["outcome"])
+
+    year = 365 * 86_400
+    for number, (clock, later) in enumerate([(now, now - 3600), (now + year, now), (now, now + year)]):
+        monkeypatch.setattr(time, "time", lambda clock=clock: clock)
+        event = {"event_id": f"e{number}", "user_id": "ann", "item_id": ITEMS[number]}
+        assert good(shop.post("/events", json=event))["accepted"] == 1
+        # A click before its impression counts; one that seems to come a year after it is past the window.
+        assert visit(f"visitor-{number}", clicked=later) == ("recorded" if later < clock else "too late")
+    assert good(shop.post("/rank", json={"user_id": "ann", "candidates": ITEMS}))["history_length"] == 3
+    shown = [one["impressions"] for slot in good(shop.get("/clicks/report"))["slots"] for one in slot["treatments"]]
+    assert sum(shown) == 3
 
 
 def test_requests_are_described(still: TestClient) -> None:
