@@ -184,7 +184,7 @@ def test_new_items_are_ranked_at_once(shop: TestClient) -> None:
     event = {"event_id": "e", "user_id": "ann", "item_id": "new-1"}
     assert good(shop.post("/events", json=event))["unknown_items"] == 0
     for wrong, words in (
-        ([{"item_id": "item1"}], "there are no new items"),
+        ([{"item_id": "item1"}], "the model was trained on these items"),
         ([{"item_id": "new-3", "attributes": {"colour": "red"}}], "unknown attributes; got: colour"),
         ([{"item_id": "new-3", "attributes": {"price": "dear"}}], "does not fit the catalogue"),
         ([{"item_id": "new-3"}, {"item_id": "new-3"}], "repeated"),

@@ -27,6 +27,7 @@ __all__ = ["ID_CHARACTERS", "Appended", "Click", "Event", "Impression", "Store",
 
 _DAY = 86_400
 _BATCH = 20_000
+_IDS = 1000  # in one condition
 _OUTCOMES = pa.schema(
     [
         pa.field("slot", pa.string()),
@@ -155,6 +156,18 @@ class Store:
         """Whether a user has actions."""
         one = select(1).where(events.c.user_id == user_id).limit(1)
         return self._database.read(lambda connection: connection.execute(one).first()) is not None
+
+    def users_of_items(self, item_ids: Sequence[str], limit: int) -> list[str]:
+        """At most `limit` users who acted on one of the items; reads all events."""
+        found: dict[str, None] = {}
+
+        def work(connection: Connection) -> None:
+            for start in range(0, len(item_ids), _IDS):
+                these = select(events.c.user_id).where(events.c.item_id.in_(item_ids[start : start + _IDS])).distinct()
+                found.update(dict.fromkeys(connection.execute(these.limit(limit)).scalars()))
+
+        self._database.read(work)
+        return list(found)[:limit]
 
     def users(self, prefix: str = "", limit: int = 20) -> list[tuple[str, int]]:
         """Users with actions whose id begins with `prefix`, in the order of their ids, and the number of their actions."""
