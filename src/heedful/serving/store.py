@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import time as clock
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
-from sqlalchemy import ColumnElement, Connection, delete, func, select, update
+from sqlalchemy import ColumnElement, Connection, Table, delete, func, select, update
 
 from heedful.events.log import EventLog
 from heedful.progress import progress
@@ -214,6 +214,33 @@ class Store:
         removed = self._database.write(work)
         self._database.forget()
         return removed
+
+    def remove_events(self, before: int) -> int:
+        """Remove all actions from before a time; returns how many. Those who use the store meanwhile are not held up."""
+        check_time(before)
+        removed = 0
+        for part in self._parts(events):
+            old = delete(events).where(part, events.c.time < before)
+            removed += self._database.write(lambda connection, old=old: connection.execute(old).rowcount)  # type: ignore[misc]
+        self._database.forget()
+        return removed
+
+    def remove_impressions(self, before: int) -> int:
+        """Remove all impressions that were chosen before a time, with their clicks; returns the number of impressions."""
+        check_time(before)
+        removed = 0
+        for part in self._parts(impressions):
+            old = delete(impressions).where(part, impressions.c.time < before)  # its clicks go with it
+            removed += self._database.write(lambda connection, old=old: connection.execute(old).rowcount)  # type: ignore[misc]
+        self._database.forget()
+        return removed
+
+    def _parts(self, table: Table) -> Iterator[ColumnElement[bool]]:
+        """Conditions on the number of a row, each for so many rows that a transaction is short."""
+        ends = select(func.min(table.c.id), func.max(table.c.id))
+        low, high = self._database.read(lambda connection: connection.execute(ends).one())
+        for start in range(low or 0, (high or 0) + 1, _BATCH):
+            yield table.c.id.between(start, start + _BATCH - 1)
 
     # Impressions and clicks
 
