@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import sqlite3
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -308,6 +309,23 @@ def test_postgresql_stops_and_comes_back_under_load(models: Path, tmp_path: Path
     events = [name for (name,) in rows(postgresql.url, "SELECT event_id FROM heedful_events")]
     assert set(acknowledged) <= set(events) and len(set(events)) == len(events)
     assert "Traceback" not in server.log.read_text() and "s3c" not in server.log.read_text()
+
+
+def test_a_full_disk_is_said_and_passes(models: Path, tmp_path: Path, small_disk: Path) -> None:
+    with served(models / "first", tmp_path, "--database", small_disk / "shop.sqlite") as server:
+        acknowledged: list[str] = []
+        while True:
+            names = [f"{len(acknowledged) + n}-{'x' * 200}" for n in range(1000)]
+            batch = [{"event_id": name, "user_id": "ann", "item_id": ITEMS[0]} for name in names]
+            status, answer = server.ask("POST", "/events", {"events": batch})
+            if status != 200:
+                break
+            acknowledged += names
+        assert status == 503 and "full" in answer["error"]["message"] and acknowledged
+        assert server.ask("POST", "/rank", {"user_id": "ann", "candidates": ITEMS})[0] == 200  # reading goes on
+        subprocess.run(["mount", "-o", "remount,size=16m", small_disk], check=True)
+        assert server.ask("POST", "/events", {"events": batch})[1]["accepted"] == 1000
+    assert sorted(stored(small_disk / "shop.sqlite")) == sorted([*acknowledged, *names])
 
 
 def test_slow_clients_are_let_go(models: Path, tmp_path: Path) -> None:

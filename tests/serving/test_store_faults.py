@@ -170,18 +170,6 @@ def test_a_locked_table_of_postgresql(postgresql):
 # Full disks
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 4 MB, which `mount -o remount,size=` enlarges."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    made = ["mount", "-t", "tmpfs", "-o", "size=4m,mode=777", "tmpfs", folder]
-    if os.geteuid() != 0 or subprocess.run(made, capture_output=True).returncode != 0:
-        pytest.skip("a file system can be mounted by root alone")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
-
-
 def fill(store: Store) -> int:
     """Append events until the disk is full; returns how many were acknowledged."""
     stored = 0
