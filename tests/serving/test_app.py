@@ -5,15 +5,20 @@ from __future__ import annotations
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from fastapi.testclient import TestClient
-from serving_worlds import N, client, error_of, train
+from serving_worlds import N, client, error_of, shop_attributes, shop_log, train
 
-from ranking_worlds import START
+from heedful.ranking.rankers import AttentionRanker
+from ranking_worlds import QUICK, START, table_of
 
 JSON = {"content-type": "application/json"}
 HISTORY = ["item1", "item2"]
@@ -148,6 +153,60 @@ def test_declaring_slots_anew(shop: TestClient, tmp_path: Path) -> None:
     assert (tmp_path / "slots.toml").read_text() == more.replace("ü", "u")
     assert good(shop.get("/slots/music", params={"user": "ann"}))["slot"] == "music"
     assert error_of(shop.put("/slots", content=b"\xff"), 400)["code"] == "invalid_text"
+
+
+SHOP_SLOTS = """
+[[slot]]
+name = "new"
+where = "stock > 0 AND price < 40"
+rule = "newest"
+column = "listed"
+shown = 5
+max_candidates = 5
+treatments = { model = 1.0 }
+
+[[slot]]
+name = "loved"
+where = "rating >= 3 AND listed >= DATE '2024-01-15' AND department = 'BOOKS'"
+rule = "best_rated"
+column = "rating"
+shown = 6
+max_candidates = 12
+at_most = { category = 2 }
+treatments = { popularity = 1.0 }
+"""
+
+
+def test_slots_by_listing_date_rating_stock_and_price(tmp_path: Path) -> None:
+    """The attributes come with the log's items, as a shop has them."""
+    randoms = np.random.default_rng(4)
+    facts = pa.table(
+        {
+            "listed": [date(2024, 1, 1) + timedelta(days=int(day)) for day in randoms.permutation(N)],
+            "rating": np.round(randoms.uniform(1, 5, N), 2),
+            "stock": randoms.integers(0, 3, N),
+        }
+    )
+    log = shop_log()
+    attributes = shop_attributes()
+    for name in facts.column_names:
+        attributes = attributes.append_column(name, facts[name])
+    ranker = AttentionRanker(**QUICK["attention"]).fit(log, table_of(log.catalog.items.ids, attributes=attributes))
+    ranker.save(tmp_path / "model", pack=True)
+    rows = [{"row": row, **known} for row, known in enumerate(attributes.to_pylist())]
+    with client(tmp_path / "model", tmp_path) as shop:
+        assert shop.put("/slots", content=SHOP_SLOTS).status_code == 200
+        filled = good(shop.get("/slots/new", params={"user": "ann"}))["items"]
+        buyable = [row for row in rows if row["stock"] > 0 and row["price"] < 40]
+        newest = sorted(buyable, key=lambda row: row["listed"], reverse=True)[:5]
+        assert {item["item_id"] for item in filled} == {f"item{row['row']}" for row in newest}
+        assert [item["score"] for item in filled] == sorted((item["score"] for item in filled), reverse=True)
+        filled = good(shop.get("/slots/loved", params={"user": "ann"}))["items"]
+        liked = [r for r in rows if r["rating"] >= 3 and r["listed"] >= date(2024, 1, 15) and r["department"] == "BOOKS"]
+        best = {f"item{row['row']}" for row in sorted(liked, key=lambda row: row["rating"], reverse=True)[:12]}
+        assert filled and {item["item_id"] for item in filled} <= best
+        categories = Counter(item["attributes"]["category"] for item in filled)
+        assert max(categories.values()) <= 2
 
 
 def test_a_server_without_a_file_of_slots(model: Path, tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_a_history_is_what_was_appended_oldest_first(store):
     assert said(store, "ann") == [("a", 10, "view"), ("b", 20, "purchase")]
     assert said(store, "bob") == [("c", 15, "purchase")]
     assert said(store, "nobody") == []
-    assert store.has_user("ann") and not store.has_user("nobody")
+    assert store.users("ann") == [("ann", len(said(store, "ann")))] and store.users("nobody") == []
 
 
 def test_an_event_counts_once_however_often_it_is_sent(store):

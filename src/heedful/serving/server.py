@@ -16,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.supervisors import Multiprocess
 
 from heedful.errors import ConfigError
+from heedful.progress import show_progress
 from heedful.serving import telemetry
 from heedful.serving.answers import error_answer
 from heedful.serving.app import RUN_FOLDER, create_app, worker, write_run_folder
@@ -92,6 +93,7 @@ def serve(choice: Choice, config: ServeConfig) -> None:
         HeedfulError: model, slots or keys cannot be used.
     """
     telemetry.log_as_json(config.log_level)
+    show_progress(False)  # standard error is the log now, a JSON object a line
     with _listen(config) as listening, tempfile.TemporaryDirectory(prefix="heedful-serve-") as shared:
         write_run_folder(Path(shared), choice, config)
         os.environ[RUN_FOLDER] = shared

@@ -152,11 +152,6 @@ class Store:
         check_names("user id", user_ids)
         return self._database.read(lambda connection: [_history(connection, user, limit) for user in user_ids])
 
-    def has_user(self, user_id: str) -> bool:
-        """Whether a user has actions."""
-        one = select(1).where(events.c.user_id == user_id).limit(1)
-        return self._database.read(lambda connection: connection.execute(one).first()) is not None
-
     def users_of_items(self, item_ids: Sequence[str], limit: int) -> list[str]:
         """At most `limit` users who acted on one of the items; reads all events."""
         found: dict[str, None] = {}
