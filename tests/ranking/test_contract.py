@@ -308,7 +308,13 @@ class TestFolders:
         model = self.save(text_ranker, tmp_path)
         for file in model.rglob("*.npy"):
             np.load(file, allow_pickle=False)
-        assert {file.suffix for file in model.rglob("*") if file.is_file()} <= {".json", ".npy", ".parquet", ".safetensors"}
+        assert {file.suffix for file in model.rglob("*") if file.is_file()} <= {
+            ".json",
+            ".npy",
+            ".parquet",
+            ".arrow",
+            ".safetensors",
+        }
 
     def test_packed_it_can_be_moved(self, text_ranker: Ranker, tmp_path: Path) -> None:
         model = self.save(text_ranker, tmp_path, pack=True)
