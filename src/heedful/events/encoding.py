@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from heedful.errors import InputError
-from heedful.events.session import Session
+from heedful.events.session import Session, literal
 from heedful.events.sorting import Events, Spool
 from heedful.progress import progress
 
@@ -41,8 +41,8 @@ def encode(session: Session, folder: Path, kinds: tuple[str, ...]) -> Encoded:
 
     Makes `reach`, the number of distinct users of each item that has any, by the row of the item.
     """
-    codes = session.register(pa.table({"kind": pa.array(kinds, pa.string()), "code": np.arange(len(kinds), dtype=np.uint8)}))
-    session.run(f"CREATE TABLE kind_codes AS FROM {codes}")
+    codes = ", ".join(f"({literal(kind)}, {code}::UTINYINT)" for code, kind in enumerate(kinds))
+    session.run(f"CREATE TABLE kind_codes AS FROM (VALUES {codes}) AS codes(kind, code)")
     session.run(
         "CREATE TABLE users AS SELECT user_id, (row_number() OVER (ORDER BY user_id) - 1)::INTEGER AS row "
         "FROM (SELECT DISTINCT user_id FROM kept)"
@@ -55,7 +55,8 @@ def encode(session: Session, folder: Path, kinds: tuple[str, ...]) -> Encoded:
         _spool_events(session, spool)
         users_of_item = _write_events(spool, folder, encoded)
     rows = np.flatnonzero(users_of_item)
-    reach = session.register(pa.table({"item": rows.astype(np.int32), "users": users_of_item[rows]}))
+    # Arrays, not Arrow: DuckDB imports pandas to take over an Arrow table.
+    reach = session.register({"item": rows.astype(np.int32), "users": users_of_item[rows]})
     session.run(f"CREATE TABLE reach AS FROM {reach}")
     return encoded
 
@@ -145,7 +146,8 @@ def _spool_events(session: Session, spool: Spool) -> None:
         "SELECT users.row AS user, kept.moment, items.row AS item, kind_codes.code AS kind "
         "FROM kept JOIN users USING (user_id) JOIN items USING (item_id) JOIN kind_codes USING (kind)"
     )
-    spool.fill(Events(*(column.to_numpy() for column in batch.columns)) for batch in rows)
+    # Arrow's own conversion to numpy imports pandas.
+    spool.fill(Events(*map(np.from_dlpack, batch.columns)) for batch in rows)
 
 
 def _write_events(spool: Spool, folder: Path, encoded: Encoded) -> np.ndarray:

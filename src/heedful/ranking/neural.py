@@ -28,7 +28,7 @@ from heedful.events.histories import Histories
 from heedful.events.log import EventLog
 from heedful.folders import Folder
 from heedful.ranking.instances import Batch, InstanceSampler
-from heedful.ranking.memory import Memory, build_memory
+from heedful.ranking.memory import FEW_ACTIONS, Memory, build_memory, memory_of_few
 from heedful.ranking.ranker import Ranker
 from heedful.ranking.training import Team, TrainingConfig, TrainingReport, as_device, train_module, write_tensors
 from heedful.ranking.trend import N_TREND_FEATURES, TrendIndex
@@ -311,6 +311,8 @@ class NeuralRanker(Ranker):
         ends = histories.offsets[1:]
         last = histories.times[np.maximum(ends - 1, 0)] if len(histories.times) else np.zeros(len(histories), np.int64)
         now = np.maximum(last, self.last_time + 1)
+        if len(histories.items) <= FEW_ACTIONS:
+            return memory_of_few(histories, now=now, max_items=self.config.max_history)
         slots = getattr(self._scratch, "slots", None)
         if slots is None or len(slots) != len(self.items):
             slots = self._scratch.slots = np.full(len(self.items), -1, np.int64)
