@@ -51,8 +51,10 @@ _SAMPLED_TIMES = 1_000_000
 _PLATEAU_UPDATES = (100, 5000)
 # An item of age t weighs (1 + 256 t / period) ** -0.8 in a mean by recency.
 _AGE_UNITS, _AGE_POWER = 256, 0.8
-# Elements of the largest intermediate array when scoring: users x candidates x (past items + hidden width).
-_SCORING_ELEMENTS = 2**22
+# Elements of the largest intermediate array in scoring: users x candidates x (past items + hidden width). Larger ones leave
+# the cache and go back to the operating system each time, which took a third of all time.
+_SCORING_ELEMENTS = 2**19
+_SCORED_ITEMS = 512
 _CATALOGUE_CHUNK_ITEMS = 2048
 
 
@@ -296,7 +298,7 @@ class NeuralRanker(Ranker):
     def _catalogue_logits(self, histories: Histories) -> np.ndarray:
         logits = np.empty((len(histories), len(self.items)), np.float32)
         memory = self._memory(histories)
-        chunk = min(_CATALOGUE_CHUNK_ITEMS, len(self.items))
+        chunk = min(_SCORED_ITEMS, len(self.items))
         parts = _alike(memory.lengths, np.full(len(histories), chunk))
         groups = [(users, self._past(_part(memory, users))) for users in parts]
         for start in range(0, len(self.items), chunk):

@@ -34,11 +34,11 @@ __all__ = ["BATCH_REQUESTS", "RankingReport", "open_requests", "recommend_reques
 A = TypeVar("A")
 B = TypeVar("B")
 
-BATCH_REQUESTS = 128
+BATCH_REQUESTS = 32
 """Requests that are ranked together."""
 
 # Batches whose answers make up one row group of the result.
-_WRITTEN_BATCHES = 8
+_WRITTEN_BATCHES = 32
 
 Answer: TypeAlias = Callable[[pa.RecordBatch, Histories, "RankingReport"], list[pa.Array]]
 """The columns that answer a batch of requests with these histories; what it counts goes into the report."""
