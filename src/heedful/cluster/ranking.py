@@ -24,7 +24,7 @@ from heedful.recommending.requests import BATCH_REQUESTS, RankingReport
 __all__ = ["recommend_requests", "score_requests"]
 
 # Requests of a part: some seconds of work, so that a lost one costs little, and starting one costs nothing beside it.
-_PART_REQUESTS = 16 * BATCH_REQUESTS
+_PART_REQUESTS = 256 * BATCH_REQUESTS
 
 
 def score_requests(

@@ -29,7 +29,7 @@ from heedful.events.log import EventLog
 from heedful.folders import Folder
 from heedful.ranking.features import FeatureCodes, FeatureVectors
 from heedful.ranking.instances import Batch, InstanceSampler
-from heedful.ranking.memory import Memory, build_memory
+from heedful.ranking.memory import FEW_ACTIONS, Memory, build_memory, memory_of_few
 from heedful.ranking.ranker import Ranker
 from heedful.ranking.training import Team, TrainingConfig, TrainingReport, as_device, train_module, write_tensors
 from heedful.ranking.trend import N_TREND_FEATURES, TrendIndex
@@ -52,8 +52,10 @@ _SAMPLED_TIMES = 1_000_000
 _PLATEAU_UPDATES = (100, 5000)
 # An item of age t weighs (1 + 256 t / period) ** -0.8 in a mean by recency.
 _AGE_UNITS, _AGE_POWER = 256, 0.8
-# Elements of the largest intermediate array when scoring: users x candidates x (past items + hidden width).
-_SCORING_ELEMENTS = 2**22
+# Elements of the largest intermediate array in scoring: users x candidates x (past items + hidden width). Larger ones leave
+# the cache and go back to the operating system each time, which took a third of all time.
+_SCORING_ELEMENTS = 2**19
+_SCORED_ITEMS = 512
 _CATALOGUE_CHUNK_ITEMS = 2048
 
 
@@ -318,7 +320,7 @@ class NeuralRanker(Ranker):
     def _catalogue_logits(self, histories: Histories) -> np.ndarray:
         logits = np.empty((len(histories), len(self.items)), np.float32)
         memory = self._memory(histories)
-        chunk = min(_CATALOGUE_CHUNK_ITEMS, len(self.items))
+        chunk = min(_SCORED_ITEMS, len(self.items))
         parts = _alike(memory.lengths, np.full(len(histories), chunk))
         groups = [(users, self._past(_part(memory, users))) for users in parts]
         for start in range(0, len(self.items), chunk):
@@ -333,6 +335,8 @@ class NeuralRanker(Ranker):
         ends = histories.offsets[1:]
         last = histories.times[np.maximum(ends - 1, 0)] if len(histories.times) else np.zeros(len(histories), np.int64)
         now = np.maximum(last, self.last_time + 1)
+        if len(histories.items) <= FEW_ACTIONS:
+            return memory_of_few(histories, now=now, max_items=self.config.max_history)
         slots = getattr(self._scratch, "slots", None)
         if slots is None or len(slots) != len(self.items):
             slots = self._scratch.slots = np.full(len(self.items), -1, np.int64)
