@@ -33,16 +33,19 @@ def pytest_unconfigure() -> None:
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     ray = pytest.importorskip("ray", reason="the extra cluster is not installed")
+    # Processes that Ray starts inherit this, and are at hand before anybody asks; a runtime_env would start each anew.
     path = os.pathsep.join([str(Path(heedful.__file__).parents[1]), str(Path(__file__).parent)])
-    ray.init(
-        address="local",
-        num_cpus=2,
-        object_store_memory=100_000_000,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        runtime_env={"env_vars": {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}},
-    )
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("PYTHONPATH", path)
+        environment.setenv("OMP_NUM_THREADS", "1")
+        ray.init(
+            address="local",
+            num_cpus=2,
+            object_store_memory=100_000_000,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+        )
     yield
     ray.shutdown()
 
@@ -67,7 +70,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
             pa.array(np.arange(len(log.users) + 1) * 7, pa.int32()), ids.take(pa.array(drawn))
         ),
     }
-    # Ten thousand requests, in row groups that end where no batch ends.
-    table = pa.concat_tables([pa.table(columns)] * 11)
+    # Requests of several parts, in row groups that end where no batch ends.
+    table = pa.concat_tables([pa.table(columns)] * 3)
     pq.write_table(table, work / "requests.parquet", row_group_size=1234)
     return Shop(work / "log", work / "sequences", work / "embeddings", work / "model", work / "requests.parquet")

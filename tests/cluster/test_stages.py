@@ -15,8 +15,11 @@ from cluster_worlds import Counter, Shop
 
 import heedful
 from heedful import cluster
+from heedful.cluster import ranking
 from heedful.cluster.parts import open_work, run_parts
+from heedful.cluster.storage import Place
 from heedful.errors import ConfigError, InputError, TrainingError
+from heedful.recommending.requests import BATCH_REQUESTS
 
 pytestmark = [
     pytest.mark.usefixtures("ray_session"),
@@ -41,16 +44,17 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
 def test_a_worker_that_dies_costs_its_parts_only_and_a_second_run_none(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.mkdir()
-    open_work(tmp_path / "work", {"a": 1})
-    done = run_parts(tmp_path / "work", "count", list(range(8)), Counter, {"log": str(log)})
+    work = Place.of(tmp_path / "work")
+    open_work(work, {"a": 1})
+    done = run_parts(work, "count", list(range(8)), Counter, {"log": str(log)})
     assert [one["part"] for one in done] == list(range(8))
     assert (log / "killed").exists()
     left = len(list(log.iterdir()))
-    open_work(tmp_path / "work", {"a": 1})
+    open_work(work, {"a": 1})
     (tmp_path / "work" / "count-00005.json").unlink()
-    assert run_parts(tmp_path / "work", "count", list(range(8)), Counter, {"log": str(log)}) == done
+    assert run_parts(work, "count", list(range(8)), Counter, {"log": str(log)}) == done
     assert len(list(log.iterdir())) == left + 1
-    open_work(tmp_path / "work", {"a": 2})  # another run
+    open_work(work, {"a": 2})  # another run
     assert [file.name for file in (tmp_path / "work").iterdir()] == ["inputs.json"]
 
 
@@ -95,7 +99,8 @@ def test_prepare_sets_aside_what_one_machine_sets_aside(tmp_path: Path) -> None:
         cluster.prepare("duckdb:///x?table=t", tmp_path / "none")
 
 
-def test_ranking_gives_the_same_bytes(shop: Shop, tmp_path: Path, one_thread: None) -> None:
+def test_ranking_gives_the_same_bytes(shop: Shop, tmp_path: Path, one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranking, "_PART_REQUESTS", 2 * BATCH_REQUESTS)
     ranker = heedful.load_ranker(shop.model)
     report = heedful.score_requests(ranker, shop.requests, tmp_path / "here.parquet")
     assert cluster.score_requests(shop.model, shop.requests, tmp_path / "there.parquet") == report
@@ -151,7 +156,7 @@ def test_evaluation_gives_the_same_numbers(shop: Shop, tmp_path: Path) -> None:
     past, future = config.split(log)
     models = {"popularity": heedful.Popularity().fit(past), "own": lambda histories, candidates: candidates.rows * 1.0}
     here = heedful.compare(models, future, config=config)
-    there = heedful.compare(models, future, config=config, measuring=cluster.measuring(tmp_path / "parts"))
+    there = heedful.compare(models, future, config=config, measuring=cluster.measuring(tmp_path / "report"))
     assert there.to_dict() == here.to_dict()
     assert there.per_user().equals(here.per_user())
     assert list(tmp_path.iterdir()) == []
