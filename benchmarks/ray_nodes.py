@@ -71,15 +71,21 @@ class Nodes:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # Workers rename themselves and some outlive their raylet for a while: what is ours has our token in its environment.
-        mark = f"RAY_AUTH_TOKEN_PATH={self.environment['RAY_AUTH_TOKEN_PATH']}".encode()
-        for place in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                if int(place.name) != os.getpid() and mark in (place / "environ").read_bytes().split(b"\0"):
-                    os.kill(int(place.name), signal.SIGKILL)
+        for pid in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         if self.namespaces:
             _remove_links()
         self._secrets.cleanup()
+
+    def processes(self) -> list[int]:
+        """All processes of the cluster and of commands on it; workers rename themselves, but keep our token's place."""
+        mark, found = f"RAY_AUTH_TOKEN_PATH={self.environment['RAY_AUTH_TOKEN_PATH']}".encode(), []
+        for place in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if int(place.name) != os.getpid() and mark in (place / "environ").read_bytes().split(b"\0"):
+                    found.append(int(place.name))
+        return found
 
     def add(self) -> None:
         """Start one more node, with one processor."""

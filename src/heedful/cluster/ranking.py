@@ -20,6 +20,7 @@ from heedful.ranking.models import load_ranker
 from heedful.ranking.ranker import open_model_folder
 from heedful.recommending import requests as embedded
 from heedful.recommending.requests import BATCH_REQUESTS, RankingReport
+from heedful.recommending.retrieval import Retriever
 
 __all__ = ["recommend_requests", "score_requests"]
 
@@ -62,20 +63,46 @@ def recommend_requests(
     k: int = 10,
     exclude_history: bool = True,
     pool_gamma: float | None = 0.0,
+    retrieve: int = 0,
+    index: str | os.PathLike[str] | None = None,
 ) -> RankingReport:
-    """`heedful.recommend_requests` on the cluster that is connected; arguments as in `score_requests` and there."""
+    """`heedful.recommend_requests` on the cluster that is connected; arguments as in `score_requests` and there.
+
+    Args:
+        model: as in `score_requests`.
+        requests: as there, without candidates.
+        out: as there.
+        embeddings: as there.
+        k: items for each request.
+        exclude_history: never return an item of the request's history.
+        pool_gamma: as in `Ranker.score`.
+        retrieve: score so many retrieved items for each request; 0: all.
+        index: folder of `Retriever.save` that all nodes reach; None: each worker makes its own, exact or of lists as on one
+            machine. Lists made twice are not quite the same, so a large catalogue should come with an index.
+    """
     require(k >= 1, "k", got=k, expected="1 or more")
     options = {"what": "recommend", "k": k, "exclude_history": exclude_history, "pool_gamma": pool_gamma}
-    return _rank(model, requests, out, embeddings, options)
+    return _rank(model, requests, out, embeddings, options, retrieve, index)
 
 
 class _Answerer:
     """One ranker, its table memory-mapped."""
 
-    def __init__(self, model: Place, embeddings: Place | None, requests: Place, options: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        model: Place,
+        embeddings: Place | None,
+        requests: Place,
+        options: dict[str, Any],
+        retrieve: int,
+        index: Place | None,
+    ) -> None:
         self._ranker = load_ranker(here(model), embeddings=ItemEmbeddings.load(here(embeddings)) if embeddings else None)
         self._requests = here(requests)
         self._options = {name: value for name, value in options.items() if name != "what"}
+        if retrieve:
+            found = Retriever.open(here(index), self._ranker, candidates=retrieve) if index else None
+            self._options["retriever"] = found or Retriever(self._ranker, candidates=retrieve)
         self._function = embedded.score_requests if options["what"] == "score" else embedded.recommend_requests
 
     def run(self, part: list[int], path: Path) -> dict[str, Any]:
@@ -89,18 +116,22 @@ def _rank(
     out: str | os.PathLike[str],
     embeddings: str | os.PathLike[str] | None,
     options: dict[str, Any],
+    retrieve: int = 0,
+    index: str | os.PathLike[str] | None = None,
 ) -> RankingReport:
     arguments = {
         "model": Place.of(model),
         "embeddings": Place.of(embeddings) if embeddings else None,
         "requests": Place.of(requests),
         "options": options,
+        "retrieve": retrieve,
+        "index": Place.of(index) if index else None,
     }
     folder, _ = open_model_folder(here(model))
     file = embedded.open_requests(here(requests), candidates=options["what"] == "score")
     target = Place.of(out)
     work = target.beside(".parts")
-    open_work(work, {"model": folder.content_hash, "requests": Place.of(requests).stamp(), **options})
+    open_work(work, {"model": folder.content_hash, "requests": Place.of(requests).stamp(), "retrieve": retrieve, **options})
     check_paths([place for place in arguments.values() if isinstance(place, Place)], work)
     n = file.metadata.num_rows
     parts = [[low, min(low + _PART_REQUESTS, n)] for low in range(0, n, _PART_REQUESTS)] or [[0, 0]]

@@ -69,6 +69,9 @@ class Place:
     def __str__(self) -> str:
         return self.address
 
+    def __fspath__(self) -> str:
+        return f"{self.address}?{self.query}" if self.query else self.address
+
     def __truediv__(self, name: str) -> Place:
         return Place(f"{self.address}/{name}", self.query)
 
@@ -101,7 +104,7 @@ class Place:
             # What Amazon's own tools look at, and pyarrow does not.
             scheme, _, host = endpoint.rstrip("/").rpartition("://")
             query = "&".join(filter(None, [query, f"scheme={scheme or 'https'}&endpoint_override={host}"]))
-        return _system(f"{self.address}?{query}" if query else self.address)
+        return _system(os.fspath(Place(self.address, query)))
 
     def stamp(self) -> list[Any]:
         """Sizes and times of the file, or of all in the folder: what changes with the contents.
@@ -195,6 +198,8 @@ class Place:
         with _failing(f"{self} could not be written"):
             for file in sorted(files, key=lambda file: file.name == MANIFEST):
                 target = path if file == source else f"{path}/{file.relative_to(source).as_posix()}"
+                if self.path is not None:
+                    Path(target).parent.mkdir(parents=True, exist_ok=True)
                 fs.copy_files(str(file), target, source_filesystem=fs.LocalFileSystem(), destination_filesystem=system)
 
     @contextlib.contextmanager
