@@ -3,8 +3,8 @@
     python benchmarks/cluster_embedding.py --seeds 2
 
 The same events before the cut, the same options, the same epochs; each side with each seed. The hit-rate is that of
-skipgram_vs_gensim: the share of the baskets after the cut of which a new item is among the k nearest to the mean of the user's
-last items before. Its standard error is that of a share of so many baskets, for one seed. Prints JSON.
+skipgram_vs_gensim: the share of the baskets after the cut of which a new item is among the k nearest to the mean of the
+user's last items before. Its standard error is that of a share of so many baskets, for one seed. Prints JSON.
 """
 
 from __future__ import annotations

@@ -6,9 +6,9 @@
 The head has no processors, the other nodes have one each, in network namespaces with addresses of their own where that can
 be done (see ray_nodes). Each stage runs embedded first and then with --cluster; some seconds after it began, the node that
 joined last is killed (SIGKILL to its raylet) or unplugged (off the network, its processes alive), and a new one joins for
-the next stage. Printed for each stage: whether the result is that of one machine, how long both took, the most memory that both
-had at one moment (PSS of all processes, Ray's own included), and what the nodes sent. Commands compute in one thread, as a
-worker does, so that scores are the same to the byte. No time is one to compare with a machine that is not busy otherwise.
+the next stage. Printed for each stage: whether the result is that of one machine, how long both took, the most memory that
+both had at one moment (PSS of all processes, Ray's own included), and what the nodes sent. Commands compute in one thread,
+as a worker does, so that scores are the same to the byte. No time is one to compare with a machine that is not busy otherwise.
 """
 
 from __future__ import annotations
