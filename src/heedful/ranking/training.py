@@ -211,7 +211,9 @@ class _Run:
         self.scoring = team.share(module, scoring) if team else scoring
         self.data, self.folder = data, folder
         self.parameters = dict(module.named_parameters())
-        self.adam = torch.optim.Adam(self.parameters.values(), lr=config.learning_rate, betas=_BETAS)
+        on_cpu = all(parameter.device.type == "cpu" for parameter in self.parameters.values())
+        # One pass over all weights. Elsewhere it would want its count of steps, which checkpoints keep here, beside them.
+        self.adam = torch.optim.Adam(self.parameters.values(), lr=config.learning_rate, betas=_BETAS, fused=on_cpu)
         self.state = _Progress(rate=config.learning_rate)
         self.averaged = self._copy() if config.average else {}
         self.best = self._copy()
@@ -246,7 +248,9 @@ class _Run:
         if not math.isfinite(value):
             self._stop(f"the training loss became {value} at step {self.state.step + 1}")
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.parameters.values(), self.config.gradient_norm)
+        norm = nn.utils.get_total_norm(p.grad for p in self.parameters.values() if p.grad is not None)
+        if norm > self.config.gradient_norm:
+            nn.utils.clip_grads_with_norm_(self.parameters.values(), self.config.gradient_norm, norm)
         self.adam.step()
         self._average()
         return value
