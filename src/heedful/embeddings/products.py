@@ -1,8 +1,6 @@
 """One step of skip-gram in registers: the small matrix products that its time goes into.
 
-The functions read and write rows of tables by address. They are emitted as LLVM vector instructions, because the loops that
-numba writes for the same products keep no sums in registers, and its views of rows cost more than the work on them
-(measured: 2 to 3 times slower); LLVM splits the vectors on processors with narrower ones.
+The functions read and write rows of tables by address, and are emitted as vector instructions (`vectors`).
 
 Shape suffixes: N pairs of an input and its true target, S = `LANES` places for the numbers of one: the true target, then
 the negatives that all pairs share, always `NEGATIVES`.
@@ -14,49 +12,30 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils as untyped_cgutils
-from numba.extending import intrinsic
+
+from heedful.embeddings.vectors import (
+    FAST,
+    INT,
+    LANES,
+    VECTOR,
+    ZERO,
+    cgutils,
+    constant,
+    emitted,
+    lane_pointer,
+    load,
+    multiply_add,
+    number,
+    polynomial,
+    shuffle,
+    splat,
+    store,
+)
 
 __all__ = ["LANES", "NEGATIVES", "add_products", "dot_products", "logistic_steps", "prefetch"]
 
-LANES = 16
-"""Numbers in a vector register of AVX-512."""
 NEGATIVES = 5
 """Negatives of one call, as many as word2vec has for a pair: their sums and vectors fit the registers."""
-
-# The functions that it makes are called with the arguments after `typing`, which its type does not say.
-_emitted: Any = intrinsic
-cgutils: Any = untyped_cgutils
-
-_FLOAT, _INT = ir.FloatType(), ir.IntType(64)
-_VECTOR = ir.VectorType(_FLOAT, LANES)
-# Reassociation and fused multiply-add are allowed; NaN keeps its meaning, so that divergence is seen.
-_FAST = ("reassoc", "contract", "nsz", "arcp")
-
-
-def _lane_pointer(builder: Any, address: Any, index: Any) -> Any:
-    """Pointer to the float at `index` floats after an address."""
-    return builder.gep(builder.inttoptr(address, _FLOAT.as_pointer()), [index])
-
-
-def _load(builder: Any, address: Any, index: Any) -> Any:
-    pointer = builder.bitcast(_lane_pointer(builder, address, index), _VECTOR.as_pointer())
-    return builder.load(pointer, align=4)
-
-
-def _store(builder: Any, vector: Any, address: Any, index: Any) -> None:
-    pointer = builder.bitcast(_lane_pointer(builder, address, index), vector.type.as_pointer())
-    builder.store(vector, pointer, align=4)
-
-
-def _splat(builder: Any, number: Any) -> Any:
-    one = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), number, ir.Constant(ir.IntType(32), 0))
-    zeros = ir.Constant(ir.VectorType(ir.IntType(32), LANES), None)
-    return builder.shuffle_vector(one, ir.Constant(_VECTOR, ir.Undefined), zeros)
-
-
-def _multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
-    return builder.fadd(builder.fmul(a, b, flags=_FAST), c, flags=_FAST)
 
 
 def _sums(builder: Any, vectors: list[Any]) -> Any:
@@ -67,35 +46,20 @@ def _sums(builder: Any, vectors: list[Any]) -> Any:
         low = [start + i for start in range(0, LANES, segment) for i in range(half)]
         masks = low + [LANES + i for i in low], [half + i for i in low] + [LANES + half + i for i in low]
         vectors = [
-            builder.fadd(*(_shuffle(builder, a, b, mask) for mask in masks), flags=_FAST)
+            builder.fadd(*(shuffle(builder, a, b, mask) for mask in masks), flags=FAST)
             for a, b in zip(vectors[::2], vectors[1::2], strict=True)
         ]
         segment = half
     return vectors[0]
 
 
-def _shuffle(builder: Any, a: Any, b: Any, mask: list[int]) -> Any:
-    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), len(mask)), mask))
-
-
-def _number(value: int) -> Any:
-    return ir.Constant(_INT, value)
-
-
-_ZERO = ir.Constant(_VECTOR, None)
-
-
-def _constant(number: float) -> Any:
-    return ir.Constant(_VECTOR, [float(number)] * LANES)
-
-
 def _row_place(builder: Any, rows: Any, i: Any, width: Any) -> Any:
     """Where the row begins that stands at place `i` of an int32 array, in floats from the start of its table."""
     pointer = builder.gep(builder.inttoptr(rows, ir.IntType(32).as_pointer()), [i])
-    return builder.mul(builder.zext(builder.load(pointer, align=4), _INT), width)
+    return builder.mul(builder.zext(builder.load(pointer, align=4), INT), width)
 
 
-@_emitted
+@emitted
 def dot_products(typing: Any, x: Any, y: Any, width: Any, inputs: Any, trues: Any, n: Any, negatives: Any, out: Any) -> Any:
     """out_NS[i, 0] = x[inputs[i]] . y[trues[i]], out_NS[i, 1 + t] = x[inputs[i]] . y[negatives[t]], zero beyond.
 
@@ -106,27 +70,27 @@ def dot_products(typing: Any, x: Any, y: Any, width: Any, inputs: Any, trues: An
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         x, y, width, inputs, trues, n, negatives, out = arguments
-        sums = [cgutils.alloca_once(builder, _VECTOR) for _ in range(1 + NEGATIVES)]
-        shared = [_row_place(builder, negatives, _number(t), width) for t in range(NEGATIVES)]
+        sums = [cgutils.alloca_once(builder, VECTOR) for _ in range(1 + NEGATIVES)]
+        shared = [_row_place(builder, negatives, number(t), width) for t in range(NEGATIVES)]
         with cgutils.for_range(builder, n) as pairs:
             x_row = _row_place(builder, inputs, pairs.index, width)
             y_rows = [_row_place(builder, trues, pairs.index, width), *shared]
             for total in sums:
-                builder.store(_ZERO, total)
-            with cgutils.for_range(builder, builder.udiv(width, _number(LANES))) as parts:
-                first = builder.mul(parts.index, _number(LANES))
-                x_part = _load(builder, x, builder.add(x_row, first))
+                builder.store(ZERO, total)
+            with cgutils.for_range(builder, builder.udiv(width, number(LANES))) as parts:
+                first = builder.mul(parts.index, number(LANES))
+                x_part = load(builder, x, builder.add(x_row, first))
                 for y_row, total in zip(y_rows, sums, strict=True):
-                    y_part = _load(builder, y, builder.add(y_row, first))
-                    builder.store(_multiply_add(builder, x_part, y_part, builder.load(total)), total)
-            totals = [builder.load(total) for total in sums] + [_ZERO] * (LANES - len(sums))
-            _store(builder, _sums(builder, totals), out, builder.mul(pairs.index, _number(LANES)))
+                    y_part = load(builder, y, builder.add(y_row, first))
+                    builder.store(multiply_add(builder, x_part, y_part, builder.load(total)), total)
+            totals = [builder.load(total) for total in sums] + [ZERO] * (LANES - len(sums))
+            store(builder, _sums(builder, totals), out, builder.mul(pairs.index, number(LANES)))
         return context.get_dummy_value()
 
     return types.void(*[types.intp] * 8), emit
 
 
-@_emitted
+@emitted
 def add_products(typing: Any, x: Any, y: Any, width: Any, inputs: Any, trues: Any, n: Any, negatives: Any, step: Any) -> Any:
     """Add to each x[inputs[i]] its targets times step_NS[i], and to each target its inputs times the same.
 
@@ -136,31 +100,31 @@ def add_products(typing: Any, x: Any, y: Any, width: Any, inputs: Any, trues: An
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         x, y, width, inputs, trues, n, negatives, step = arguments
-        sums = [cgutils.alloca_once(builder, _VECTOR) for _ in range(NEGATIVES)]
-        shared = [_row_place(builder, negatives, _number(t), width) for t in range(NEGATIVES)]
-        with cgutils.for_range(builder, builder.udiv(width, _number(LANES))) as parts:
-            first = builder.mul(parts.index, _number(LANES))
+        sums = [cgutils.alloca_once(builder, VECTOR) for _ in range(NEGATIVES)]
+        shared = [_row_place(builder, negatives, number(t), width) for t in range(NEGATIVES)]
+        with cgutils.for_range(builder, builder.udiv(width, number(LANES))) as parts:
+            first = builder.mul(parts.index, number(LANES))
             places = [builder.add(row, first) for row in shared]
-            y_parts = [_load(builder, y, place) for place in places]
+            y_parts = [load(builder, y, place) for place in places]
             for total in sums:
-                builder.store(_ZERO, total)
+                builder.store(ZERO, total)
             with cgutils.for_range(builder, n) as pairs:
                 x_place = builder.add(_row_place(builder, inputs, pairs.index, width), first)
                 true_place = builder.add(_row_place(builder, trues, pairs.index, width), first)
-                x_part, true_part = _load(builder, x, x_place), _load(builder, y, true_place)
-                step_row = builder.mul(pairs.index, _number(LANES))
+                x_part, true_part = load(builder, x, x_place), load(builder, y, true_place)
+                step_row = builder.mul(pairs.index, number(LANES))
                 rates = [
-                    _splat(builder, builder.load(_lane_pointer(builder, step, builder.add(step_row, _number(t)))))
+                    splat(builder, builder.load(lane_pointer(builder, step, builder.add(step_row, number(t)))))
                     for t in range(1 + NEGATIVES)
                 ]
-                _store(builder, _multiply_add(builder, rates[0], x_part, true_part), y, true_place)
-                x_new = _multiply_add(builder, rates[0], true_part, x_part)
+                store(builder, multiply_add(builder, rates[0], x_part, true_part), y, true_place)
+                x_new = multiply_add(builder, rates[0], true_part, x_part)
                 for rate, total, y_part in zip(rates[1:], sums, y_parts, strict=True):
-                    builder.store(_multiply_add(builder, rate, x_part, builder.load(total)), total)
-                    x_new = _multiply_add(builder, rate, y_part, x_new)
-                _store(builder, x_new, x, x_place)
+                    builder.store(multiply_add(builder, rate, x_part, builder.load(total)), total)
+                    x_new = multiply_add(builder, rate, y_part, x_new)
+                store(builder, x_new, x, x_place)
             for place, total in zip(places, sums, strict=True):
-                _store(builder, builder.fadd(_load(builder, y, place), builder.load(total), flags=_FAST), y, place)
+                store(builder, builder.fadd(load(builder, y, place), builder.load(total), flags=FAST), y, place)
         return context.get_dummy_value()
 
     return types.void(*[types.intp] * 8), emit
@@ -175,24 +139,17 @@ _TANH_Q = (1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900e-03, 4.8
 _LARGEST = 7.9
 
 
-def _polynomial(builder: Any, s: Any, coefficients: tuple[float, ...]) -> Any:
-    value = _constant(coefficients[0])
-    for coefficient in coefficients[1:]:
-        value = _multiply_add(builder, s, value, _constant(coefficient))
-    return value
-
-
 def _half_tanh(builder: Any, z: Any) -> Any:
     """tanh(z) / 2; a number that is none stays none."""
     for beyond, bound in ((">", _LARGEST), ("<", -_LARGEST)):
-        edge = _constant(bound)
+        edge = constant(bound)
         z = builder.select(builder.fcmp_ordered(beyond, z, edge), edge, z)
-    s = builder.fmul(z, z, flags=_FAST)
-    numerator = builder.fmul(z, _polynomial(builder, s, _TANH_P), flags=_FAST)
-    return builder.fmul(_constant(0.5), builder.fdiv(numerator, _polynomial(builder, s, _TANH_Q), flags=_FAST), flags=_FAST)
+    s = builder.fmul(z, z, flags=FAST)
+    numerator = builder.fmul(z, polynomial(builder, s, _TANH_P), flags=FAST)
+    return builder.fmul(constant(0.5), builder.fdiv(numerator, polynomial(builder, s, _TANH_Q), flags=FAST), flags=FAST)
 
 
-@_emitted
+@emitted
 def logistic_steps(typing: Any, logits: Any, n: Any, n_negatives: Any, has_true: Any, rate: Any) -> Any:
     """Turn logits into step sizes, rate * (label - s(logit)), in place; what does not count becomes zero.
 
@@ -202,26 +159,26 @@ def logistic_steps(typing: Any, logits: Any, n: Any, n_negatives: Any, has_true:
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         logits, n, n_negatives, has_true, rate = arguments
-        integers = ir.VectorType(_INT, LANES)
-        counts = builder.insert_element(ir.Constant(integers, ir.Undefined), n_negatives, _number(0))
-        counts = _shuffle(builder, counts, counts, [0] * LANES)
+        integers = ir.VectorType(INT, LANES)
+        counts = builder.insert_element(ir.Constant(integers, ir.Undefined), n_negatives, number(0))
+        counts = shuffle(builder, counts, counts, [0] * LANES)
         # A true target that does not count stands beyond all negatives.
-        place = builder.mul(builder.sub(_number(1), has_true), _number(LANES))
+        place = builder.mul(builder.sub(number(1), has_true), number(LANES))
         places = builder.insert_element(ir.Constant(integers, list(range(LANES))), place, ir.Constant(ir.IntType(32), 0))
         counted = builder.icmp_signed("<=", places, counts)
-        rates = _splat(builder, rate)
-        centred = ir.Constant(_VECTOR, [0.5] + [-0.5] * (LANES - 1))
+        rates = splat(builder, rate)
+        centred = ir.Constant(VECTOR, [0.5] + [-0.5] * (LANES - 1))
         with cgutils.for_range(builder, n) as pairs:
-            place = builder.mul(pairs.index, _number(LANES))
-            z = builder.fmul(_constant(0.5), _load(builder, logits, place), flags=_FAST)
-            step = builder.fmul(rates, builder.fsub(centred, _half_tanh(builder, z), flags=_FAST), flags=_FAST)
-            _store(builder, builder.select(counted, step, _ZERO), logits, place)
+            place = builder.mul(pairs.index, number(LANES))
+            z = builder.fmul(constant(0.5), load(builder, logits, place), flags=FAST)
+            step = builder.fmul(rates, builder.fsub(centred, _half_tanh(builder, z), flags=FAST), flags=FAST)
+            store(builder, builder.select(counted, step, ZERO), logits, place)
         return context.get_dummy_value()
 
     return types.void(types.intp, types.intp, types.intp, types.intp, types.float32), emit
 
 
-@_emitted
+@emitted
 def prefetch(typing: Any, address: Any) -> Any:
     """Ask for the cache line at an address, soon to be written; the address need not be valid."""
 

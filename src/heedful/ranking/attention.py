@@ -23,9 +23,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
+
+from heedful.ranking.layers import LANES, Layers, first_column, n_columns
 
 __all__ = ["Attention"]
 
@@ -54,9 +57,7 @@ class Attention(nn.Module):
         for layer in (self.h, *self.g):
             nn.init.zeros_(layer.bias)
 
-    def forward(
-        self, x_BLD: torch.Tensor, log_weight_BL: torch.Tensor, xq_BCD: torch.Tensor, bias_KBL: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def forward(self, x_BLD: torch.Tensor, log_weight_BL: torch.Tensor, xq_BCD: torch.Tensor) -> torch.Tensor:
         """The logit of each candidate.
 
         Args:
@@ -64,20 +65,20 @@ class Attention(nn.Module):
             log_weight_BL: 0 for a past item, -inf in the padding; added to the attention's scores. A user without past
                 items needs null rows.
             xq_BCD: candidates, or [1, C, D] for the same candidates for every user.
-            bias_KBL: what each layer adds to the scores of each past item, if anything.
 
         Returns:
             float [B, C].
         """
-        if torch.is_grad_enabled() and self._short(x_BLD.shape[1], xq_BCD.shape[1]):
-            return self._score_space(x_BLD, log_weight_BL, xq_BCD, bias_KBL)
+        used_BL = log_weight_BL == 0
+        lengths = used_BL.sum(1).cpu().numpy()
+        if self._on_scores(lengths, xq_BCD, x_BLD):
+            with torch.autocast(x_BLD.device.type, enabled=False):
+                return self._score_space(x_BLD, used_BL, lengths, xq_BCD)
         users = x_BLD.shape[0]
         z_BCH = self.h(xq_BCD).expand(users, -1, -1)
-        weighted = bias_KBL is not None or bool(log_weight_BL.any())
+        weighted = not bool(used_BL.all())
         for k, (f, g) in enumerate(zip(self.f, self.g, strict=True)):
             memory_BND, log_weight_BN = x_BLD, log_weight_BL
-            if bias_KBL is not None:
-                log_weight_BN = log_weight_BN + bias_KBL[k]
             if self.null:
                 null_BMD = self.null[k].expand(users, -1, -1)
                 memory_BND = torch.cat([x_BLD, null_BMD], dim=1)
@@ -86,88 +87,85 @@ class Attention(nn.Module):
         logits_BC: torch.Tensor = (z_BCH @ self.phi.T).squeeze(-1)
         return logits_BC
 
-    def _short(self, past: int, candidates: int) -> bool:
-        """Whether a training step on scores alone takes fewer multiply-adds for a user than the absorbed form."""
-        depth, (hidden, width) = len(self.f), self.h.weight.shape
-        rows = past + (len(self.null[0]) if self.null else 0)
-        pairs = depth * (depth - 1) // 2
-        products = depth * rows * width * (2 * candidates + 7 * hidden) + 3 * pairs * rows**2 * (candidates + hidden)
-        return 0 < products < candidates * depth * width * (6 * hidden + 4 * rows)
+    def _on_scores(self, lengths: np.ndarray, xq_BCD: torch.Tensor, x_BLD: torch.Tensor) -> bool:
+        """Whether this is a training step on a processor that takes fewer multiply-adds on scores alone."""
+        if not torch.is_grad_enabled() or x_BLD.requires_grad or xq_BCD.requires_grad or x_BLD.device.type != "cpu":
+            return False
+        depth, (hidden, width), candidates = len(self.f), self.h.weight.shape, xq_BCD.shape[1]
+        null_rows = len(self.null[0]) if self.null else 0
+        if not depth or not (lengths + null_rows).all():
+            return False
+        rows, pairs = lengths.astype(float) + null_rows, depth * (depth - 1) // 2
+        fold = 3 * (depth + pairs) * width * width * hidden
+        maps = 2 * (depth + pairs) * width * width * lengths + 2 * depth * rows * width * candidates
+        products = pairs * rows**2 * (2 * width + 3 * candidates)
+        longest = lengths.max() + null_rows
+        absorbed = len(lengths) * candidates * depth * width * (6 * hidden + 4 * longest)
+        return bool(fold + (maps + products).sum() < absorbed)
 
     def _score_space(
-        self, x_BLD: torch.Tensor, log_weight_BL: torch.Tensor, xq_BCD: torch.Tensor, bias_KBL: torch.Tensor | None
+        self, x_BLD: torch.Tensor, used_BL: torch.Tensor, lengths: np.ndarray, xq_BCD: torch.Tensor
     ) -> torch.Tensor:
-        """`forward` on scores alone; N = L + M rows of memory."""
-        users, depth = len(x_BLD), len(self.f)
-        memories = [x_BLD] * depth
-        if self.null:
-            memories = [torch.cat([x_BLD, null_MD.expand(users, -1, -1)], dim=1) for null_MD in self.null]
-        keys_BKNH = torch.stack([memory @ f.T for memory, f in zip(memories, self.f, strict=True)], dim=1)
-        values_BKNH = torch.stack([g(memory) for memory, g in zip(memories, self.g, strict=True)], dim=1)
-        log_weight_BKL = log_weight_BL[:, None].expand(-1, depth, -1)
-        if bias_KBL is not None:
-            log_weight_BKL = log_weight_BKL + bias_KBL.transpose(0, 1)
-        log_weight_BKN = nn.functional.pad(log_weight_BKL, (0, keys_BKNH.shape[2] - x_BLD.shape[1]))
-        start_BKN = keys_BKNH @ self.h.bias + log_weight_BKN
-        own_BKND, worth_BKN = keys_BKNH @ self.h.weight, values_BKNH @ self.phi[0]
-        inputs = (own_BKND, start_BKN, worth_BKN, keys_BKNH, values_BKNH, xq_BCD.expand(users, -1, -1))
-        with torch.autocast(x_BLD.device.type, enabled=False):
-            read_BC: torch.Tensor = _Layers.apply(*(tensor.float() for tensor in inputs))  # type: ignore[no-untyped-call]
-        item_BC: torch.Tensor = self.h(xq_BCD) @ self.phi[0]
-        return read_BC + item_BC
+        """`forward` on scores alone."""
+        users, depth, width, padding = len(x_BLD), len(self.f), x_BLD.shape[2], -x_BLD.shape[2] % LANES
+        x_TD, xq_BCD = x_BLD[used_BL], xq_BCD.expand(users, -1, -1)
+        f_KHD, layers = torch.stack(list(self.f)), [g for g in self.g if isinstance(g, nn.Linear)]
+        null_KMD = torch.stack(list(self.null)) if self.null else x_TD.new_zeros(depth, 0, width)
+        bias_KH = torch.stack([self.h.bias, *(g.bias for g in layers[:-1])]).cumsum(0)  # those of what z^(k-1) is made of
+        start_KD = torch.bmm(bias_KH[:, None], f_KHD)[:, 0]
+        worth_KD = torch.stack([(self.phi @ g.weight)[0] for g in layers])
+        hg_HX = torch.cat([self.h.weight, *(g.weight for g in layers)], dim=1)
+        maps_DE = _Maps.apply(f_KHD, hg_HX, start_KD, worth_KD, padding)  # type: ignore[no-untyped-call]
+        item_BC = xq_BCD @ (self.phi @ self.h.weight)[0] + self.phi[0] @ (bias_KH[-1] + layers[-1].bias)
+        read_BC: torch.Tensor = Layers.apply(  # type: ignore[no-untyped-call]
+            maps_DE, null_KMD.flatten(0, 1) @ maps_DE, *(_padded(t, padding) for t in (null_KMD, x_TD, xq_BCD)), lengths
+        )
+        logits_BC: torch.Tensor = read_BC + item_BC
+        return logits_BC
 
 
-class _Layers(torch.autograd.Function):
-    """All layers on scores alone, sum_kn p_n^k worth^k_n, and its gradients, in two buffers that are worked on in place.
-
-    Candidates stand in the last dimension, over which the softmax of many short pasts is computed side by side.
-    """
+class _Maps(torch.autograd.Function):
+    """The linear maps of an item that `Layers` needs, side by side, [D, E], from the layers' matrices."""
 
     @staticmethod
     def forward(
-        ctx: Any, own_BKND: torch.Tensor, start_BKN: torch.Tensor, worth_BKN: torch.Tensor, keys_BKNH: torch.Tensor,
-        values_BKNH: torch.Tensor, xq_BCD: torch.Tensor,
-    ) -> torch.Tensor:  # fmt: skip
-        """The layers of a batch, float [B, C]; R = K N rows."""
-        _, depth, rows = start_BKN.shape
-        own_BRD, keys_BRH = own_BKND.flatten(1, 2), keys_BKNH.flatten(1, 2)
-        p_BRC = torch.baddbmm(start_BKN.flatten(1)[:, :, None], own_BRD, xq_BCD.transpose(1, 2))  # scores at first
-        between = []  # what layer k adds to the scores of the layers after it, [B, (K - 1 - k) N, N]
-        for k in range(depth):
-            later = (k + 1) * rows
-            p_BNC = p_BRC[:, later - rows : later]
-            p_BNC.copy_(p_BNC.softmax(1))
-            if later < p_BRC.shape[1]:
-                between.append(torch.bmm(keys_BRH[:, later:], values_BKNH[:, k].transpose(1, 2)))
-                p_BRC[:, later:].baddbmm_(between[k], p_BNC)
-        ctx.save_for_backward(own_BRD, worth_BKN, keys_BRH, values_BKNH, xq_BCD, p_BRC, *between)
-        return torch.bmm(worth_BKN.flatten(1)[:, None], p_BRC)[:, 0]
+        ctx: Any, f_KHD: torch.Tensor, hg_HX: torch.Tensor, start_KD: torch.Tensor, worth_KD: torch.Tensor, padding: int
+    ) -> torch.Tensor:
+        """Of layer k the columns f^kT [h, g^0, ..., g^(k-1)], then the starts and worths of all layers."""
+        depth, _, width = f_KHD.shape
+        maps_DE = f_KHD.new_zeros(width, n_columns(depth, width + padding))
+        for k, f_HD in enumerate(f_KHD):
+            _of_layer(maps_DE, k, width, padding).copy_((f_HD.T @ hg_HX[:, : (1 + k) * width]).view(width, 1 + k, width))
+        ends = first_column(depth, width + padding)
+        maps_DE[:, ends : ends + depth], maps_DE[:, ends + depth : ends + 2 * depth] = start_KD.T, worth_KD.T
+        ctx.save_for_backward(f_KHD, hg_HX)
+        ctx.padding = padding
+        return maps_DE
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient_BC: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """From the last layer to the first: d holds the gradient of each p, after its layer's turn that of its scores."""
-        own_BRD, worth_BKN, keys_BRH, values_BKNH, xq_BCD, p_BRC, *between = ctx.saved_tensors
-        _, depth, rows = worth_BKN.shape
-        d_BRC = worth_BKN.flatten(1)[:, :, None] * gradient_BC[:, None]
-        d_keys_BRH, d_values_BKNH = torch.zeros_like(keys_BRH), torch.zeros_like(values_BKNH)
-        for k in reversed(range(depth)):
-            later = (k + 1) * rows
-            p_BNC, d_BNC = p_BRC[:, later - rows : later], d_BRC[:, later - rows : later]
-            if k < len(between):
-                d_BNC.baddbmm_(between[k].transpose(1, 2), d_BRC[:, later:])
-                d_between = torch.bmm(d_BRC[:, later:], p_BNC.transpose(1, 2))
-                d_keys_BRH[:, later:].baddbmm_(d_between, values_BKNH[:, k])
-                d_values_BKNH[:, k] = torch.bmm(d_between.transpose(1, 2), keys_BRH[:, later:])
-            d_BNC.copy_(torch._softmax_backward_data(d_BNC, p_BNC, 1, d_BNC.dtype))
-        return (
-            torch.bmm(d_BRC, xq_BCD).view(*worth_BKN.shape, -1),
-            d_BRC.sum(2).view_as(worth_BKN),
-            torch.bmm(p_BRC, gradient_BC[:, :, None]).view_as(worth_BKN),
-            d_keys_BRH.view_as(values_BKNH),
-            d_values_BKNH,
-            torch.bmm(d_BRC.transpose(1, 2), own_BRD) if ctx.needs_input_grad[5] else None,
-        )
+    def backward(ctx: Any, d_maps_DE: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """The gradients of the layers' matrices, added up in place."""
+        f_KHD, hg_HX = ctx.saved_tensors
+        depth, _, width = f_KHD.shape
+        d_f_KHD, d_hg_HX = torch.empty_like(f_KHD), torch.zeros_like(hg_HX)
+        for k in range(depth):
+            d_DX, used = _of_layer(d_maps_DE, k, width, ctx.padding).reshape(width, -1), (1 + k) * width
+            torch.mm(hg_HX[:, :used], d_DX.T, out=d_f_KHD[k])
+            d_hg_HX[:, :used].addmm_(f_KHD[k], d_DX)
+        ends = first_column(depth, width + ctx.padding)
+        d_start_KD, d_worth_KD = d_maps_DE[:, ends : ends + depth].T, d_maps_DE[:, ends + depth : ends + 2 * depth].T
+        return d_f_KHD, d_hg_HX, d_start_KD, d_worth_KD, None
+
+
+def _of_layer(maps_DE: torch.Tensor, k: int, width: int, padding: int) -> torch.Tensor:
+    """A view of the columns of a layer without their padding, [D, 1 + k, D]."""
+    first, last = (first_column(layer, width + padding) for layer in (k, k + 1))
+    return torch.unflatten(maps_DE[:, first:last], 1, (1 + k, width + padding))[..., :width]
+
+
+def _padded(tensor: torch.Tensor, padding: int) -> torch.Tensor:
+    return nn.functional.pad(tensor, (0, padding)) if padding else tensor
 
 
 def _read(memory_BND: torch.Tensor, query_BCD: torch.Tensor, log_weight_BN: torch.Tensor | None) -> torch.Tensor:

@@ -58,8 +58,8 @@ class TrainingConfig(Config):
     )
     gradient_norm: float = option(10.0, "gradients of a larger norm are scaled down to it")
     average: float = option(0.0, "decay of the running average of weights that is kept as the result; 0: none")
-    objective: Literal["softmax", "logistic"] = option(
-        "softmax", "softmax: sampled softmax; logistic: balanced logistic loss, the paper's"
+    objective: Literal["softmax", "logistic", "bpr", "warp"] = option(
+        "softmax", "softmax: sampled softmax; logistic: balanced logistic loss, the paper's; bpr, warp: pairwise losses"
     )
     cuts: Literal["moments", "fresh", "last"] = option(
         "moments",
@@ -85,7 +85,7 @@ class TrainingConfig(Config):
         require(0 <= self.average < 1, "average", got=self.average, expected="from 0 to less than 1")
         require(math.isfinite(self.gamma), "gamma", got=self.gamma, expected="a finite number")
         require(self.schedule in ("linear", "plateau"), "schedule", got=self.schedule, expected="linear or plateau")
-        require(self.objective in OBJECTIVES, "objective", got=self.objective, expected="softmax or logistic")
+        require(self.objective in OBJECTIVES, "objective", got=self.objective, expected=", ".join(OBJECTIVES))
         require(self.cuts in ("moments", "fresh", "last"), "cuts", got=self.cuts, expected="moments, fresh or last")
 
 
@@ -211,7 +211,9 @@ class _Run:
         self.scoring = team.share(module, scoring) if team else scoring
         self.data, self.folder = data, folder
         self.parameters = dict(module.named_parameters())
-        self.adam = torch.optim.Adam(self.parameters.values(), lr=config.learning_rate, betas=_BETAS)
+        on_cpu = all(parameter.device.type == "cpu" for parameter in self.parameters.values())
+        # One pass over all weights. Elsewhere it would want its count of steps, which checkpoints keep here, beside them.
+        self.adam = torch.optim.Adam(self.parameters.values(), lr=config.learning_rate, betas=_BETAS, fused=on_cpu)
         self.state = _Progress(rate=config.learning_rate)
         self.averaged = self._copy() if config.average else {}
         self.best = self._copy()
@@ -246,7 +248,9 @@ class _Run:
         if not math.isfinite(value):
             self._stop(f"the training loss became {value} at step {self.state.step + 1}")
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.parameters.values(), self.config.gradient_norm)
+        norm = nn.utils.get_total_norm(p.grad for p in self.parameters.values() if p.grad is not None)
+        if norm > self.config.gradient_norm:
+            nn.utils.clip_grads_with_norm_(self.parameters.values(), self.config.gradient_norm, norm)
         self.adam.step()
         self._average()
         return value
