@@ -7,7 +7,7 @@
 `quality` asks for users of the days after the cut, whose later new items count as relevant (after `heedful demo`: folders
 attention and sequences, cut 2017-12-24). It prints, for each N, the share of the NDCG@10 of scoring every item, and of its
 top 10, that is kept: by everything, with exact search and with inverted lists, and by each source alone with the same N.
-`lists` compares inverted lists with exact search alone, with as many of them searched as by default and in a large catalogue.
+`lists` compares inverted lists with exact search alone, as many of them searched as by default and in a large catalogue.
 `speed` builds inverted lists over vectors in clusters and asks for 10 items for single users with 200 past items; some of
 the users are asked for again with exact search, to see what the lists lose. With --keep, model and index stay in FOLDER.
 """
@@ -79,13 +79,13 @@ def lists(model: Path, sequences: Path, cut: str, users: int) -> None:
     histories, wanted = requests(ranker, EventLog.load(sequences), cut, users)
     each = [histories.part(slice(user, user + 1)) for user in range(len(histories))]
     searched = InvertedLists.build(Retriever(ranker, index="exact").item_vectors, len(ranker.items))
-    exact = Retriever(ranker, index="exact").index
+    exact, default = Retriever(ranker, index="exact").index, searched.probes
     for n in (250, 1000):
         retriever = Retriever(ranker, candidates=n, index=exact)
         best = [retriever.top_rows(one, 10)[0][0] for one in each]
         retrieved = [set(retriever.retrieve(one).rows.tolist()) for one in each]
         reference = np.mean([ndcg(rows, w) for rows, w in zip(best, wanted, strict=True)])
-        for probes in (searched.probes, searched.n_lists // 64):
+        for probes in (default, searched.n_lists // 64):
             searched.probes = probes
             retriever = Retriever(ranker, candidates=n, index=searched)
             found = [retriever.top_rows(one, 10)[0][0] for one in each]
