@@ -141,7 +141,7 @@ def ranked(ranker: Ranker, histories: Histories, found: np.ndarray, n: int) -> n
 def speed(items: int, keep: Path | None) -> None:
     with tempfile.TemporaryDirectory() as place:
         ranker, retriever = made_up_model(items, keep or Path(place))
-        histories = long_histories(200, 200, items)
+        histories = long_histories(110, 200, items)
         for n in (250, 500, 1000):
             retriever.candidates = n
             total, search = [], []
@@ -159,7 +159,7 @@ def speed(items: int, keep: Path | None) -> None:
                 flush=True,
             )
         print(f"peak memory {peak_mb():.0f} MB")
-        some = histories.part(slice(0, 20))
+        some = histories.part(slice(0, 10))
         lists = retriever.top_rows(some, 10)[0]
         exact = Retriever(ranker, candidates=retriever.candidates, index="exact").top_rows(some, 10)[0]
         kept = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(lists, exact, strict=True)])
