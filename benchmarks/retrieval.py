@@ -1,11 +1,13 @@
 """Retrieval before ranking: what it keeps of scoring every item, and its latency on a made-up catalogue.
 
     python benchmarks/retrieval.py quality MODEL SEQUENCES --cut DATE [--users 160]
+    python benchmarks/retrieval.py lists MODEL SEQUENCES --cut DATE [--users 160]
     python benchmarks/retrieval.py speed [--items 1000000] [--keep FOLDER]
 
 `quality` asks for users of the days after the cut, whose later new items count as relevant (after `heedful demo`: folders
 attention and sequences, cut 2017-12-24). It prints, for each N, the share of the NDCG@10 of scoring every item, and of its
 top 10, that is kept: by everything, with exact search and with inverted lists, and by each source alone with the same N.
+`lists` compares inverted lists with exact search alone, as many of them searched as by default and in a large catalogue.
 `speed` builds inverted lists over vectors in clusters and asks for 10 items for single users with 200 past items; some of
 the users are asked for again with exact search, to see what the lists lose. With --keep, model and index stay in FOLDER.
 """
@@ -30,6 +32,7 @@ from heedful.events.log import EventLog, parse_moment
 from heedful.ranking.models import load_ranker
 from heedful.ranking.ranker import Ranker
 from heedful.ranking.rankers import AttentionRanker
+from heedful.recommending.index import InvertedLists
 from heedful.recommending.retrieval import Retriever
 
 
@@ -69,6 +72,31 @@ def quality(model: Path, sequences: Path, cut: str, users: int) -> None:
             started = time.perf_counter()
             found = ranked(ranker, histories, source(), n)
             row(name, n, found, (time.perf_counter() - started) / len(histories))
+
+
+def lists(model: Path, sequences: Path, cut: str, users: int) -> None:
+    ranker = load_ranker(model)
+    histories, wanted = requests(ranker, EventLog.load(sequences), cut, users)
+    each = [histories.part(slice(user, user + 1)) for user in range(len(histories))]
+    searched = InvertedLists.build(Retriever(ranker, index="exact").item_vectors, len(ranker.items))
+    exact, default = Retriever(ranker, index="exact").index, searched.probes
+    for n in (250, 1000):
+        retriever = Retriever(ranker, candidates=n, index=exact)
+        best = [retriever.top_rows(one, 10)[0][0] for one in each]
+        retrieved = [set(retriever.retrieve(one).rows.tolist()) for one in each]
+        reference = np.mean([ndcg(rows, w) for rows, w in zip(best, wanted, strict=True)])
+        for probes in (default, searched.n_lists // 64):
+            searched.probes = probes
+            retriever = Retriever(ranker, candidates=n, index=searched)
+            found = [retriever.top_rows(one, 10)[0][0] for one in each]
+            share = np.mean([ndcg(rows, w) for rows, w in zip(found, wanted, strict=True)]) / reference
+            kept = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, best, strict=True)])
+            same = np.mean([len(r & set(retriever.retrieve(o).rows)) / len(r) for r, o in zip(retrieved, each, strict=True)])
+            print(
+                f"{len(each)} users, N {n:5d}, {probes} of {searched.n_lists} lists: NDCG@10 {100 * share:6.2f} %  "
+                f"top 10 {100 * kept:6.2f} %  retrieved {100 * same:5.1f} %",
+                flush=True,
+            )
 
 
 def requests(ranker: Ranker, log: EventLog, cut: str, users: int) -> tuple[Histories, list[set[int]]]:
@@ -113,7 +141,7 @@ def ranked(ranker: Ranker, histories: Histories, found: np.ndarray, n: int) -> n
 def speed(items: int, keep: Path | None) -> None:
     with tempfile.TemporaryDirectory() as place:
         ranker, retriever = made_up_model(items, keep or Path(place))
-        histories = long_histories(200, 200, items)
+        histories = long_histories(110, 200, items)
         for n in (250, 500, 1000):
             retriever.candidates = n
             total, search = [], []
@@ -131,7 +159,7 @@ def speed(items: int, keep: Path | None) -> None:
                 flush=True,
             )
         print(f"peak memory {peak_mb():.0f} MB")
-        some = histories.part(slice(0, 20))
+        some = histories.part(slice(0, 10))
         lists = retriever.top_rows(some, 10)[0]
         exact = Retriever(ranker, candidates=retriever.candidates, index="exact").top_rows(some, 10)[0]
         kept = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(lists, exact, strict=True)])
@@ -180,12 +208,19 @@ def main() -> None:
     for_quality.add_argument("sequences", type=Path)
     for_quality.add_argument("--cut", required=True)
     for_quality.add_argument("--users", type=int, default=160)
+    for_lists = which.add_parser("lists")
+    for_lists.add_argument("model", type=Path)
+    for_lists.add_argument("sequences", type=Path)
+    for_lists.add_argument("--cut", required=True)
+    for_lists.add_argument("--users", type=int, default=160)
     for_speed = which.add_parser("speed")
     for_speed.add_argument("--items", type=int, default=1_000_000)
     for_speed.add_argument("--keep", type=Path, default=None)
     options = commands.parse_args()
     if options.what == "quality":
         quality(options.model, options.sequences, options.cut, options.users)
+    elif options.what == "lists":
+        lists(options.model, options.sequences, options.cut, options.users)
     else:
         speed(options.items, options.keep)
 

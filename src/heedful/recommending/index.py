@@ -69,12 +69,17 @@ class InvertedLists:
 
     Args:
         index: a trained and filled faiss.IndexIVFScalarQuantizer.
+
+    Attributes:
+        n_lists: K, the number of lists.
+        probes: how many of them are searched.
     """
 
     def __init__(self, index: Any) -> None:
         self._index = index
         self._centres_KW = index.quantizer.reconstruct_n(0, index.nlist)
-        self._probes = index.nprobe = min(index.nlist, max(_FEWEST_PROBED, round(index.nlist * _PROBED_PART)))
+        self.n_lists = int(index.nlist)
+        self.probes = min(self.n_lists, max(_FEWEST_PROBED, round(self.n_lists * _PROBED_PART)))
 
     @classmethod
     def build(cls, vectors: Rows, n_items: int, *, seed: int = 1) -> InvertedLists:
@@ -120,8 +125,9 @@ class InvertedLists:
         """See `Index.search`."""
         queries_QW = np.ascontiguousarray(queries_QW, np.float32)
         products_QK = queries_QW @ self._centres_KW.T
-        lists_QP = np.argpartition(products_QK, -self._probes, axis=1)[:, -self._probes :]
+        lists_QP = np.argpartition(products_QK, -self.probes, axis=1)[:, -self.probes :]
         centre_QP = np.take_along_axis(products_QK, lists_QP, axis=1)
+        self._index.nprobe = self.probes
         _, found = self._index.search_preassigned(queries_QW, n, lists_QP, centre_QP)
         return np.asarray(found, np.int64)
 

@@ -58,6 +58,7 @@ class Retriever:
         assert isinstance(ranker, NeuralRanker)
         self.ranker, self.candidates = ranker, candidates
         self._orders: dict[tuple[float, float], np.ndarray] = {}
+        self._fits: dict[tuple[float, float], tuple[np.ndarray, np.ndarray]] = {}
         self._means = np.array([ranker.item_term.mean(), ranker.log_popularity.mean()], np.float32)
         if isinstance(index, str):
             require(index in ("auto", "exact", "lists"), "index", got=index, expected="auto, exact or lists")
@@ -162,11 +163,11 @@ class Retriever:
 
     def linear(self, histories: Histories, n: int, *, pool_gamma: float | None = 0.0) -> np.ndarray:
         """The n items with the highest inner product that stands in for each user's logit, int64 [B, n]; -1: none."""
-        anchors = self._anchors(pool_gamma)
-        x_AD = self.ranker.input_vectors(anchors)
+        anchors, fit_DA = self._fit(pool_gamma)
         logits_BA = self.ranker.score_rows(histories, Candidates.same_for_all(len(histories), anchors), pool_gamma=None)
         logits_BA = logits_BA.reshape(len(histories), len(anchors)) - self.ranker.item_term[anchors]
-        return self.index.search(self._queries(_least_squares(x_AD, logits_BA), pool_gamma), n)
+        w_BD = (logits_BA - logits_BA.mean(axis=1, keepdims=True)) @ fit_DA.T
+        return self.index.search(self._queries(w_BD, pool_gamma), n)
 
     def neighbours(self, histories: Histories, n: int, *, pool_gamma: float | None = 0.0) -> np.ndarray:
         """Items that the latest past items point to, about n for each user, int64 [B, n]; -1: none."""
@@ -202,23 +203,26 @@ class Retriever:
         weights_Q2 = np.broadcast_to(np.array(self._weights(pool_gamma), np.float32), (len(x_QD), 2))
         return np.concatenate([x_QD, weights_Q2], axis=1, dtype=np.float32)
 
-    def _anchors(self, pool_gamma: float | None) -> np.ndarray:
-        random = int(_ANCHORS * _RANDOM_PART)
-        drawn = np.random.default_rng(0).integers(len(self.ranker.items), size=random)
-        return np.unique(np.concatenate([self.popular(_ANCHORS - random, pool_gamma=pool_gamma), drawn]))
+    def _fit(self, pool_gamma: float | None) -> tuple[np.ndarray, np.ndarray]:
+        """Anchors, int64 [A], and what makes of their centred logits l the w for which x_A w + c is closest to l, [D, A].
+
+        By least squares; the same for every user, and so kept between calls.
+        """
+        weights = self._weights(pool_gamma)
+        if weights not in self._fits:
+            random = int(_ANCHORS * _RANDOM_PART)
+            drawn = np.random.default_rng(0).integers(len(self.ranker.items), size=random)
+            anchors = np.unique(np.concatenate([self.popular(_ANCHORS - random, pool_gamma=pool_gamma), drawn]))
+            x_AD = self.ranker.input_vectors(anchors).astype(np.float64)
+            x_AD -= x_AD.mean(axis=0)
+            gram_DD = x_AD.T @ x_AD + _RIDGE * np.eye(x_AD.shape[1])
+            self._fits[weights] = anchors, np.linalg.solve(gram_DD, x_AD.T)
+        return self._fits[weights]
 
 
 def default_retrieve(ranker: Ranker) -> int:
     """Candidates to retrieve when nothing is said: 0, every item, unless the catalogue of a trained ranker is large."""
     return _DEFAULT_CANDIDATES if isinstance(ranker, NeuralRanker) and len(ranker.items) > EXACT_ITEMS else 0
-
-
-def _least_squares(x_AD: np.ndarray, logits_BA: np.ndarray) -> np.ndarray:
-    """The w of each user for which x_A w + c is closest to the logits of the anchors, float32 [B, D]."""
-    x_AD = x_AD.astype(np.float64) - x_AD.mean(axis=0)
-    gram_DD = x_AD.T @ x_AD + _RIDGE * np.eye(x_AD.shape[1])
-    centred_BA = logits_BA - logits_BA.mean(axis=1, keepdims=True)
-    return np.asarray(np.linalg.solve(gram_DD, x_AD.T @ centred_BA.T).T, np.float32)
 
 
 def _split(histories: Histories) -> list[np.ndarray]:
