@@ -8,7 +8,7 @@ be done (see ray_nodes). Each stage runs embedded first and then with --cluster;
 joined last is killed (SIGKILL to its raylet) or unplugged (off the network, its processes alive), and a new one joins for
 the next stage. Printed for each stage: whether the result is that of one machine, how long both took, the most memory that
 both had at one moment (PSS of all processes, Ray's own included), and what the nodes sent. Commands compute in one thread,
-as a worker does, so that scores are the same to the byte. No time is one to compare with a machine that is not busy otherwise.
+as a worker does, so that scores are the same to the byte. No time is to be compared with those of a machine that is idle.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
     python benchmarks/other_logs.py news --out news.parquet
 
 `reviews` deals each user's distinct items of a log to 24 users of their own at random: users of about a dozen items, each
-touched once, among as many items as there were. `news` is made up: articles live for about half a day, readers have three topics
-and a taste, and click on what is fresh and popular at that hour. Both write user_id, item_id, timestamp.
+touched once, among as many items as there were. `news` is made up: articles live for about half a day, readers have three
+topics and a taste, and click on what is fresh and popular at that hour. Both write user_id, item_id, timestamp.
 """
 
 from __future__ import annotations

@@ -59,6 +59,15 @@ def test_a_node_with_another_version(ray_session: None, monkeypatch: pytest.Monk
         pass
 
 
+def test_a_node_without_heedful(ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "on_every_node", lambda function: {"10.0.0.7 (abc)": None})
+    with (
+        pytest.raises(ClusterError, match=r"the node 10\.0\.0\.7 \(abc\) has no heedful.*pip install 'heedful\[cluster\]=="),
+        connect("auto"),
+    ):
+        pass
+
+
 def test_storage_that_nodes_do_not_share(ray_session: None, tmp_path: Path) -> None:
     place = Place.of(tmp_path)
     check_paths([place], place)

@@ -83,7 +83,7 @@ def prepare(
     target = Place.of(out)
     work = target.beside(".parts")
     files = _files(source)
-    attributes = here(items) if isinstance(items, str) and "://" in items and not is_table(items) else items
+    attributes = here(items) if isinstance(items, str | os.PathLike) and not is_table(os.fspath(items)) else items
     open_work(work, {"files": [file.stamp() for file in files], "config": config.to_dict()})
     check_paths(files, work)
     with delivered(target, kind=KIND, overwrite=overwrite) as made:
@@ -124,7 +124,14 @@ def _prepare(
     kinds = name_kinds(session)
     with delivered(work / "items.parquet") as file:
         session.run(f"COPY (SELECT item_id, row FROM items) TO {literal(str(file))} (FORMAT parquet)")
-    finished = run_parts(work, "encode", buckets, _Encode, {**in_bucket, "kinds": list(kinds)}, kept=False)
+    finished = run_parts(
+        work,
+        "encode",
+        buckets,
+        _Encode,
+        in_bucket | {"kinds": list(kinds), "any_rejected": n_events < staged.rows},
+        kept=False,
+    )
     rejected = dict(sorted(_summed(one["rejected"] for one in finished).items(), key=lambda one: (-one[1], one[0])))
     refuse_nothing(staged, n_events, rejected)
     dropped = staged.rows - n_events - sum(rejected.values()) - sum(left_out.values())
@@ -243,12 +250,13 @@ class _Encode(_Bucket):
     """The folder of a bucket, like that of a whole log."""
 
     kinds: list[str]
+    any_rejected: bool
 
     def run(self, part: list[str], path: Path) -> dict[str, Any]:
         with self.judged(part) as (session, _, _), _whole(path) as folder, self.work.gathered(["items.parquet"]) as place:
             folder.mkdir()
             session.run(f"CREATE TABLE items AS FROM {_parquet([place / 'items.parquet'])}")
-            rejected = collect(session, self.options)
+            rejected = collect(session, self.options, any_rejected=self.any_rejected)
             encoded = encode(session, folder, tuple(self.kinds))
             for table in ("reach", "rejected"):
                 session.run(f"COPY {table} TO {literal(str(folder / f'{table}.parquet'))} (FORMAT parquet)")

@@ -7,8 +7,11 @@ checkpoint. An error that heedful raised on purpose is no such failure: it is wr
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
+import socket
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +35,8 @@ _SETTINGS = {
 }
 # A worker that waits for the others so long gives up, should Ray not have found out before that one of them is gone.
 _MEETING_SECONDS = 600
+# Linux's number for asking the address of an interface.
+_SIOCGIFADDR = 0x8915
 _ERROR, _FACTS = "error.json", "facts.json"
 
 
@@ -52,7 +57,8 @@ def run_team(function: Callable[[dict[str, Any]], None], arguments: dict[str, An
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.exceptions import TrainingFailedError
 
     for name in (_ERROR, _FACTS):
         (work / name).remove()
@@ -61,7 +67,7 @@ def run_team(function: Callable[[dict[str, Any]], None], arguments: dict[str, An
     trainer = TorchTrainer(
         function,
         train_loop_config={**arguments, "work": work},
-        torch_config=TorchConfig(backend="gloo", timeout_s=_MEETING_SECONDS),
+        torch_config=_gloo(),
         scaling_config=ScalingConfig(num_workers=(1, cpus()), resources_per_worker={"CPU": 1}),
         run_config=RunConfig(
             name=name,
@@ -73,7 +79,7 @@ def run_team(function: Callable[[dict[str, Any]], None], arguments: dict[str, An
     )
     try:
         trainer.fit()
-    except RuntimeError as error:
+    except (RuntimeError, TrainingFailedError) as error:
         _raise_written(work)
         raise ClusterError("the workers failed again and again", got=_last_line(error), fix="see `ray status`") from error
     _raise_written(work)
@@ -108,6 +114,37 @@ def checkpoint_in() -> Iterator[Path | None]:
     else:
         with checkpoint.as_directory() as folder:
             yield Path(folder)
+
+
+def _gloo() -> Any:
+    """Gloo on the network that Ray is on: by itself it takes the address of the host's name, often the loopback one."""
+    from ray.train.torch import TorchConfig
+
+    base = TorchConfig().backend_cls
+
+    class Backend(base):  # type: ignore[misc, valid-type]
+        def on_start(self, worker_group: Any, backend_config: Any) -> None:
+            worker_group.execute(_use_interface_of_node)
+            super().on_start(worker_group, backend_config)
+
+    class Config(TorchConfig):  # type: ignore[misc]
+        @property
+        def backend_cls(self) -> type:
+            return Backend
+
+    return Config(backend="gloo", timeout_s=_MEETING_SECONDS)
+
+
+def _use_interface_of_node() -> None:
+    """Tell gloo the interface whose address Ray knows this node by, if there is one and nobody told it another."""
+    import ray.util
+
+    own = ray.util.get_node_ip_address()
+    for _, name in socket.if_nameindex():
+        with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            found = fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, struct.pack("256s", name.encode()))
+            if socket.inet_ntoa(found[20:24]) == own:
+                os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
 
 
 def _raise_written(work: Place) -> None:
