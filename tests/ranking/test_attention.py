@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from heedful.ranking import layers
+from heedful.ranking import team
 from heedful.ranking.attention import Attention
 
 LENGTHS = [1, 2, 3, 5, 40]
@@ -194,7 +194,7 @@ def test_scores_alone_without_a_team_of_threads(monkeypatch: pytest.MonkeyPatch)
     model = randomly_biased(width=16, hidden=20, depth=3, null_rows=0)
     inputs = batch(16, 9)
     together = model(*inputs)
-    monkeypatch.setattr(layers, "_PARALLEL", None)
+    monkeypatch.setattr(team, "_PARALLEL", None)
     assert torch.equal(model(*inputs), together)
 
 
