@@ -3,7 +3,8 @@
 #     docker build -t heedful .
 #     docker run --rm -p 127.0.0.1:8000:8000 -v ./demo:/models -v ./keys.toml:/run/keys.toml:ro -v heedful:/state heedful
 
-FROM python:3.11-slim AS build
+# Pinned to a release of Debian; for builds that are the same byte for byte, to a digest (@sha256:...) as well.
+FROM python:3.11-slim-bookworm AS build
 # The index of torch's wheels for the CPU alone (--build-arg TORCH_INDEX=...), a twentieth of the size of those for GPUs, which
 # are what comes without it.
 ARG TORCH_INDEX=
@@ -18,7 +19,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY src src
 RUN pip install --constraint constraints.txt '.[serve]'
 
-FROM python:3.11-slim
+FROM python:3.11-slim-bookworm
 # numba and matplotlib write caches; everything else of the image may be read-only.
 ENV PATH=/opt/heedful/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     NUMBA_CACHE_DIR=/tmp/numba MPLCONFIGDIR=/tmp/matplotlib

@@ -1,11 +1,14 @@
-"""Every stage on a real Ray cluster of four nodes on this machine, one of which is killed in the middle of the stage.
+"""Every stage on a real Ray cluster on this machine, compared with one process, while a node is lost in the middle of it.
 
     python benchmarks/cluster_faults.py --users 20000 --work /tmp/faults
+    python benchmarks/cluster_faults.py --how none --users 1000000 --items 1000000 --quick --work /tmp/large
 
-The head has no processors; three nodes have one each. Each stage runs embedded first and then with --cluster, while the node
-that joined last is killed (SIGKILL to its raylet) some seconds after the stage began, and a new one joins for the next
-stage. Printed: for each stage whether the result is that of one machine, and how long both took. No time is one to compare
-with a machine that is not busy otherwise.
+The head has no processors, the other nodes have one each, in network namespaces with addresses of their own where that can
+be done (see ray_nodes). Each stage runs embedded first and then with --cluster; some seconds after it began, the node that
+joined last is killed (SIGKILL to its raylet) or unplugged (off the network, its processes alive), and a new one joins for
+the next stage. Printed for each stage: whether the result is that of one machine, how long both took, the most memory that
+both had at one moment (PSS of all processes, Ray's own included), and what the nodes sent. Commands compute in one thread,
+as a worker does, so that scores are the same to the byte. No time is one to compare with a machine that is not busy otherwise.
 """
 
 from __future__ import annotations
@@ -14,83 +17,122 @@ import argparse
 import contextlib
 import hashlib
 import json
-import os
-import secrets
 import shutil
-import signal
-import subprocess
 import sys
 import threading
-import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from ray_nodes import Nodes, can_make_namespaces, memory_mb
 
 from heedful.events.log import EventLog
 
-PORT = 6377
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_AUTH_MODE": "token"}
-OBJECT_STORE = ["--object-store-memory=100000000", "--disable-usage-stats"]
+QUICK = {"embed": ["--epochs", "1"], "train": ["--steps", "100", "--assess-every", "50"]}
 
 
 def main() -> None:
     options = parse()
-    work = options.work
+    work: Path = options.work
     work.mkdir(parents=True, exist_ok=True)
-    # Ray listens on every interface: a token of this run's own keeps others out, and leaves the user's alone.
-    token = work / "token"
-    token.touch(mode=0o600)
-    token.write_text(secrets.token_hex(32))
-    ENVIRONMENT["RAY_AUTH_TOKEN_PATH"] = str(token)
-    heedful("synth", "--out", work / "log", "--users", options.users, "--items", options.items, "--part-users",
-            max(options.users // 8, 1), "--overwrite")  # fmt: skip
-    ray("start", "--head", f"--port={PORT}", "--num-cpus=0", "--include-dashboard=false", f"--temp-dir={options.ray}")
-    nodes = Nodes(options.ray)
     found = {}
-    try:
-        for _ in range(3):
-            nodes.add()
-        for name, command in stages(work).items():
-            if options.stages and name not in options.stages:
-                continue
-            if name in ("score", "recommend"):
-                write_requests(work)
-            for place in ("here", "there"):
-                shutil.rmtree(work / place / name, ignore_errors=True)
-                (work / place).mkdir(exist_ok=True)
-            seconds = [run(command, work / "here" / name, [])]
-            killer = threading.Timer(options.after, nodes.kill_last)
-            killer.start()
-            seconds.append(run(command, work / "there" / name, ["--cluster", f"127.0.0.1:{PORT}"]))
-            killer.join()
-            same, how = compare(name, work / "here" / name, work / "there" / name)
-            found[name] = {"same": same, "compared": how, "seconds_here": seconds[0], "seconds_there": seconds[1]}
-            print(name, found[name], file=sys.stderr, flush=True)
-            nodes.add()
-    finally:
-        nodes.kill_all()
-        print(json.dumps({"options": vars(options), "stages": found}, indent=1, default=str))
+    with Nodes(options.ray, namespaces=can_make_namespaces()) as nodes:
+        try:
+            if not (work / "log").exists():
+                nodes.heedful("synth", "--out", work / "log", "--users", options.users, "--items", options.items,
+                              "--part-users", max(options.users // 8, 1))  # fmt: skip
+            for _ in range(options.nodes):
+                nodes.add()
+            for name, command in stages(work, options).items():
+                if not options.stages or name in options.stages:
+                    found[name] = one_stage(name, command, nodes, options)
+                    print(name, found[name], file=sys.stderr, flush=True)
+        finally:
+            facts = {"options": vars(options), "namespaces": nodes.namespaces, "stages": found}
+            print(json.dumps(facts, indent=1, default=str))
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--users", type=int, default=20_000)
     parser.add_argument("--items", type=int, default=3000)
-    parser.add_argument("--after", type=float, default=12.0, help="seconds after which the node is killed")
+    parser.add_argument("--requests", type=int, default=20_000)
+    parser.add_argument("--nodes", type=int, default=3, help="beside the head")
+    parser.add_argument("--how", choices=["kill", "unplug", "none"], default="kill", help="how a node is lost")
+    parser.add_argument("--after", type=float, default=12.0, help="seconds after which it is")
+    parser.add_argument("--quick", action="store_true", help="one epoch of embed and few steps of train")
     parser.add_argument("--work", type=Path, default=Path("/tmp/heedful-faults"))
-    parser.add_argument("--ray", default="/tmp/heedful-ray", help="folder of Ray's session")
+    parser.add_argument("--ray", default="/tmp/heedful-ray", help="folder of Ray's session; a short path")
     parser.add_argument("--stages", nargs="*", help="only these")
     return parser.parse_args()
 
 
-def stages(work: Path) -> dict[str, list[str]]:
+def one_stage(name: str, command: list[str], nodes: Nodes, options: argparse.Namespace) -> dict:
+    """Run a stage on both sides, and lose a node in the second."""
+    here, there = options.work / "here" / name, options.work / "there" / name
+    if name in ("score", "recommend"):
+        write_requests(options.work, options.requests)
+    for place in (here, there):
+        place.parent.mkdir(exist_ok=True)
+        shutil.rmtree(place, ignore_errors=True)
+    told: dict = {}
+    with most_memory(nodes, told, "mb_here"):
+        told["seconds_here"] = nodes.heedful(*command, "--out", here)
+    sent, lost = sum(nodes.sent_bytes()), threading.Event()
+    lose = {"kill": nodes.kill_last, "unplug": nodes.unplug_last}.get(options.how)
+
+    def watch() -> None:
+        if lose and not lost.wait(options.after):
+            lose()
+            told["lost_after"] = options.after
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    with most_memory(nodes, told, "mb_there"):
+        told["seconds_there"] = nodes.heedful(*command, "--out", there, "--cluster", nodes.address)
+    lost.set()
+    watcher.join()
+    told["sent_mb"] = round((sum(nodes.sent_bytes()) - sent) / 1e6, 1)
+    told["same"], told["compared"] = compare(name, here, there)
+    if "lost_after" in told:
+        nodes.add()
+    return told
+
+
+@contextlib.contextmanager
+def most_memory(nodes: Nodes, told: dict, name: str) -> Iterator[None]:
+    """The most memory that all processes of the cluster and its commands have together, looked at every two seconds."""
+    done, most = threading.Event(), 0.0
+
+    def look() -> None:
+        nonlocal most
+        while not done.wait(2.0):
+            total = 0.0
+            for pid in nodes.processes():
+                with contextlib.suppress(OSError, KeyError):
+                    total += memory_mb(pid)["pss"]
+            most = max(most, total)
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+        told[name] = round(most)
+
+
+def stages(work: Path, options: argparse.Namespace) -> dict[str, list[str]]:
     here = work / "here"
+    embed = QUICK["embed"] if options.quick else ["--epochs", "6"]
+    train = QUICK["train"] if options.quick else ["--steps", "600", "--assess-every", "20"]
     return {
         "prepare": ["prepare", f"{work}/log/events", "--items", f"{work}/log/items.parquet"],
-        "embed": ["embed", f"{here}/prepare", "--epochs", "6", "--threads", "1"],
-        "train": ["train", f"{here}/prepare", "--embeddings", f"{here}/embed", "--steps", "600", "--assess-every", "20"],
+        "embed": ["embed", f"{here}/prepare", *embed],
+        "train": ["train", f"{here}/prepare", "--embeddings", f"{here}/embed", *train],
         "score": ["score", f"{here}/train", f"{work}/requests.parquet"],
         "recommend": ["recommend", f"{here}/train", f"{work}/requests.parquet"],
         "evaluate": ["evaluate", f"{here}/prepare", "--cut", "2024-12-01", "--days", "30", "--models",
@@ -98,71 +140,17 @@ def stages(work: Path) -> dict[str, list[str]]:
     }  # fmt: skip
 
 
-class Nodes:
-    """The nodes of this machine beside the head, by the process ids of their raylets."""
-
-    def __init__(self, session: str) -> None:
-        self.session = session
-        self.pids: list[int] = []
-
-    def add(self) -> None:
-        known = raylets()
-        ray("start", f"--address=127.0.0.1:{PORT}", "--num-cpus=1")
-        self.pids += sorted(raylets() - known)
-
-    def kill_last(self) -> None:
-        os.kill(self.pids.pop(), signal.SIGKILL)
-
-    def kill_all(self) -> None:
-        """End every process of the session, and no other."""
-        for pid in processes(self.session):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-
-
-def raylets() -> set[int]:
-    """Process ids of the raylets of this cluster."""
-    return {pid for pid in processes(f":{PORT}") if b"raylet/raylet" in Path(f"/proc/{pid}/cmdline").read_bytes()}
-
-
-def processes(word: str) -> set[int]:
-    """Process ids of Ray's programs that have the word in their command line."""
-    found = set()
-    for place in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            line = (place / "cmdline").read_bytes()
-            if word.encode() in line and b"site-packages/ray/" in line:
-                found.add(int(place.name))
-    return found
-
-
-def ray(*arguments: str) -> None:
-    command = [str(Path(sys.executable).with_name("ray")), *arguments, *OBJECT_STORE]
-    subprocess.run(command, check=True, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-def heedful(*arguments: object) -> None:
-    command = [sys.executable, "-m", "heedful", "--quiet", *map(str, arguments)]
-    subprocess.run(command, check=True, env=ENVIRONMENT, stdout=sys.stderr)
-
-
-def run(command: list[str], out: Path, more: list[str]) -> float:
-    started = time.monotonic()
-    heedful(*command, "--out", out, *more)
-    return round(time.monotonic() - started, 1)
-
-
-def write_requests(work: Path) -> None:
+def write_requests(work: Path, n: int) -> None:
     log = EventLog.load(work / "here" / "prepare")
-    offsets, ids = pa.array(log.histories.offsets, pa.int32()), log.catalog.items.ids
-    drawn = np.random.default_rng(1).integers(0, len(ids), 50 * len(log.users))
+    n, ids = min(n, len(log.users)), log.catalog.items.ids
+    offsets = np.asarray(log.histories.offsets[: n + 1])
+    past, ends = slice(0, int(offsets[-1])), pa.array(offsets, pa.int32())
+    drawn = np.random.default_rng(1).integers(0, len(ids), 50 * n)
     table = {
-        "request_id": log.users.ids,
-        "history": pa.ListArray.from_arrays(offsets, ids.take(pa.array(log.histories.items))),
-        "history_times": pa.ListArray.from_arrays(offsets, pa.array(np.asarray(log.histories.times))),
-        "candidates": pa.ListArray.from_arrays(
-            pa.array(np.arange(len(log.users) + 1) * 50, pa.int32()), ids.take(pa.array(drawn))
-        ),
+        "request_id": log.users.ids[:n],
+        "history": pa.ListArray.from_arrays(ends, ids.take(pa.array(log.histories.items[past]))),
+        "history_times": pa.ListArray.from_arrays(ends, pa.array(np.asarray(log.histories.times[past]))),
+        "candidates": pa.ListArray.from_arrays(pa.array(np.arange(n + 1) * 50, pa.int32()), ids.take(pa.array(drawn))),
     }
     pq.write_table(pa.table(table), work / "requests.parquet")
 
@@ -172,7 +160,9 @@ def compare(name: str, here: Path, there: Path) -> tuple[bool, str]:
         same = [digest(here / file.name) == digest(file) for file in sorted(there.iterdir()) if file.name != "manifest.json"]
         return all(same), f"bytes of {len(same)} files"
     if name in ("score", "recommend"):
-        return digest(here) == digest(there), "bytes of the file"
+        asked = pq.read_table(here.parents[1] / "requests.parquet", columns=["request_id"])
+        once = pq.read_table(there, columns=["request_id"]).equals(asked)
+        return once and digest(here) == digest(there), "bytes of the file; one row for each request"
     if name == "evaluate":
         one, other = (json.loads((place / "results.json").read_text()) for place in (here, there))
         return one["models"] == other["models"] and one["verdicts"] == other["verdicts"], "every number of results.json"

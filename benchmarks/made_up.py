@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from heedful.embeddings.table import ItemEmbeddings
 from heedful.events.catalog import Catalog
@@ -13,11 +14,11 @@ from heedful.events.vocabulary import Vocabulary
 
 
 def skewed_log(
-    users: int, items: int, *, mean: float = 30.0, longest: int = 600, every: bool = False, seed: int = 0
+    users: int, items: int, *, mean: float = 30.0, longest: int = 600, every: bool = False, text: bool = False, seed: int = 0
 ) -> EventLog:
     """Users with log-normal history lengths (about `mean` on average) who pick items by a power of rank.
 
-    With `every`, each item is picked once at least, if there are as many events.
+    With `every`, each item is picked once at least, if there are as many events. Ids are numbers, or "item-N" with `text`.
     """
     rng = np.random.default_rng(seed)
     lengths = np.minimum(np.exp(rng.normal(np.log(mean) - 0.5, 1.0, users)).astype(np.int64) + 2, longest)
@@ -26,9 +27,10 @@ def skewed_log(
     if every:
         rows[rng.permutation(len(rows))[:items]] = np.arange(items)[: len(rows)]
     times = np.sort(rng.integers(1_700_000_000, 1_710_000_000, offsets[-1]))
+    ids = pc.binary_join_element_wise("item-", pa.array(range(items)).cast(pa.string()), "") if text else range(items)
     histories = Histories(offsets, np.minimum(rows, items - 1), times, np.zeros(len(rows), np.uint8))
     return EventLog(
-        Catalog(Vocabulary(range(items)), *count_items(histories, items), pa.table({})),
+        Catalog(Vocabulary(ids), *count_items(histories, items), pa.table({})),
         Vocabulary(range(users)),
         histories,
         ("view",),

@@ -3,11 +3,14 @@
     python benchmarks/prepare_vs_pandas.py --rows 5000000
 
 The work: read Parquet with text ids, drop rows without an id or time, number users and items (items by frequency), sort by
-user and time, write the arrays. The same number of rows must come out on both sides.
+user and time, write the arrays. Offsets and times must come out the same on both sides, and as many events of each item.
+heedful does more: it tells the unit of the times, looks for absurd times and empty ids, counts duplicates and each item's
+users, puts the actions of one moment in order, and hashes and syncs what it wrote.
 """
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 import tempfile
@@ -49,6 +52,7 @@ def main() -> None:
     options.add_argument("--skip-pandas", action="store_true", help="only heedful, for sizes that pandas cannot hold")
     chosen = options.parse_args()
     peaks: dict[str, list[float]] = {"heedful": [], "pandas": []}
+    results: set[str] = set()
     with tempfile.TemporaryDirectory() as place:
         log = Path(place) / "events.parquet"
         write_log(log, chosen.rows)
@@ -60,17 +64,29 @@ def main() -> None:
                 found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
                 took = time.perf_counter() - started
                 peaks[name].append(float(found.split("PEAK")[1]))
+                results.add(content(Path(out) / "sequences" if name == "heedful" else Path(out)))
             return chosen.rows / took
 
         limit = f', "--memory-limit", "{chosen.memory_limit}"' if chosen.memory_limit else ""
         heedful = _HEEDFUL.replace('/sequences"', f'/sequences"{limit}')
         sides = {"heedful": lambda: run("heedful", heedful), "pandas": lambda: run("pandas", _PANDAS)}
         rates = in_turn({n: s for n, s in sides.items() if not (chosen.skip_pandas and n == "pandas")}, chosen.rounds)
+    if len(results) > 1:
+        sys.exit("the two sides wrote different sequences")
     result = {"rows_per_second": rates, "peak_megabytes": {name: max(found) for name, found in peaks.items() if found}}
     if not chosen.skip_pandas:
         result["ratio"] = ratio(rates, "heedful", "pandas")
         result["memory_ratio"] = max(peaks["heedful"]) / max(peaks["pandas"])
     report(chosen, result)
+
+
+def content(folder: Path) -> str:
+    """A hash of what must be the same on both sides."""
+    digest = hashlib.sha256()
+    for name in ("offsets", "times"):
+        digest.update(np.load(folder / f"{name}.npy").astype(np.int64))
+    digest.update(np.bincount(np.load(folder / "items.npy")))
+    return digest.hexdigest()
 
 
 def write_log(path: Path, rows: int) -> None:

@@ -1,56 +1,64 @@
 """Retrieval before ranking: what it keeps of scoring every item, and its latency on a made-up catalogue.
 
-    python benchmarks/retrieval.py quality MODEL CASE [--users 160]
-    python benchmarks/retrieval.py speed [--items 1000000]
+    python benchmarks/retrieval.py quality MODEL SEQUENCES --cut DATE [--users 160]
+    python benchmarks/retrieval.py speed [--items 1000000] [--keep FOLDER]
 
-CASE is a folder with requests-full.parquet (request_id, history, history_times) and truth.npz (positives: for each request
-the JSON list of the items that the user went on to touch). `quality` prints, for each N, the share of the NDCG@10 of scoring
-every item, and of its top 10, that is kept: by everything, and by each source alone with the same N. `speed` builds inverted
-lists over vectors in clusters and asks for 10 items for single users with 200 past items.
+`quality` asks for users of the days after the cut, whose later new items count as relevant (after `heedful demo`: folders
+attention and sequences, cut 2017-12-24). It prints, for each N, the share of the NDCG@10 of scoring every item, and of its
+top 10, that is kept: by everything, with exact search and with inverted lists, and by each source alone with the same N.
+`speed` builds inverted lists over vectors in clusters and asks for 10 items for single users with 200 past items; some of
+the users are asked for again with exact search, to see what the lists lose. With --keep, model and index stay in FOLDER.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from made_up import skewed_log
+from side_by_side import peak_mb
 
 from heedful.embeddings.table import ItemEmbeddings
 from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories
+from heedful.events.log import EventLog, parse_moment
 from heedful.ranking.models import load_ranker
 from heedful.ranking.ranker import Ranker
 from heedful.ranking.rankers import AttentionRanker
 from heedful.recommending.retrieval import Retriever
 
 
-def quality(model: Path, case: Path, users: int) -> None:
+def quality(model: Path, sequences: Path, cut: str, users: int) -> None:
     ranker = load_ranker(model)
-    histories, wanted = requests(ranker, case, users)
+    histories, wanted = requests(ranker, EventLog.load(sequences), cut, users)
     started = time.perf_counter()
     exact, _ = ranker.top_rows(histories, 10)
     every = (time.perf_counter() - started) / len(histories)
     reference = np.mean([ndcg(rows, w) for rows, w in zip(exact, wanted, strict=True)])
     print(f"{len(ranker.items):,} items, {len(histories)} users; every item: NDCG@10 {reference:.4f}, {every * 1e3:.0f} ms")
+    indexes = {kind: Retriever(ranker, index=kind).index for kind in ("exact", "lists")}
 
     def row(name: str, n: int, found: np.ndarray, seconds: float) -> None:
         share = np.mean([ndcg(rows, w) for rows, w in zip(found, wanted, strict=True)]) / reference
         kept = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, exact, strict=True)])
         print(f"{name:24s} N {n:5d}  NDCG@10 {100 * share:6.2f} %  top 10 {100 * kept:6.2f} %  {seconds * 1e3:5.0f} ms")
 
-    for n in (100, 250, 500, 1000, 2000):
-        retriever = Retriever(ranker, candidates=n, index="exact")
-        started = time.perf_counter()
-        found = np.concatenate([retriever.top_rows(histories.part(slice(u, u + 1)), 10)[0] for u in range(len(histories))])
-        row("all sources", n, found, (time.perf_counter() - started) / len(histories))
+    def one_by_one(retriever: Retriever) -> np.ndarray:
+        each = (histories.part(slice(user, user + 1)) for user in range(len(histories)))
+        return np.concatenate([retriever.top_rows(one, 10)[0] for one in each])
+
+    for n in (100, 250, 500, 1000):
+        for kind, index in indexes.items():
+            retriever = Retriever(ranker, candidates=n, index=index)
+            started = time.perf_counter()
+            found = one_by_one(retriever)
+            row(f"all sources, {kind}", n, found, (time.perf_counter() - started) / len(histories))
+        retriever = Retriever(ranker, candidates=n, index=indexes["exact"])
         spare = ranker.config.max_history  # past items among what is found are dropped
         sources: dict[str, Callable[[], np.ndarray]] = {
             "  fitted inner product": lambda n=n, r=retriever, spare=spare: r.linear(histories, n + spare),
@@ -63,15 +71,22 @@ def quality(model: Path, case: Path, users: int) -> None:
             row(name, n, found, (time.perf_counter() - started) / len(histories))
 
 
-def requests(ranker: Ranker, case: Path, users: int) -> tuple[Histories, list[set[int]]]:
-    table = pq.read_table(case / "requests-full.parquet").sort_by("request_id")
-    chosen = np.sort(np.random.default_rng(0).choice(len(table), min(users, len(table)), replace=False))
-    table = table.take(pa.array(chosen))
-    histories = ranker.histories_of(table["history"].to_pylist(), table["history_times"].to_pylist())
-    positives = np.load(case / "truth.npz")["positives"]
-    kind = type(ranker.items.ids[0].as_py())
-    of_request = [json.loads(str(positives[request])) for request in table["request_id"].to_pylist()]
-    return histories, [set(ranker.items.rows([kind(item) for item in items]).tolist()) for items in of_request]
+def requests(ranker: Ranker, log: EventLog, cut: str, users: int) -> tuple[Histories, list[set[int]]]:
+    """Pasts of some users in rows of the ranker, and the items that are new to each in the week after the cut."""
+    moment = parse_moment(cut)
+    rows, times = ranker.items.rows(log.catalog.items.ids), log.histories.times
+    past = log.histories.where(times < moment).with_rows(rows)
+    future = log.histories.where((times >= moment) & (times < moment + 7 * 86400)).with_rows(rows)
+    both = np.flatnonzero((past.lengths > 0) & (future.lengths > 0))
+    chosen = np.sort(np.random.default_rng(0).choice(both, min(users, len(both)), replace=False))
+    past, future = past.take(chosen), future.take(chosen)
+    wanted = [set(b.tolist()) - set(a.tolist()) for a, b in zip(*map(items_of, (past, future)), strict=True)]
+    some = np.array([bool(items) for items in wanted])
+    return past.take(np.flatnonzero(some)), [items for items in wanted if items]
+
+
+def items_of(histories: Histories) -> list[np.ndarray]:
+    return np.split(histories.items, histories.offsets[1:-1])
 
 
 def ndcg(rows: np.ndarray, wanted: set[int]) -> float:
@@ -95,38 +110,59 @@ def ranked(ranker: Ranker, histories: Histories, found: np.ndarray, n: int) -> n
     return top
 
 
-def speed(items: int) -> None:
-    rng = np.random.default_rng(0)
-    log = skewed_log(20_000, items)
-    vectors = np.empty((items, 64), np.float32)
-    centres = rng.standard_normal((2000, 64), dtype=np.float32)
-    for low in range(0, items, 100_000):
-        part = vectors[low : low + 100_000]
-        part[:] = centres[rng.integers(2000, size=len(part))] + 0.7 * rng.standard_normal(part.shape, dtype=np.float32)
-    ranker = AttentionRanker(steps=100).fit(log, ItemEmbeddings.from_arrays(log.catalog.items, vectors))
+def speed(items: int, keep: Path | None) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        ranker, retriever = made_up_model(items, keep or Path(place))
+        histories = long_histories(200, 200, items)
+        for n in (250, 500, 1000):
+            retriever.candidates = n
+            total, search = [], []
+            for user in range(len(histories)):
+                one = histories.part(slice(user, user + 1))
+                started = time.perf_counter()
+                retriever.retrieve(one)
+                search.append(time.perf_counter() - started)
+                started = time.perf_counter()
+                retriever.top_rows(one, 10)
+                total.append(time.perf_counter() - started)
+            (a50, a99), (p50, p99) = (1e3 * np.percentile(times[10:], (50, 99)) for times in (search, total))
+            print(
+                f"N {n:5d}: retrieve p50 {a50:5.1f} p99 {a99:5.1f} ms; retrieve and rank p50 {p50:5.1f} p99 {p99:5.1f} ms",
+                flush=True,
+            )
+        print(f"peak memory {peak_mb():.0f} MB")
+        some = histories.part(slice(0, 20))
+        lists = retriever.top_rows(some, 10)[0]
+        exact = Retriever(ranker, candidates=retriever.candidates, index="exact").top_rows(some, 10)[0]
+        kept = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(lists, exact, strict=True)])
+        print(f"top 10 of {len(some)} users by lists that exact search has, too: {100 * kept:.1f} %")
+
+
+def made_up_model(items: int, place: Path) -> tuple[Ranker, Retriever]:
+    """A model over vectors in clusters, and a retriever with inverted lists; from `place` where they are there already."""
+    model, index = place / "model", place / "index"
+    if not model.exists():
+        rng = np.random.default_rng(0)
+        log = skewed_log(20_000, items)
+        vectors = np.empty((items, 64), np.float32)
+        centres = rng.standard_normal((2000, 64), dtype=np.float32)
+        for low in range(0, items, 100_000):
+            part = vectors[low : low + 100_000]
+            part[:] = centres[rng.integers(2000, size=len(part))] + 0.7 * rng.standard_normal(part.shape, dtype=np.float32)
+        AttentionRanker(steps=100).fit(log, ItemEmbeddings.from_arrays(log.catalog.items, vectors)).save(model)
+    ranker = load_ranker(model)
+    if not index.exists():
+        started = time.perf_counter()
+        Retriever(ranker, index="lists").save(index)
+        print(f"index built in {time.perf_counter() - started:.1f} s", flush=True)
     started = time.perf_counter()
-    retriever = Retriever(ranker, candidates=500, index="lists")
+    retriever = Retriever.open(index, ranker)
+    opened, size = time.perf_counter() - started, sum(file.stat().st_size for file in index.iterdir())
     print(
-        f"{items:,} items: index built in {time.perf_counter() - started:.1f} s, {torch.get_num_threads()} threads",
+        f"{items:,} items: index of {size / 1e6:.0f} MB opened in {opened:.1f} s, {torch.get_num_threads()} threads",
         flush=True,
     )
-    histories = long_histories(200, 200, items)
-    for n in (250, 500, 1000):
-        retriever.candidates = n
-        total, search = [], []
-        for user in range(len(histories)):
-            one = histories.part(slice(user, user + 1))
-            started = time.perf_counter()
-            retriever.retrieve(one)
-            search.append(time.perf_counter() - started)
-            started = time.perf_counter()
-            retriever.top_rows(one, 10)
-            total.append(time.perf_counter() - started)
-        (a50, a99), (p50, p99) = (1e3 * np.percentile(times[10:], (50, 99)) for times in (search, total))
-        print(
-            f"N {n:5d}: retrieve p50 {a50:5.1f} p99 {a99:5.1f} ms; retrieve and rank p50 {p50:5.1f} p99 {p99:5.1f} ms",
-            flush=True,
-        )
+    return ranker, retriever
 
 
 def long_histories(users: int, past: int, items: int) -> Histories:
@@ -141,15 +177,17 @@ def main() -> None:
     which = commands.add_subparsers(dest="what", required=True)
     for_quality = which.add_parser("quality")
     for_quality.add_argument("model", type=Path)
-    for_quality.add_argument("case", type=Path)
+    for_quality.add_argument("sequences", type=Path)
+    for_quality.add_argument("--cut", required=True)
     for_quality.add_argument("--users", type=int, default=160)
     for_speed = which.add_parser("speed")
     for_speed.add_argument("--items", type=int, default=1_000_000)
+    for_speed.add_argument("--keep", type=Path, default=None)
     options = commands.parse_args()
     if options.what == "quality":
-        quality(options.model, options.case, options.users)
+        quality(options.model, options.sequences, options.cut, options.users)
     else:
-        speed(options.items)
+        speed(options.items, options.keep)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,15 @@
-"""Scoring with the paper's attention at K = 10: latency of a request, throughput of many, cold start; a plain module beside.
+"""Scoring with the paper's attention at K = 10: latency of a request, throughput of many; a plain module beside.
 
     python benchmarks/scoring.py
 
 Requests of 1,000 candidates for a user with 200 past items, K = 10, width 64, hidden 128, random weights (the arithmetic is
 the same). The plain side is section 4.1 in PyTorch as it is written (see ranker_training.py), given its inputs ready made.
-Cold start: a fresh process that opens a saved model with 10 million items (`--cold-items`) and answers one request.
 """
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,24 +20,12 @@ from side_by_side import in_turn, parser, ratio, report
 from heedful.events.candidates import Candidates
 from heedful.ranking.rankers import AttentionRanker
 
-_COLD = """
-import sys, time
-started = time.perf_counter()
-import heedful
-imported = time.perf_counter()
-ranker = heedful.load_ranker(sys.argv[1])
-opened = time.perf_counter()
-ranker.score(list(range(200)), list(range(500, 1500)))
-print(imported - started, opened - imported, time.perf_counter() - opened)
-"""
-
 
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--candidates", type=int, default=1000)
     options.add_argument("--past", type=int, default=200)
     options.add_argument("--requests", type=int, default=200, help="requests of a round")
-    options.add_argument("--cold-items", type=int, default=10_000_000)
     chosen = options.parse_args()
     torch.set_num_threads(chosen.threads)
     ranker = paper_ranker(50_000)
@@ -87,13 +70,12 @@ def main() -> None:
             "ratio": ratio(rates, "heedful", "plain"),
             "gigaflops_per_second": floor * float(np.median(rates["heedful"])) / 1e9,
             "requests_per_second_one_thread_each": one_each,
-            "cold_start_seconds": cold_start(chosen.cold_items),
         },
     )
 
 
-def paper_ranker(items: int) -> AttentionRanker:
-    log = skewed_log(300, items)
+def paper_ranker(items: int, *, text: bool = False) -> AttentionRanker:
+    log = skewed_log(300, items, text=text)
     return AttentionRanker(preset="paper", steps=1, assess_every=1, holdout_users=1, cuts="fresh").fit(
         log, random_table(log)
     )
@@ -109,14 +91,6 @@ def many_at_once(ranker: AttentionRanker, asked: list, threads: int) -> float:
         rate = len(asked) / (time.perf_counter() - started)
     torch.set_num_threads(threads)
     return rate
-
-
-def cold_start(items: int) -> dict[str, float]:
-    with tempfile.TemporaryDirectory() as place:
-        paper_ranker(items).save(Path(place) / "model", pack=True)
-        command = [sys.executable, "-c", _COLD, str(Path(place) / "model")]
-        out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return dict(zip(("import", "open", "first_request"), map(float, out.split()), strict=True))
 
 
 if __name__ == "__main__":

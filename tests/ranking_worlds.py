@@ -112,7 +112,8 @@ def python(code: str, *arguments: object, **options: Any) -> subprocess.Complete
 
 def quiet_environment() -> dict[str, str]:
     """The environment for another process: one thread, so that results are the same bit for bit."""
-    return {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
 
 @contextmanager

@@ -7,6 +7,8 @@ import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
 import pytest
 
 import heedful
@@ -40,6 +42,22 @@ def test_reading_tables_metrics_and_folders_do_without_torch() -> None:
 def test_imports_that_must_be_quick_are_light() -> None:
     heavy = ["torch", "numba", "duckdb", "pyarrow", "numpy", "matplotlib"]
     assert loaded_by(["heedful", "heedful.cli", "heedful.errors", "heedful.config", "heedful.progress"], heavy) == set()
+
+
+def test_opening_a_model_waits_for_nothing_that_only_training_needs() -> None:
+    heavy = ["cma", "matplotlib", "scipy.stats", "pandas"]
+    assert loaded_by(["heedful.ranking.models", "heedful.recommending.requests"], heavy) == set()
+
+
+def test_preparing_a_log_does_without_pandas(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("user,item,time\na,b,1700000000\na,c,1700000001\n")
+    pq.write_table(pacsv.read_csv(tmp_path / "log.csv"), tmp_path / "log.parquet")
+    code = (
+        "import sys, heedful; heedful.prepare(sys.argv[1], sys.argv[2], overwrite=True);"
+        "print({'pandas', 'pyarrow.dataset'} & set(sys.modules))"
+    )
+    for name in ("log.csv", "log.parquet"):
+        assert python(code, tmp_path / name, tmp_path / "sequences").stdout == "set()\n"
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -22,7 +22,16 @@ from typing import Any
 
 from heedful.errors import FolderError
 
-__all__ = ["FORMAT_VERSION", "Folder", "FolderWriter", "check_writable", "new_folder", "open_folder", "write_atomically"]
+__all__ = [
+    "FORMAT_VERSION",
+    "MANIFEST",
+    "Folder",
+    "FolderWriter",
+    "check_writable",
+    "new_folder",
+    "open_folder",
+    "write_atomically",
+]
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -101,6 +110,7 @@ def new_folder(out: str | os.PathLike[str], *, kind: str, overwrite: bool = Fals
 
 def check_writable(out: str | os.PathLike[str], *, kind: str, overwrite: bool = False) -> None:
     """Find out before the work, not after it, whether a folder can be written at `out`."""
+    _refuse_url(out)
     target = Path(out).absolute()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -153,6 +163,7 @@ def open_folder(path: str | os.PathLike[str], *, kind: str) -> Folder:
 @contextlib.contextmanager
 def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Write one file under a temporary name beside `path`; it takes its place only when it is complete."""
+    _refuse_url(path)
     target = Path(path).absolute()
     partial = target.parent / f".{target.name}.partial-{os.getpid()}"
     try:
@@ -169,6 +180,15 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def _refuse_url(out: str | os.PathLike[str]) -> None:
+    if isinstance(out, str) and "://" in out:
+        raise FolderError(
+            "one machine alone writes to its own disks",
+            got=out,
+            fix="name a path, or pass --cluster local (see docs/scaling.md)",
+        )
 
 
 def _seal(writer: FolderWriter, kind: str) -> None:

@@ -344,6 +344,7 @@ COMMANDS = [
     "tune",
     "serve",
     "key",
+    "prune",
     "clicks",
     "verify",
 ]

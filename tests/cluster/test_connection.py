@@ -12,6 +12,7 @@ import pytest
 from heedful.cli import main
 from heedful.cluster import connect, connection
 from heedful.cluster.connection import check_paths
+from heedful.cluster.storage import Place
 from heedful.errors import ClusterError, FolderError, MissingExtraError
 
 
@@ -59,9 +60,10 @@ def test_a_node_with_another_version(ray_session: None, monkeypatch: pytest.Monk
 
 
 def test_storage_that_nodes_do_not_share(ray_session: None, tmp_path: Path) -> None:
-    check_paths([tmp_path], tmp_path)
+    place = Place.of(tmp_path)
+    check_paths([place], place)
     with pytest.raises(FolderError, match=r"the node .* does not share this storage; got: .*nowhere is not there"):
-        check_paths([tmp_path / "nowhere"])
+        check_paths([place / "nowhere"])
     with pytest.raises(FolderError, match=r"does not share this storage; got: .* cannot be written"):
-        check_paths([], tmp_path / "nowhere")
+        check_paths([], place / "nowhere")
     assert list(tmp_path.iterdir()) == []

@@ -15,8 +15,11 @@ from cluster_worlds import Counter, Shop
 
 import heedful
 from heedful import cluster
+from heedful.cluster import ranking
 from heedful.cluster.parts import open_work, run_parts
-from heedful.errors import ConfigError, InputError, TrainingError
+from heedful.cluster.storage import Place, here
+from heedful.errors import ConfigError, FolderError, InputError, TrainingError
+from heedful.recommending.requests import BATCH_REQUESTS
 
 pytestmark = [
     pytest.mark.usefixtures("ray_session"),
@@ -41,28 +44,41 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
 def test_a_worker_that_dies_costs_its_parts_only_and_a_second_run_none(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.mkdir()
-    open_work(tmp_path / "work", {"a": 1})
-    done = run_parts(tmp_path / "work", "count", list(range(8)), Counter, {"log": str(log)})
+    work = Place.of(tmp_path / "work")
+    open_work(work, {"a": 1})
+    done = run_parts(work, "count", list(range(8)), Counter, {"log": str(log)})
     assert [one["part"] for one in done] == list(range(8))
     assert (log / "killed").exists()
     left = len(list(log.iterdir()))
-    open_work(tmp_path / "work", {"a": 1})
+    open_work(work, {"a": 1})
     (tmp_path / "work" / "count-00005.json").unlink()
-    assert run_parts(tmp_path / "work", "count", list(range(8)), Counter, {"log": str(log)}) == done
+    assert run_parts(work, "count", list(range(8)), Counter, {"log": str(log)}) == done
     assert len(list(log.iterdir())) == left + 1
-    open_work(tmp_path / "work", {"a": 2})  # another run
+    open_work(work, {"a": 2})  # another run
     assert [file.name for file in (tmp_path / "work").iterdir()] == ["inputs.json"]
 
 
-def test_prepare_gives_the_same_bytes(shop: Shop, tmp_path: Path) -> None:
-    log = cluster.prepare(shop.log / "events", tmp_path / "sequences", items=shop.log / "items.parquet")
-    assert bytes_of(tmp_path / "sequences") == bytes_of(shop.sequences)
-    here = heedful.EventLog.load(shop.sequences)
-    assert log.folder is not None and here.folder is not None
-    assert log.folder.content_hash == here.folder.content_hash
-    differing = {key for key, value in here.folder.manifest.items() if log.folder.manifest[key] != value}
+def test_prepare_gives_the_same_bytes(shop: Shop, storage: Place) -> None:
+    (storage / "log").send(shop.log)
+    log = cluster.prepare(storage / "log/events", storage / "sequences", items=storage / "log/items.parquet")
+    assert bytes_of(here(storage / "sequences")) == bytes_of(shop.sequences)
+    alone = heedful.EventLog.load(shop.sequences)
+    assert log.folder is not None and alone.folder is not None
+    assert log.folder.content_hash == alone.folder.content_hash
+    differing = {key for key, value in alone.folder.manifest.items() if log.folder.manifest[key] != value}
     assert differing <= {"created", "seconds"}
-    assert not (tmp_path / "sequences.parts").exists()
+    assert storage.names() == {"log", "sequences"}
+    with pytest.raises(FolderError, match=f"{storage}/sequences exists already; to fix: pass --overwrite"):
+        cluster.prepare(storage / "log/events", storage / "sequences")
+
+
+def test_one_heavy_user_and_few_others_are_prepared_alike(tmp_path: Path) -> None:
+    # The smallest id has most of the rows, so that no row stands before the first border between buckets.
+    table = pa.table({"user": [1] * 500 + [2, 3] * 5, "item": list(range(100, 110)) * 51, "time": list(range(510))})
+    pq.write_table(table, tmp_path / "events.parquet")
+    heedful.prepare(tmp_path / "events.parquet", tmp_path / "here")
+    cluster.prepare(tmp_path / "events.parquet", tmp_path / "there")
+    assert bytes_of(tmp_path / "there") == bytes_of(tmp_path / "here")
 
 
 def test_prepare_sets_aside_what_one_machine_sets_aside(tmp_path: Path) -> None:
@@ -95,15 +111,22 @@ def test_prepare_sets_aside_what_one_machine_sets_aside(tmp_path: Path) -> None:
         cluster.prepare("duckdb:///x?table=t", tmp_path / "none")
 
 
-def test_ranking_gives_the_same_bytes(shop: Shop, tmp_path: Path, one_thread: None) -> None:
+def test_ranking_gives_the_same_bytes(
+    shop: Shop, storage: Place, tmp_path: Path, one_thread: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranking, "_PART_REQUESTS", 2 * BATCH_REQUESTS)
+    model, requests, out = storage / "model", storage / "requests.parquet", storage / "out.parquet"
+    heedful.load_ranker(shop.model).save(tmp_path / "packed", pack=True)
+    model.send(tmp_path / "packed")
+    requests.send(shop.requests)
     ranker = heedful.load_ranker(shop.model)
     report = heedful.score_requests(ranker, shop.requests, tmp_path / "here.parquet")
-    assert cluster.score_requests(shop.model, shop.requests, tmp_path / "there.parquet") == report
-    assert (tmp_path / "here.parquet").read_bytes() == (tmp_path / "there.parquet").read_bytes()
+    assert cluster.score_requests(model, requests, out) == report
+    assert (tmp_path / "here.parquet").read_bytes() == here(out).read_bytes()
     report = heedful.recommend_requests(ranker, shop.requests, tmp_path / "here.parquet", k=3)
-    assert cluster.recommend_requests(shop.model, shop.requests, tmp_path / "there.parquet", k=3) == report
-    assert (tmp_path / "here.parquet").read_bytes() == (tmp_path / "there.parquet").read_bytes()
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["here.parquet", "there.parquet"]
+    assert cluster.recommend_requests(model, requests, out, k=3) == report
+    assert (tmp_path / "here.parquet").read_bytes() == here(out).read_bytes()
+    assert storage.names() == {"model", "requests.parquet", "out.parquet"}
 
 
 def test_an_error_of_a_worker_is_the_error_of_one_machine(shop: Shop, tmp_path: Path) -> None:
@@ -118,13 +141,15 @@ def losses(model: Path) -> np.ndarray:
     return np.array(json.loads((model / "config.json").read_text())["report"]["losses"])
 
 
-def test_training_has_the_loss_curve_of_one_machine(shop: Shop, tmp_path: Path) -> None:
+def test_training_has_the_loss_curve_of_one_machine(shop: Shop, far: Place) -> None:
     ranker = heedful.AttentionRanker(depth=2, steps=20, assess_every=5)
-    facts = cluster.train(ranker, shop.sequences, shop.embeddings, tmp_path / "model")
+    (far / "sequences").send(shop.sequences)
+    (far / "embeddings").send(shop.embeddings)
+    facts = cluster.train(ranker, far / "sequences", far / "embeddings", far / "model")
     assert facts["workers"] == 2 and facts["steps"] == 20
-    np.testing.assert_allclose(losses(tmp_path / "model"), losses(shop.model), rtol=0, atol=1e-5)
-    assert not (tmp_path / "model.training").exists()
-    loaded = heedful.load_ranker(tmp_path / "model")
+    np.testing.assert_allclose(losses(here(far / "model")), losses(shop.model), rtol=0, atol=1e-5)
+    assert far.names() == {"sequences", "embeddings", "model"}
+    loaded = heedful.load_ranker(here(far / "model"))
     assert loaded.score([1], [2, 3]).shape == (2,)
 
 
@@ -136,22 +161,24 @@ def test_training_that_diverges_says_so(shop: Shop, tmp_path: Path) -> None:
         cluster.train(heedful.Popularity(), shop.sequences, shop.embeddings, tmp_path / "model")
 
 
-def test_embeddings_are_as_good_as_those_of_one_machine(shop: Shop, tmp_path: Path) -> None:
-    facts = cluster.embed(heedful.SkipGram(width=8, epochs=2, threads=1), shop.sequences, tmp_path / "embeddings")
+def test_embeddings_are_as_good_as_those_of_one_machine(shop: Shop, far: Place) -> None:
+    (far / "sequences").send(shop.sequences)
+    facts = cluster.embed(heedful.SkipGram(width=8, epochs=2, threads=1), far / "sequences", far / "embeddings")
     assert facts["workers"] == 2 and facts["bytes_sent"] > 0
-    tables = [heedful.ItemEmbeddings.load(path) for path in (shop.embeddings, tmp_path / "embeddings")]
+    tables = [heedful.ItemEmbeddings.load(path) for path in (shop.embeddings, here(far / "embeddings"))]
+    assert far.names() == {"sequences", "embeddings"}
     final = [table.provenance["training"]["loss_per_pair"][-1] for table in tables]
     assert tables[0].items == tables[1].items
     assert final[1] == pytest.approx(final[0], rel=0.05)
 
 
-def test_evaluation_gives_the_same_numbers(shop: Shop, tmp_path: Path) -> None:
+def test_evaluation_gives_the_same_numbers(shop: Shop, storage: Place) -> None:
     log = heedful.EventLog.load(shop.sequences)
     config = heedful.EvaluationConfig(cut="2024-10-01", days=60, resamples=200)
     past, future = config.split(log)
     models = {"popularity": heedful.Popularity().fit(past), "own": lambda histories, candidates: candidates.rows * 1.0}
-    here = heedful.compare(models, future, config=config)
-    there = heedful.compare(models, future, config=config, measuring=cluster.measuring(tmp_path / "parts"))
-    assert there.to_dict() == here.to_dict()
-    assert there.per_user().equals(here.per_user())
-    assert list(tmp_path.iterdir()) == []
+    alone = heedful.compare(models, future, config=config)
+    there = heedful.compare(models, future, config=config, measuring=cluster.measuring(storage / "report"))
+    assert there.to_dict() == alone.to_dict()
+    assert there.per_user().equals(alone.per_user())
+    assert storage.names() == set()

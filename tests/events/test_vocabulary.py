@@ -32,6 +32,22 @@ def test_integers_and_their_decimal_text_match(wrap):
     assert Vocabulary([10, 7]).rows(wrap(["7", "x"])).tolist() == [1, -1]
 
 
+@pytest.mark.parametrize("most", [0, 10**6], ids=["index", "dictionary"])
+@pytest.mark.parametrize(
+    ("ids", "wanted", "rows"),
+    [
+        (["10", "7", "x"], [7, "x", None, 8, "10"], [1, 2, -1, -1, 0]),
+        ([10, 7], ["7", 10, "x", None, 2**70, -(2**70)], [1, 0, -1, -1, -1, -1]),
+        (pa.array([2**64 - 1, 3], pa.uint64()), [-1, "3", 2**64 - 1], [-1, 1, 0]),
+    ],
+    ids=["text", "integers", "unsigned"],
+)
+def test_ids_of_any_types_are_found_for_what_they_say(monkeypatch, most, ids, wanted, rows):
+    monkeypatch.setattr("heedful.events.vocabulary._DICTIONARY_IDS", most)
+    monkeypatch.setattr("heedful.events.vocabulary._MANY_TIMES", 0)
+    assert Vocabulary(ids).rows(wanted).tolist() == rows
+
+
 def test_many_ids_are_found_as_few_are():
     vocabulary = Vocabulary([f"i{n}" for n in range(6000)])
     ids = [f"i{n}" for n in range(5999, -1, -1)]

@@ -138,7 +138,7 @@ class TestScores:
         expected = ranker.score_rows(histories, candidates), ranker.score_catalogue(histories)
         monkeypatch.setattr("heedful.ranking.ranker._PART_CANDIDATES", 10)
         monkeypatch.setattr("heedful.ranking.neural._SCORING_ELEMENTS", 2000)
-        monkeypatch.setattr("heedful.ranking.neural._CATALOGUE_CHUNK_ITEMS", 7)
+        monkeypatch.setattr("heedful.ranking.neural._SCORED_ITEMS", 7)
         monkeypatch.setattr("heedful.ranking.heuristics._CHUNK_ITEMS", 7)
         close(ranker.score_rows(histories, candidates), expected[0])
         close(ranker.score_catalogue(histories), expected[1])
@@ -308,7 +308,13 @@ class TestFolders:
         model = self.save(text_ranker, tmp_path)
         for file in model.rglob("*.npy"):
             np.load(file, allow_pickle=False)
-        assert {file.suffix for file in model.rglob("*") if file.is_file()} <= {".json", ".npy", ".parquet", ".safetensors"}
+        assert {file.suffix for file in model.rglob("*") if file.is_file()} <= {
+            ".json",
+            ".npy",
+            ".parquet",
+            ".arrow",
+            ".safetensors",
+        }
 
     def test_packed_it_can_be_moved(self, text_ranker: Ranker, tmp_path: Path) -> None:
         model = self.save(text_ranker, tmp_path, pack=True)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from heedful.ranking.memory import build_memory
+from heedful.ranking.memory import build_memory, memory_of_few
 from ranking_worlds import DAY, START, histories_of
 
 N_ITEMS = 12
@@ -52,6 +52,25 @@ def test_it_is_the_slow_one(world, cap, randoms) -> None:  # type: ignore[no-unt
         got = list(zip(*(column[b, :used].tolist() for column in columns), strict=True))
         assert [(row, pytest.approx(age, rel=1e-6), count, kind) for row, age, count, kind in expected] == got
         assert (memory.counts[b, used:] == 0).all() and (memory.rows[b, used:] == 0).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.lists(st.tuples(st.integers(0, N_ITEMS - 1), st.integers(0, 3)), max_size=25), max_size=4),
+    st.integers(1, 15),
+    st.randoms(use_true_random=False),
+)
+def test_that_of_few_is_bit_for_bit_the_same(world, cap, randoms) -> None:  # type: ignore[no-untyped-def]
+    sequences = [[item for item, _ in user] for user in world]
+    times = [np.cumsum([randoms.randint(0, 3 * DAY) for _ in user]) + START if user else [] for user in world]
+    histories = histories_of(sequences, times, [[kind for _, kind in user] for user in world])
+    now = np.array([START + randoms.randint(0, 80 * DAY) for _ in world], np.int64)
+    whole = build_memory(histories, now=now, max_items=cap, scratch=np.full(N_ITEMS, -1, np.int64))
+    few = memory_of_few(histories, now=now, max_items=cap)
+    for name in ("lengths", "rows", "ages", "counts", "kinds"):
+        expected, found = getattr(whole, name), getattr(few, name)
+        assert expected.dtype == found.dtype
+        assert np.array_equal(expected, found)
 
 
 def test_the_whole_histories_by_default() -> None:

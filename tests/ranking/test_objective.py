@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from heedful.ranking.objective import OBJECTIVES, balanced_logistic, sampled_softmax
+from heedful.ranking.objective import OBJECTIVES, balanced_logistic, bpr, sampled_softmax, warp
 
 
 def instances(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -44,7 +44,35 @@ def softmax_loop(logits: torch.Tensor, positive: torch.Tensor, weights: torch.Te
     return total / len(logits)
 
 
-@pytest.mark.parametrize(("objective", "loop"), [(balanced_logistic, transcription_of_4_2), (sampled_softmax, softmax_loop)])
+def pairs_of(row: list[float], is_positive: list[bool], weight: list[float]) -> list[list[float]]:
+    """For each positive, by how much it stands above each negative."""
+    n = [row[q] for q in range(len(row)) if not is_positive[q] and weight[q] > 0]
+    return [[row[q] - other for other in n] for q in range(len(row)) if is_positive[q]]
+
+
+def bpr_loop(logits: torch.Tensor, positive: torch.Tensor, weights: torch.Tensor) -> float:
+    total = 0.0
+    for user in zip(logits.tolist(), positive.tolist(), weights.tolist(), strict=True):
+        margins = [margin for above in pairs_of(*user) for margin in above]
+        total += sum(math.log(1 + math.exp(-margin)) for margin in margins) / len(margins)
+    return total / len(logits)
+
+
+def warp_loop(logits: torch.Tensor, positive: torch.Tensor, weights: torch.Tensor) -> float:
+    total = 0.0
+    for user in zip(logits.tolist(), positive.tolist(), weights.tolist(), strict=True):
+        pairs = pairs_of(*user)
+        for above in pairs:
+            violations = [1 - margin for margin in above if margin < 1]
+            if violations:
+                total += math.log(1 + len(violations)) * sum(violations) / len(violations) / len(pairs)
+    return total / len(logits)
+
+
+LOOPS = [(balanced_logistic, transcription_of_4_2), (sampled_softmax, softmax_loop), (bpr, bpr_loop), (warp, warp_loop)]
+
+
+@pytest.mark.parametrize(("objective", "loop"), LOOPS)
 def test_value_and_gradient_are_those_of_the_loop(objective, loop) -> None:  # type: ignore[no-untyped-def]
     logits, positive, weights = instances()
     loss = objective(logits, positive, weights)
@@ -52,7 +80,8 @@ def test_value_and_gradient_are_those_of_the_loop(objective, loop) -> None:  # t
     assert loss.item() == pytest.approx(loop(logits, positive, weights), rel=1e-9)
     assert logits.grad is not None
     unused = weights == 0
-    assert unused.any() and (logits.grad[unused] == 0).all() and (logits.grad[~unused] != 0).all()
+    assert unused.any() and (logits.grad[unused] == 0).all()
+    assert objective is warp or (logits.grad[~unused] != 0).all()  # where nothing is violated there is nothing to learn
     step = 1e-5
     for b, c in [(0, 0), (1, 4), (4, 0)]:
         moved = logits.detach().clone()
@@ -68,6 +97,8 @@ def test_a_model_that_knows_nothing() -> None:
     weights = torch.where(positive, 1 / 4, 1 / 20)
     assert balanced_logistic(logits, positive, weights).item() == pytest.approx(math.log(2))
     assert sampled_softmax(logits, positive, weights).item() == pytest.approx(math.log(11))
+    assert bpr(logits, positive, weights).item() == pytest.approx(math.log(2))
+    assert warp(logits, positive, weights).item() == pytest.approx(math.log(11))
 
 
 @pytest.mark.parametrize("objective", list(OBJECTIVES.values()))

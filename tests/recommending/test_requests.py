@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from heedful.errors import ConfigError, InputError
 from heedful.ranking.models import MODELS
 from heedful.ranking.ranker import UNKNOWN_SCORE, Ranker
-from heedful.recommending.requests import recommend_requests, score_requests
+from heedful.recommending.requests import RankingReport, recommend_requests, score_requests
 from ranking_worlds import DAY, QUICK, START, random_log, table_of
 
 KINDS = ("view", "purchase")
@@ -119,6 +120,36 @@ def test_more_requests_than_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert whole["request_id"].equals(parts["request_id"])
     for one, other in zip(whole["scores"].to_pylist(), parts["scores"].to_pylist(), strict=True):
         assert one == pytest.approx(other, abs=1e-4)
+
+
+@pytest.mark.parametrize("function", [score_requests, recommend_requests])
+def test_the_number_of_threads_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: Callable[..., RankingReport]
+) -> None:
+    monkeypatch.setattr("heedful.recommending.requests.BATCH_REQUESTS", 3)
+    monkeypatch.setattr("heedful.recommending.requests._WRITTEN_BATCHES", 2)
+    ranker, before = ranker_of(), torch.get_num_threads()
+    source = write(tmp_path / "in.parquet", some_requests(ranker))
+    reports = {}
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            reports[threads] = function(ranker, source, tmp_path / f"{threads}.parquet")
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert reports[1] == reports[2] == reports[5]
+    one, two, five = ((tmp_path / f"{threads}.parquet").read_bytes() for threads in (1, 2, 5))
+    assert one == two == five
+
+
+def test_a_batch_that_fails_ends_it_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("heedful.recommending.requests.BATCH_REQUESTS", 2)
+    columns = {"request_id": list(range(9)), "history": [["sku-1"]] * 9, "history_times": [[1]] * 7 + [[1, 2], [1]]}
+    threads = torch.get_num_threads()
+    with pytest.raises(InputError, match="request 7 does not fit its history"):
+        recommend_requests(ranker_of(), write(tmp_path / "in.parquet", columns), tmp_path / "out.parquet")
+    assert not (tmp_path / "out.parquet").exists() and torch.get_num_threads() == threads
 
 
 def test_unknown_ids_are_counted(tmp_path: Path) -> None:

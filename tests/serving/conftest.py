@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,3 +44,15 @@ def store(place: str) -> Iterator[Store]:
     store = Store.open(place, lock_seconds=1.0)
     yield store
     store.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MB, which `mount -o remount,size=` enlarges."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    made = ["mount", "-t", "tmpfs", "-o", "size=4m,mode=777", "tmpfs", folder]
+    if os.geteuid() != 0 or subprocess.run(made, capture_output=True).returncode != 0:
+        pytest.skip("a file system can be mounted by root alone")
+    yield folder
+    subprocess.run(["umount", folder], check=True)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from fastapi.testclient import TestClient
-from serving_worlds import N, client, error_of, train
+from serving_worlds import N, client, error_of, shop_attributes, shop_log, train
 
-from ranking_worlds import START
+from heedful.ranking.rankers import AttentionRanker
+from ranking_worlds import QUICK, START, table_of
 
 JSON = {"content-type": "application/json"}
 HISTORY = ["item1", "item2"]
@@ -149,6 +155,60 @@ def test_declaring_slots_anew(shop: TestClient, tmp_path: Path) -> None:
     assert error_of(shop.put("/slots", content=b"\xff"), 400)["code"] == "invalid_text"
 
 
+SHOP_SLOTS = """
+[[slot]]
+name = "new"
+where = "stock > 0 AND price < 40"
+rule = "newest"
+column = "listed"
+shown = 5
+max_candidates = 5
+treatments = { model = 1.0 }
+
+[[slot]]
+name = "loved"
+where = "rating >= 3 AND listed >= DATE '2024-01-15' AND department = 'BOOKS'"
+rule = "best_rated"
+column = "rating"
+shown = 6
+max_candidates = 12
+at_most = { category = 2 }
+treatments = { popularity = 1.0 }
+"""
+
+
+def test_slots_by_listing_date_rating_stock_and_price(tmp_path: Path) -> None:
+    """The attributes come with the log's items, as a shop has them."""
+    randoms = np.random.default_rng(4)
+    facts = pa.table(
+        {
+            "listed": [date(2024, 1, 1) + timedelta(days=int(day)) for day in randoms.permutation(N)],
+            "rating": np.round(randoms.uniform(1, 5, N), 2),
+            "stock": randoms.integers(0, 3, N),
+        }
+    )
+    log = shop_log()
+    attributes = shop_attributes()
+    for name in facts.column_names:
+        attributes = attributes.append_column(name, facts[name])
+    ranker = AttentionRanker(**QUICK["attention"]).fit(log, table_of(log.catalog.items.ids, attributes=attributes))
+    ranker.save(tmp_path / "model", pack=True)
+    rows = [{"row": row, **known} for row, known in enumerate(attributes.to_pylist())]
+    with client(tmp_path / "model", tmp_path) as shop:
+        assert shop.put("/slots", content=SHOP_SLOTS).status_code == 200
+        filled = good(shop.get("/slots/new", params={"user": "ann"}))["items"]
+        buyable = [row for row in rows if row["stock"] > 0 and row["price"] < 40]
+        newest = sorted(buyable, key=lambda row: row["listed"], reverse=True)[:5]
+        assert {item["item_id"] for item in filled} == {f"item{row['row']}" for row in newest}
+        assert [item["score"] for item in filled] == sorted((item["score"] for item in filled), reverse=True)
+        filled = good(shop.get("/slots/loved", params={"user": "ann"}))["items"]
+        liked = [r for r in rows if r["rating"] >= 3 and r["listed"] >= date(2024, 1, 15) and r["department"] == "BOOKS"]
+        best = {f"item{row['row']}" for row in sorted(liked, key=lambda row: row["rating"], reverse=True)[:12]}
+        assert filled and {item["item_id"] for item in filled} <= best
+        categories = Counter(item["attributes"]["category"] for item in filled)
+        assert max(categories.values()) <= 2
+
+
 def test_a_server_without_a_file_of_slots(model: Path, tmp_path: Path) -> None:
     with client(model, tmp_path) as shop:
         shop.app.state.serving.config = shop.app.state.serving.config.from_dict({})  # type: ignore[attr-defined]
@@ -183,7 +243,7 @@ def test_new_items_are_ranked_at_once(shop: TestClient) -> None:
     event = {"event_id": "e", "user_id": "ann", "item_id": "new-1"}
     assert good(shop.post("/events", json=event))["unknown_items"] == 0
     for wrong, words in (
-        ([{"item_id": "item1"}], "there are no new items"),
+        ([{"item_id": "item1"}], "the model was trained on these items"),
         ([{"item_id": "new-3", "attributes": {"colour": "red"}}], "unknown attributes; got: colour"),
         ([{"item_id": "new-3", "attributes": {"price": "dear"}}], "does not fit the catalogue"),
         ([{"item_id": "new-3"}, {"item_id": "new-3"}], "repeated"),
@@ -330,6 +390,39 @@ def test_the_database_is_gone_and_comes_back(shop: TestClient, monkeypatch: pyte
         good(shop.post("/rank", json={"history": HISTORY, "candidates": ["item1"]}))  # which needs no database
         good(shop.get("/health/live"))
     good(shop.get("/health/ready"))
+
+
+def test_answers_that_take_too_long(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with client(model, tmp_path, request_seconds=0.2) as shop:
+        waiting = threading.Event()
+        monkeypatch.setattr(shop.app.state.serving.engine, "rank", lambda *past, **options: waiting.wait(30))  # type: ignore[attr-defined]
+        answer = shop.post("/rank", json={"candidates": ["item1"]})
+        assert error_of(answer, 503)["code"] == "overdue" and int(answer.headers["retry-after"]) >= 1
+        waiting.set()
+        good(shop.get("/health/live"))
+
+
+def test_a_clock_that_jumps(shop: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A year ahead, then back: nothing fails, each action is taken, and clicks count while their window is open."""
+    now = time.time()
+
+    def visit(name: str, *, clicked: float) -> str:
+        filled = good(shop.get("/slots/books", params={"user": name}))
+        impression = {"impression_id": filled["impression_id"]}
+        assert good(shop.post("/impressions", json=impression)) == {"counted": True}
+        monkeypatch.setattr(time, "time", lambda: clicked)
+        return str(good(shop.post("/clicks", json={**impression, "item_id": filled["items"][0]["item_id"]}))["outcome"])
+
+    year = 365 * 86_400
+    for number, (clock, later) in enumerate([(now, now - 3600), (now + year, now), (now, now + year)]):
+        monkeypatch.setattr(time, "time", lambda clock=clock: clock)
+        event = {"event_id": f"e{number}", "user_id": "ann", "item_id": ITEMS[number]}
+        assert good(shop.post("/events", json=event))["accepted"] == 1
+        # A click before its impression counts; one that seems to come a year after it is past the window.
+        assert visit(f"visitor-{number}", clicked=later) == ("recorded" if later < clock else "too late")
+    assert good(shop.post("/rank", json={"user_id": "ann", "candidates": ITEMS}))["history_length"] == 3
+    shown = [one["impressions"] for slot in good(shop.get("/clicks/report"))["slots"] for one in slot["treatments"]]
+    assert sum(shown) == 3
 
 
 def test_requests_are_described(still: TestClient) -> None:

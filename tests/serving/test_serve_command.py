@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import sqlite3
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,8 @@ from typing import Any
 
 import pytest
 from serving_worlds import PATIENCE, SLOTS, N, Server, served, shop_log, train, wait_for
+from store_worlds import Server as Database
+from store_worlds import rows
 
 from ranking_worlds import heedful, python
 
@@ -265,6 +268,66 @@ def test_two_servers_share_a_database(models: Path, tmp_path: Path) -> None:
         assert other.ask("POST", "/rank", {"user_id": "zoe", "candidates": ITEMS})[1]["history_length"] == 1
 
 
+def test_postgresql_stops_and_comes_back_under_load(models: Path, tmp_path: Path, slots: Path, postgresql: Database) -> None:
+    """Meanwhile each request that needs it has a clear 503; afterwards all goes on, and nothing acknowledged is missing."""
+    postgresql.empty()
+
+    def send(connection: http.client.HTTPConnection, number: int) -> str | int:
+        body = {"event_id": f"e{number}", "user_id": f"u{number % 7}", "item_id": ITEMS[number % N]}
+        status, answer = ask(connection, "POST", "/events", body)
+        assert status in (200, 503), answer
+        return f"e{number}" if status == 200 else status
+
+    options = ("--slots", slots, "--database", postgresql.url, "--workers", 2)
+    with ExitStack() as stack:
+        stack.callback(postgresql.start)  # whatever happens here, for the tests that follow
+        server = stack.enter_context(served(models / "first", tmp_path, *options))
+        outcomes = stack.enter_context(load(server, send))
+        enough(outcomes)
+        for how in (signal.SIGINT, signal.SIGKILL):
+            postgresql.stop(how)
+            wait_for(lambda: outcomes[-10:] == [503] * 10, "requests are not refused")
+            needing = [
+                ("POST", "/rank", {"user_id": "u1", "candidates": ITEMS}),
+                ("GET", "/slots/books?user=u1", None),
+                ("POST", "/impressions", {"impression_id": "i1"}),
+                ("GET", "/clicks/report", None),
+                ("DELETE", "/users/u1", None),
+                ("GET", "/health/ready", None),
+            ]
+            for method, path, body in needing:
+                status, answer = server.ask(method, path, body)
+                assert status == 503 and answer["error"]["code"] == "database_unavailable", (path, answer)
+                assert "try again" in answer["error"]["fix"] and "s3c" not in json.dumps(answer)
+            assert server.ask("GET", "/health/live")[0] == 200
+            assert server.ask("POST", "/rank", {"history": ITEMS[:2], "candidates": ITEMS})[0] == 200
+            postgresql.start()
+            wait_for(lambda: server.ask("GET", "/health/ready")[0] == 200, "it does not recover")
+            wait_for(lambda: all(isinstance(one, str) for one in outcomes[-10:]), "requests are still refused")
+    assert [one for one in outcomes if isinstance(one, Exception)] == []
+    acknowledged = [one for one in outcomes if isinstance(one, str)]
+    events = [name for (name,) in rows(postgresql.url, "SELECT event_id FROM heedful_events")]
+    assert set(acknowledged) <= set(events) and len(set(events)) == len(events)
+    assert "Traceback" not in server.log.read_text() and "s3c" not in server.log.read_text()
+
+
+def test_a_full_disk_is_said_and_passes(models: Path, tmp_path: Path, small_disk: Path) -> None:
+    with served(models / "first", tmp_path, "--database", small_disk / "shop.sqlite") as server:
+        acknowledged: list[str] = []
+        while True:
+            names = [f"{len(acknowledged) + n}-{'x' * 200}" for n in range(1000)]
+            batch = [{"event_id": name, "user_id": "ann", "item_id": ITEMS[0]} for name in names]
+            status, answer = server.ask("POST", "/events", {"events": batch})
+            if status != 200:
+                break
+            acknowledged += names
+        assert status == 503 and "full" in answer["error"]["message"] and acknowledged
+        assert server.ask("POST", "/rank", {"user_id": "ann", "candidates": ITEMS})[0] == 200  # reading goes on
+        subprocess.run(["mount", "-o", "remount,size=16m", small_disk], check=True)
+        assert server.ask("POST", "/events", {"events": batch})[1]["accepted"] == 1000
+    assert sorted(stored(small_disk / "shop.sqlite")) == sorted([*acknowledged, *names])
+
+
 def test_slow_clients_are_let_go(models: Path, tmp_path: Path) -> None:
     with served(models / "first", tmp_path, "--body-seconds", 1, "--idle-seconds", 1) as server:
         head = b"POST /rank HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
@@ -295,8 +358,35 @@ def test_headers_without_end(models: Path, tmp_path: Path) -> None:
         socket.create_connection(("127.0.0.1", server.port), PATIENCE) as connection,
     ):
         connection.sendall(b"GET /model HTTP/1.1\r\nHost: localhost\r\nX-Long: " + b"x" * 65_536)
-        assert _read(connection).startswith(b"HTTP/1.1 400 ")
+        assert _error(connection, 400) == "bad_request"
         assert server.ask("GET", "/model")[0] == 200
+
+
+def test_what_is_no_http_is_refused_like_everything_else(models: Path, tmp_path: Path) -> None:
+    with served(models / "first", tmp_path) as server:
+        for nonsense in (b"NONSENSE\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc", b"GET / HTTP/1.1\r\nA B: c\r\n\r\n"):
+            with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as connection:
+                connection.sendall(nonsense)
+                assert _error(connection, 400) == "bad_request"
+
+
+def test_too_many_connections(models: Path, tmp_path: Path) -> None:
+    with served(models / "first", tmp_path, "--connections", 3) as server, ExitStack() as closing:
+        for _ in range(2):
+            closing.enter_context(socket.create_connection(("127.0.0.1", server.port), PATIENCE))
+        connection = closing.enter_context(socket.create_connection(("127.0.0.1", server.port), PATIENCE))
+        connection.sendall(b"GET /model HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert _error(connection, 503) == "too_many_connections"
+
+
+def _error(connection: socket.socket, status: int) -> str:
+    """The code of an error, which has the form of all errors."""
+    answer = http.client.HTTPResponse(connection)
+    answer.begin()
+    assert answer.status == status and answer.headers["content-type"] == "application/json"
+    error = json.loads(answer.read())["error"]
+    assert set(error) == {"code", "message", "fix"}
+    return str(error["code"])
 
 
 def test_bodies_without_end(models: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from dataclasses import replace
 from itertools import count
 
@@ -14,6 +16,7 @@ from store_worlds import DAY, click, event, impression, rows
 
 from heedful.errors import InputError
 from heedful.serving.store import ID_CHARACTERS, Appended, Event, Store
+from ranking_worlds import heedful
 
 AWKWARD = [
     "Zoë 👩‍👧",
@@ -43,7 +46,7 @@ def test_a_history_is_what_was_appended_oldest_first(store):
     assert said(store, "ann") == [("a", 10, "view"), ("b", 20, "purchase")]
     assert said(store, "bob") == [("c", 15, "purchase")]
     assert said(store, "nobody") == []
-    assert store.has_user("ann") and not store.has_user("nobody")
+    assert store.users("ann") == [("ann", len(said(store, "ann")))] and store.users("nobody") == []
 
 
 def test_an_event_counts_once_however_often_it_is_sent(store):
@@ -201,6 +204,37 @@ def test_a_deleted_user_is_gone_altogether(place, store):
 
 
 # Impressions and clicks
+
+
+def test_what_is_too_old_is_removed(place, store, monkeypatch):
+    monkeypatch.setattr("heedful.serving.store._BATCH", 3)  # several transactions, some of them with nothing to remove
+    store.append([event(n, time=100 - n) for n in range(10)])  # from 100 down to 91
+    for number in range(8):
+        store.add_impressions([impression(number, time=number)], shown=True)
+        assert store.add_click(click(number, number)) == "recorded"
+    assert store.remove_events(95) == 4
+    assert store.history("ann", 100).times.tolist() == [95, 96, 97, 98, 99, 100]
+    assert store.remove_impressions(5) == 5
+    assert store.outcomes()["time"].to_pylist() == [5, 6, 7]
+    assert rows(place, "SELECT count(*) FROM heedful_clicks") == [(3,)]
+    assert (store.remove_events(95), store.remove_impressions(5)) == (0, 0)
+    assert store.append([event(9, time=91)]).accepted == 1  # its id is forgotten too
+
+
+def test_there_is_nothing_to_remove(store):
+    assert (store.remove_events(10), store.remove_impressions(10)) == (0, 0)
+
+
+def test_pruning_from_the_command_line(place):
+    now = int(time.time())
+    with contextlib.closing(Store.open(place)) as store:
+        store.append([event("old", time=now - 40 * DAY), event("new", time=now - 20 * DAY)])
+        store.add_impressions([impression("old", time=now - 20 * DAY), impression("new", time=now)])
+    done = heedful("prune", place, "--events-days", 30, "--impressions-days", 10)
+    assert done.stdout == "1 events removed\n1 impressions removed, with their clicks\n", done.stderr
+    assert rows(place, "SELECT event_id FROM heedful_events") == [("event-new",)]
+    assert rows(place, "SELECT impression_id FROM heedful_impressions") == [("impression-new",)]
+    assert "--events-days, --impressions-days or both" in heedful("prune", place).stderr
 
 
 def test_only_impressions_that_were_shown_have_outcomes(store):

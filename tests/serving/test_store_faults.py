@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
@@ -19,6 +20,7 @@ import pytest
 from store_worlds import PASSWORD, PATIENCE, click, event, impression, program, rows
 
 from heedful.errors import ConfigError, MissingExtraError
+from heedful.serving import database
 from heedful.serving.store import Appended, Store, StoreUnavailable
 
 WRITER = """
@@ -166,18 +168,6 @@ def test_a_locked_table_of_postgresql(postgresql):
 
 
 # Full disks
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 4 MB, which `mount -o remount,size=` enlarges."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    made = ["mount", "-t", "tmpfs", "-o", "size=4m,mode=777", "tmpfs", folder]
-    if os.geteuid() != 0 or subprocess.run(made, capture_output=True).returncode != 0:
-        pytest.skip("a file system can be mounted by root alone")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
 
 
 def fill(store: Store) -> int:
@@ -380,9 +370,8 @@ def test_tables_are_not_made_unless_asked(place):
         Store.open(place, create=False)
 
 
-def test_tables_of_another_version_are_refused(place):
-    Store.open(place).close()
-    change = "UPDATE heedful_schema SET version = 99"
+def set_version(place, version):
+    change = f"UPDATE heedful_schema SET version = {version}"
     if place.startswith("postgresql"):
         with psycopg.connect(place) as connection:
             connection.execute(change)
@@ -390,8 +379,45 @@ def test_tables_of_another_version_are_refused(place):
         with contextlib.closing(sqlite3.connect(place)) as connection:
             connection.execute(change)
             connection.commit()
-    with pytest.raises(ConfigError, match=r"another version of heedful; got: version 99 in .*; expected: version 1; to"):
+
+
+def test_tables_of_another_version_are_refused(place):
+    Store.open(place).close()
+    set_version(place, 99)
+    with pytest.raises(ConfigError, match=r"version of heedful; got: version 99 in .*; expected: version 1; to .* newer"):
         Store.open(place)
+    set_version(place, 0)
+    with pytest.raises(ConfigError, match=r"version of heedful; got: version 0 in .*; expected: version 1; to"):
+        Store.open(place)
+
+
+def test_older_tables_are_brought_up_to_date(place, monkeypatch):
+    """Two versions on, by several who open them at once; what is stored stays."""
+    with contextlib.closing(Store.open(place)) as store:
+        store.append([event(1)])
+    monkeypatch.setattr(database, "SCHEMA_VERSION", 3)
+    steps = {1: ("ALTER TABLE heedful_events ADD COLUMN note TEXT", "UPDATE heedful_events SET note = 'old'"),
+             2: ("CREATE INDEX heedful_events_note ON heedful_events (note)",)}  # fmt: skip
+    monkeypatch.setattr(database, "UPGRADES", steps)
+    with pytest.raises(ConfigError, match=r"got: version 1 in .*; expected: version 3; .*`heedful serve` brings them up"):
+        Store.open(place, create=False)  # a report changes nothing
+    with ThreadPoolExecutor(4) as several:
+        for store in several.map(Store.open, [place] * 4):
+            assert store.history("ann", 5).item_ids == ["1"]
+            store.close()
+    assert rows(place, "SELECT version FROM heedful_schema") == [(3,)]
+    assert rows(place, "SELECT event_id, note FROM heedful_events") == [("event-1", "old")]
+
+
+def test_an_upgrade_that_fails_changes_nothing(place, monkeypatch):
+    Store.open(place).close()
+    monkeypatch.setattr(database, "SCHEMA_VERSION", 2)
+    monkeypatch.setattr(database, "UPGRADES", {1: ("ALTER TABLE heedful_events ADD COLUMN note TEXT", "NONSENSE")})
+    with pytest.raises(StoreUnavailable, match="syntax error"):
+        Store.open(place)
+    assert rows(place, "SELECT version FROM heedful_schema") == [(1,)]
+    with pytest.raises((sqlite3.Error, psycopg.Error)):
+        rows(place, "SELECT note FROM heedful_events")
 
 
 def test_a_table_of_somebody_else_is_left_alone(postgresql):

@@ -31,15 +31,17 @@ def embed_command(
 ) -> None:
     """Sequences -> item embeddings, by skip-gram with negative sampling."""
     trainer = SkipGram(**with_file(options, settings, "embed", SkipGramConfig))
-    check_writable(out, kind="embeddings", overwrite=overwrite)
     if cluster:
         with on_cluster.connect(cluster):
             facts = on_cluster.embed(trainer, sequences, out, overwrite=overwrite)
         click.echo(f"{facts['workers']} workers, each sent {facts['bytes_sent'] / 1e6:,.1f} MB")
+        n_items, width = facts["n_items"], facts["width"]
     else:
-        trainer.fit(EventLog.load(sequences)).save(out, overwrite=overwrite)
-    items = ItemEmbeddings.load(out)
-    click.echo(f"{out}: {len(items):,} items, width {items.width}")
+        check_writable(out, kind="embeddings", overwrite=overwrite)
+        items = trainer.fit(EventLog.load(sequences))
+        items.save(out, overwrite=overwrite)
+        n_items, width = len(items), items.width
+    click.echo(f"{out}: {n_items:,} items, width {width}")
     click.echo(f"next: heedful train {sequences} --embeddings {out} --out model/")
 
 

@@ -99,22 +99,26 @@ def evaluate_command(
     by_depth = {depth: make_ranker("attention", depth_preset, {**of_depths, "depth": depth}) for depth in _depths(depths)}
     if not rankers and not others:
         raise ConfigError("there is nothing to compare", got="no models", expected=f"some of {', '.join(ALL_MODELS)}")
-    check_writable(out, kind="report", overwrite=overwrite)
-    with on_cluster.connect(cluster) if cluster else nullcontext():
-        measuring = on_cluster.measuring(f"{out}.parts") if cluster else measure_here
+    if not cluster:
+        check_writable(out, kind="report", overwrite=overwrite)
+    with (
+        on_cluster.connect(cluster) if cluster else nullcontext(),
+        on_cluster.delivered(out, kind="report", overwrite=overwrite) as folder,
+    ):
+        find = on_cluster.here if cluster else Path
         experiment = run_experiment(
-            EventLog.load(sequences),
+            EventLog.load(find(sequences)),
             rankers,
-            out,
-            workspace=Workspace(workspace or f"{Path(out)}.stages"),
+            folder,
+            workspace=Workspace(workspace or f"{folder}.stages"),
             config=config,
             skipgram=SkipGram(**with_file({}, settings, "embed", SkipGramConfig)),
-            items=ItemEmbeddings.load(embeddings) if embeddings else None,
+            items=ItemEmbeddings.load(find(embeddings)) if embeddings else None,
             others=others,
             depths=by_depth,
             depth_model=_shown("attention", depth_preset),
             overwrite=overwrite,
-            measuring=measuring,
+            measuring=on_cluster.measuring(out) if cluster else measure_here,
         )
     click.echo(str(experiment.comparison))
     if experiment.depths is not None:

@@ -99,10 +99,13 @@ def recommend_command(
     """
     options: dict[str, Any] = {"k": k, "exclude_history": exclude_history, "pool_gamma": plain_gamma(pool_gamma)}
     if cluster:
-        if retrieve or index:
-            raise click.UsageError("--retrieve and --index are for one machine; on a cluster every item is scored")
         with on_cluster.connect(cluster):
-            report = on_cluster.recommend_requests(model, requests, out, embeddings=embeddings, **options)
+            if retrieve is None:
+                table = on_cluster.here(embeddings) if embeddings else None
+                retrieve = default_retrieve(load(on_cluster.here(model), table))
+            report = on_cluster.recommend_requests(
+                model, requests, out, embeddings=embeddings, retrieve=retrieve, index=index, **options
+            )
     else:
         ranker = load(model, embeddings)
         retriever = _retriever(ranker, default_retrieve(ranker) if retrieve is None else retrieve, index)
@@ -110,7 +113,7 @@ def recommend_command(
     _print(report, out, "items recommended")
 
 
-def load(model: str, embeddings: str | None) -> Ranker:
+def load(model: str | Path, embeddings: str | Path | None) -> Ranker:
     """The ranker of a model folder, with the table of --embeddings if that was given."""
     return load_ranker(model, embeddings=ItemEmbeddings.load(embeddings) if embeddings else None)
 

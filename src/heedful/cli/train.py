@@ -61,7 +61,6 @@ def train_command(
     ranker = make_ranker(model, preset, with_file(options, settings, "train", *_CONFIGS))
     if embeddings is None and ranker.needs_embeddings:
         raise ConfigError(f"{model} needs embeddings", got="no --embeddings", fix="name a folder of `heedful embed`")
-    check_writable(out, kind="model", overwrite=overwrite)
     if cluster:
         if embeddings is None:
             raise ConfigError(f"{model} is not trained on a cluster", fix="leave --cluster out")
@@ -72,6 +71,7 @@ def train_command(
             f"hold-out loss {facts['best_loss']:.4f} at step {facts['best_step']:,}"
         )
         return
+    check_writable(out, kind="model", overwrite=overwrite)
     log = EventLog.load(sequences)
     items = ItemEmbeddings.load(embeddings) if embeddings is not None else None
     if isinstance(ranker, NeuralRanker):

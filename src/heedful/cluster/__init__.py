@@ -3,7 +3,7 @@
     with heedful.cluster.connect("auto"):
         heedful.cluster.score_requests("model/", "requests.parquet", "scores.parquet")
 
-Every path must be on storage that all nodes share.
+Every path or URL must be on storage that all nodes reach (see docs/scaling.md).
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 _HOMES = {
     "connect": "heedful.cluster.connection",
+    "delivered": "heedful.cluster.storage",
     "embed": "heedful.cluster.embedding",
+    "here": "heedful.cluster.storage",
     "measuring": "heedful.cluster.evaluating",
     "prepare": "heedful.cluster.preparing",
     "score_requests": "heedful.cluster.ranking",
@@ -36,4 +38,6 @@ if TYPE_CHECKING:
     from heedful.cluster.preparing import prepare as prepare
     from heedful.cluster.ranking import recommend_requests as recommend_requests
     from heedful.cluster.ranking import score_requests as score_requests
+    from heedful.cluster.storage import delivered as delivered
+    from heedful.cluster.storage import here as here
     from heedful.cluster.training import train as train

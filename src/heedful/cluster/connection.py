@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.metadata
 import logging
 import os
 import platform
 import socket
+import uuid
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import NoReturn, TypeVar
 
 import heedful.errors
+from heedful.cluster.storage import Place, forget_copies, used_urls
 from heedful.errors import ClusterError, FolderError, HeedfulError, MissingExtraError
 from heedful.progress import say
 
-__all__ = ["absolute", "as_facts", "check_paths", "connect", "cpus", "on_every_node", "raise_facts"]
+__all__ = ["as_facts", "check_paths", "connect", "cpus", "on_every_node", "raise_facts"]
 
 Answer = TypeVar("Answer")
 
@@ -44,7 +46,8 @@ def connect(address: str) -> Iterator[None]:
     if ray.is_initialized():
         # Whoever connected (a notebook, a job of several stages) also disconnects.
         _check_versions()
-        yield
+        with _copies_forgotten():
+            yield
         return
     _check_address(address)
     # What the engine says about itself is in its own log files; errors come as exceptions.
@@ -73,9 +76,21 @@ def connect(address: str) -> Iterator[None]:
     try:
         _check_versions()
         say(f"connected to {address}: {len(_nodes())} nodes, {cpus()} processors")
-        yield
+        with _copies_forgotten():
+            yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _copies_forgotten() -> Iterator[None]:
+    try:
+        yield
+    finally:
+        if used_urls():
+            # Whatever ended the block matters more than what this meets.
+            with contextlib.suppress(Exception):
+                on_every_node(forget_copies)
 
 
 def cpus() -> int:
@@ -85,43 +100,38 @@ def cpus() -> int:
     return max(int(ray.cluster_resources().get("CPU", 0)), 1)
 
 
-def check_paths(read: Sequence[str | os.PathLike[str]] = (), write: str | os.PathLike[str] | None = None) -> None:
+def check_paths(read: Sequence[Place] = (), write: Place | None = None) -> None:
     """Find out before the work whether every node sees what it has to read and can write where it has to write.
 
     Raises:
         FolderError: a node does not; the message names it.
     """
-    paths = [os.fspath(path) for path in read]
-    target = os.fspath(write) if write is not None else None
-
-    def look() -> str | None:
-        import os
-        import pathlib
-        import uuid
-
-        for path in paths:
-            if not pathlib.Path(path).exists():
-                return f"{path} is not there"
-        if target is not None:
-            probe = pathlib.Path(target) / f".probe-{os.getpid()}-{uuid.uuid4().hex}"
-            try:
-                probe.touch()
-                probe.unlink()
-            except OSError as error:
-                return f"{target} cannot be written: {error}"
-        return None
-
-    for node, found in on_every_node(look).items():
+    for node, found in on_every_node(functools.partial(_look, list(read), write)).items():
         if found is not None:
             raise FolderError(
-                f"the node {node} does not share this storage", got=found, fix="put it on storage that all nodes mount alike"
+                f"the node {node} does not share this storage", got=found, fix="put it on storage that all nodes reach alike"
             )
+
+
+def _look(read: Sequence[Place], write: Place | None) -> str | None:
+    """What is wrong with these places on this node."""
+    try:
+        for place in read:
+            if not place.exists():
+                return f"{place} is not there"
+        if write is not None:
+            if write.path is not None and not write.path.is_dir():
+                return f"{write} cannot be written: it is not there"
+            probe = write / f".probe-{uuid.uuid4().hex}"
+            probe.write_text("")
+            probe.remove()
+    except HeedfulError as error:
+        return str(error)
+    return None
 
 
 def on_every_node(function: Callable[[], Answer]) -> dict[str, Answer]:
     """Call a function once on every node of the cluster; its answers by address of the node.
-
-    The function travels as it is, so that it must import what it needs by itself.
 
     Raises:
         ClusterError: a node does not answer.
@@ -129,10 +139,13 @@ def on_every_node(function: Callable[[], Answer]) -> dict[str, Answer]:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+    def call() -> Answer:
+        return function()
+
     asked = {}
     for node in _nodes():
         where = NodeAffinitySchedulingStrategy(node, soft=False)
-        asked[node] = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=where)(function).remote()
+        asked[node] = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=where)(call).remote()
     answers = {}
     for node, reference in asked.items():
         # Several nodes may have one address, hence a part of the id.
@@ -206,8 +219,3 @@ def raise_facts(facts: dict[str, str]) -> NoReturn:
     kind = getattr(heedful.errors, facts["kind"], HeedfulError)
     # Not every error is made from one message.
     raise error if kind is heedful.errors.MissingExtraError else kind(facts["message"])
-
-
-def absolute(path: str | os.PathLike[str]) -> Path:
-    """A path that means the same on every node."""
-    return Path(path).absolute()

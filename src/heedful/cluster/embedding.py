@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -26,12 +25,12 @@ import numpy as np
 import torch
 from torch import distributed
 
-from heedful.cluster.connection import absolute, check_paths
+from heedful.cluster.connection import check_paths
+from heedful.cluster.storage import Place, check_free, delivered, here
 from heedful.cluster.team import checkpoint_in, finish, run_team, team_errors
 from heedful.embeddings.kernel import train_users
 from heedful.embeddings.skipgram import SkipGram, TrainingRun, chunk_bounds
 from heedful.events.log import EventLog
-from heedful.folders import check_writable
 
 __all__ = ["embed"]
 
@@ -47,7 +46,7 @@ def embed(
 
     Args:
         trainer: with its options; `threads` does not count, each worker has one.
-        sequences: folder of the log, which all nodes see, as they do `out`.
+        sequences: folder of the log, which all nodes reach, as they do `out`; each a path or a URL.
         out: the folder of embeddings. After each epoch the tables are kept in `OUT.training` until it is finished.
         overwrite: replace a finished folder of embeddings.
 
@@ -58,14 +57,14 @@ def embed(
         FolderError: a node does not see a path, or cannot write.
         TrainingError: as `SkipGram.fit`.
     """
-    target, work = absolute(out), absolute(f"{os.fspath(out)}.training")
-    check_writable(target, kind="embeddings", overwrite=overwrite)
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    check_paths([absolute(sequences)], work)
-    arguments = {"config": trainer.config.to_dict(), "sequences": str(absolute(sequences)), "out": str(target)}
-    facts = run_team(_embed, arguments, work)
-    shutil.rmtree(work, ignore_errors=True)
+    log, target = Place.of(sequences), Place.of(out)
+    work = target.beside(".training")
+    check_free(target, kind="embeddings", overwrite=overwrite)
+    work.remove()
+    work.make()
+    check_paths([log], work)
+    facts = run_team(_embed, {"config": trainer.config.to_dict(), "sequences": log, "out": target}, work)
+    work.remove()
     return facts
 
 
@@ -77,12 +76,13 @@ def _embed(arguments: dict[str, Any]) -> None:
             return
         config = {name: tuple(value) if isinstance(value, list) else value for name, value in arguments["config"].items()}
         together = _Together()
-        table = SkipGram(**config).fit(EventLog.load(arguments["sequences"]), train=together)
+        table = SkipGram(**config).fit(EventLog.load(here(arguments["sequences"])), train=together)
         if distributed.get_rank() == 0:
             size = distributed.get_world_size()
             cluster = {"workers": size, "bytes_sent": together.bytes_sent, "rounds": together.rounds}
             table.provenance["cluster"] = cluster
-            table.save(arguments["out"], overwrite=True)
+            with delivered(arguments["out"]) as folder:
+                table.save(folder, overwrite=True)
             finish(arguments["work"], {"n_items": len(table), "width": table.width, **cluster})
 
 
@@ -97,6 +97,8 @@ class _Together:
         rank, size = distributed.get_rank(), distributed.get_world_size()
         bounds = chunk_bounds(run.source.offsets, max(_ROUND_EVENTS // size, 1))
         n_chunks, stop = len(bounds) - 1, np.zeros(1, bool)
+        # Compile before the clock starts, as on one machine.
+        train_users(run.source, run.tables, run.plan, 0, 0, 0, stop, np.zeros(3))
         started = time.monotonic()
         first = self._resume(run)
         tables = [_Shared(run.tables.x), _Shared(run.tables.y)]

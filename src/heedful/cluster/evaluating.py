@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from heedful.cluster.connection import absolute, check_paths
+from heedful.cluster.connection import check_paths
 from heedful.cluster.parts import open_work, run_parts
+from heedful.cluster.storage import Place, here
 from heedful.evaluation.comparison import Measuring, measure_here
 from heedful.evaluation.measures import Measure, ModelResult, Values, Wanted, blocks_of, measure
 from heedful.evaluation.pools import Pools
@@ -24,42 +24,51 @@ from heedful.ranking.ranker import Ranker
 __all__ = ["measuring"]
 
 
-def measuring(work: str | os.PathLike[str]) -> Measuring:
+def measuring(out: str | os.PathLike[str]) -> Measuring:
     """How `heedful.compare` measures rankers on the cluster that is connected; other models are measured here.
 
     Args:
-        work: a folder for the parts, which all nodes see; removed in the end.
+        out: where the report will stand, which all nodes reach; parts lie in `OUT.parts` and are removed in the end.
     """
 
     def measure_there(result: ModelResult, model: Model, past: EventLog, pools: Pools, wanted: Wanted) -> None:
         if not isinstance(model, Ranker):
             measure_here(result, model, past, pools, wanted)
             return
-        folder = absolute(work)
-        model.save(folder.with_name(f"{folder.name}.model"), overwrite=True)
-        model_path = folder.with_name(f"{folder.name}.model")
-        open_work(folder, {"model": result.name, "pools": pools.hash, "trained": model.trained_on, "config": model.config})
-        past_path = past.folder.path.absolute() if past.folder is not None else folder / "past"
-        if past.folder is None and not past_path.exists():
-            past.save(past_path)
-        check_paths([model_path, past_path], folder)
+        place = Place.of(out).beside(".parts")
+        open_work(place, {"model": result.name, "pools": pools.hash, "trained": model.trained_on, "config": model.config})
+        places = _shared(place, model, past)
+        check_paths(list(places.values()), place)
         blocks = blocks_of(source_of(result.name, model, pools, past), pools, wanted)
-        arguments = {"name": result.name, "model": model_path, "past": past_path, "pools": pools, "wanted": wanted}
-        facts = run_parts(folder, "measure", list(range(len(blocks))), _Measurer, arguments)
-        for number, one in enumerate(facts):
-            _add(result, folder / f"measure-{number:05d}.npz", one)
-        shutil.rmtree(folder)
-        shutil.rmtree(model_path)
+        arguments = {"name": result.name, **places, "pools": pools, "wanted": wanted}
+        facts = run_parts(place, "measure", list(range(len(blocks))), _Measurer, arguments)
+        names = [f"measure-{number:05d}.npz" for number in range(len(blocks))]
+        with place.gathered(names) as folder:
+            for name, one in zip(names, facts, strict=True):
+                _add(result, folder / name, one)
+        place.remove()
 
     return measure_there
+
+
+def _shared(place: Place, model: Ranker, past: EventLog) -> dict[str, Place]:
+    """The model and the past where all nodes reach them."""
+    with place.workshop() as folder:
+        # A folder at a URL cannot tell where the table is.
+        model.save(folder / "model", overwrite=True, pack=place.path is None)
+        if past.folder is None or place.path is None:
+            past.save(folder / "past", overwrite=True)
+        elif past.folder is not None:
+            return {"model": place / "model", "past": Place.of(past.folder.path)}
+    return {"model": place / "model", "past": place / "past"}
 
 
 class _Measurer:
     """One ranker, the past and the pools."""
 
-    def __init__(self, name: str, model: Path, past: Path, pools: Pools, wanted: Wanted) -> None:
-        self._name, self._ranker, self._pools, self._wanted = name, load_ranker(model), pools, wanted
-        self._source = source_of(name, self._ranker, pools, EventLog.load(past))
+    def __init__(self, name: str, model: Place, past: Place, pools: Pools, wanted: Wanted) -> None:
+        self._name, self._ranker, self._pools, self._wanted = name, load_ranker(here(model)), pools, wanted
+        self._source = source_of(name, self._ranker, pools, EventLog.load(here(past)))
         self._blocks = blocks_of(self._source, pools, wanted)
 
     def run(self, part: int, path: Path) -> dict[str, Any]:

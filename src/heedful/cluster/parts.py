@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,8 +17,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from heedful.cluster.connection import as_facts, cpus, raise_facts
+from heedful.cluster.storage import Place
 from heedful.errors import ClusterError, HeedfulError
-from heedful.folders import write_atomically
 from heedful.progress import progress, say
 
 __all__ = ["PartWorker", "open_work", "run_parts"]
@@ -28,28 +27,27 @@ _INPUTS = "inputs.json"
 
 
 class PartWorker(Protocol):
-    """What a class must offer whose instances do parts; made once in each worker process."""
+    """What a class must offer whose instances do parts."""
 
     def run(self, part: Any, path: Path) -> dict[str, Any]:
         """Do one part (plain values), write files whose names begin with `path`, return facts fit for JSON."""
 
 
-def open_work(work: Path, inputs: Mapping[str, Any]) -> None:
+def open_work(work: Place, inputs: Mapping[str, Any]) -> None:
     """Make the folder of the parts, or go on with the one that a stopped run with the same inputs left."""
     text = json.dumps(inputs, sort_keys=True, default=str)
     fingerprint = hashlib.sha256(text.encode()).hexdigest()
     known = work / _INPUTS
-    if known.exists() and json.loads(known.read_text()) == fingerprint:
+    if known.exists() and known.read_text() == fingerprint:
         say(f"going on with the parts in {work}")
         return
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    with write_atomically(known) as path:
-        path.write_text(json.dumps(fingerprint))
+    work.remove()
+    work.make()
+    known.write_text(fingerprint)
 
 
 def run_parts(
-    work: Path, stage: str, parts: Sequence[Any], worker: type, arguments: Mapping[str, Any], *, workers: int | None = None
+    work: Place, stage: str, parts: Sequence[Any], worker: type, arguments: Mapping[str, Any], *, kept: bool = True
 ) -> list[dict[str, Any]]:
     """Do all parts of a stage that are not yet done.
 
@@ -57,9 +55,10 @@ def run_parts(
         work: a folder that all nodes share, from `open_work`.
         stage: name of the stage; part n writes files `work / f"{stage}-{n:05d}" + ...`.
         parts: plain values, one for each part.
-        worker: a `PartWorker`, made with `arguments` in each worker process.
+        worker: a `PartWorker`, made with `arguments`.
         arguments: plain values.
-        workers: most workers; one for each processor when None.
+        kept: whether a worker process makes one and keeps it, because that costs something; else one is made for each part,
+            in processes that the next stage uses again.
 
     Returns:
         The facts of each part, in their order.
@@ -68,22 +67,23 @@ def run_parts(
         HeedfulError: what a worker raised.
         ClusterError: the cluster cannot go on.
     """
-    waiting = [number for number in range(len(parts)) if not _report(work, stage, number).exists()]
+    done_before = work.names()
+    waiting = [number for number in range(len(parts)) if _report(stage, number) not in done_before]
     if waiting:
         import ray
-        from ray.data import ActorPoolStrategy, DataContext
+        from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 
         DataContext.get_current().enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)
-        n = min(workers or cpus(), len(waiting))
+        n = min(cpus(), len(waiting))
         rows = [{"number": number, "part": json.dumps(parts[number])} for number in waiting]
-        done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-            _Worker,
-            batch_size=1,
-            num_cpus=1,
-            compute=ActorPoolStrategy(min_size=1, max_size=n, initial_size=n, max_tasks_in_flight_per_actor=2),
-            fn_constructor_args=(worker, dict(arguments), str(work), stage),
-        )
+        numbers = ray.data.from_items(rows, override_num_blocks=len(rows))
+        how = (worker, dict(arguments), work, stage)
+        if kept:
+            pool = ActorPoolStrategy(min_size=1, max_size=n, initial_size=n, max_tasks_in_flight_per_actor=2)
+            done = numbers.map_batches(_Worker, batch_size=1, num_cpus=1, compute=pool, fn_constructor_args=how)
+        else:
+            done = numbers.map_batches(_do_one, batch_size=1, num_cpus=1, compute=TaskPoolStrategy(n), fn_args=how)
         with progress(stage, len(parts), "parts") as meter:
             meter.resume_at(len(parts) - len(waiting))
             try:
@@ -96,14 +96,14 @@ def run_parts(
                 raise ClusterError(
                     f"{stage} failed on the cluster", got=what, fix="run it again: finished parts count"
                 ) from error
-    return [json.loads(_report(work, stage, number).read_text()) for number in range(len(parts))]
+    return [json.loads((work / _report(stage, number)).read_text()) for number in range(len(parts))]
 
 
 class _Worker:
-    """One worker process of `run_parts`, in the form that Ray Data calls."""
+    """One worker of `run_parts`, in the form that Ray Data calls."""
 
-    def __init__(self, worker: type, arguments: dict[str, Any], work: str, stage: str) -> None:
-        self._work, self._stage = Path(work), stage
+    def __init__(self, worker: type, arguments: dict[str, Any], work: Place, stage: str) -> None:
+        self._work, self._stage = work, stage
         self._error: HeedfulError | None = None
         try:
             self._worker: PartWorker = worker(**arguments)
@@ -112,17 +112,23 @@ class _Worker:
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
         (number,), (part,) = batch["number"].tolist(), batch["part"].tolist()
-        report = _report(self._work, self._stage, number)
+        report = _report(self._stage, number)
         try:
             if self._error is not None:
                 raise self._error
-            facts = self._worker.run(json.loads(part), report.with_suffix(""))
+            with self._work.workshop() as folder:
+                facts = self._worker.run(json.loads(part), folder / report.removesuffix(".json"))
+            (self._work / report).write_text(json.dumps(facts))
         except HeedfulError as error:
             return {"number": [number], "error": [json.dumps(as_facts(error))]}
-        with write_atomically(report) as path:
-            path.write_text(json.dumps(facts))
         return {"number": [number], "error": [""]}
 
 
-def _report(work: Path, stage: str, number: int) -> Path:
-    return work / f"{stage}-{number:05d}.json"
+def _do_one(
+    batch: dict[str, np.ndarray], worker: type, arguments: dict[str, Any], work: Place, stage: str
+) -> dict[str, list[Any]]:
+    return _Worker(worker, arguments, work, stage)(batch)
+
+
+def _report(stage: str, number: int) -> str:
+    return f"{stage}-{number:05d}.json"

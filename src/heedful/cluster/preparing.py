@@ -8,7 +8,7 @@
               (then here: the buckets one after the other)
 
 A bucket is a range of user ids, not a hash of them: so the buckets laid end to end are the very bytes that one machine
-writes. Files lie on the shared storage, so nothing is lost with a node.
+writes. Files lie on storage that all nodes reach, so nothing is lost with a node.
 """
 
 from __future__ import annotations
@@ -21,18 +21,21 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from heedful.cluster.connection import absolute, check_paths, cpus
+from heedful.cluster.connection import check_paths, cpus
 from heedful.cluster.parts import open_work, run_parts
-from heedful.errors import ConfigError
+from heedful.cluster.storage import Place, delivered, here
+from heedful.errors import ConfigError, InputError
 from heedful.events.attributes import stage_attributes
 from heedful.events.columns import USER, id_as_sql, need_column
+from heedful.events.databases import is_table
 from heedful.events.encoding import ArrayFile, Encoded, encode, name_kinds, write_items, write_parquet
 from heedful.events.log import KIND, EventLog
 from heedful.events.preparing import REJECTED_ORDER, PrepareConfig, described
@@ -48,6 +51,7 @@ __all__ = ["prepare"]
 _PART_ROWS = 4_000_000
 _SAMPLE = 2000
 _BUCKET_ROWS = 8_000_000
+_PARQUET = (".parquet", ".pq")
 _ARRAYS: dict[str, type[np.generic]] = {"items": np.int32, "times": np.int64, "kinds": np.uint8}
 
 
@@ -62,8 +66,9 @@ def prepare(
     """`heedful.prepare` on the cluster that is connected, with the same bytes as result.
 
     Args:
-        source: files that all nodes see: paths, globs, folders of Parquet. They are the parts of the work (Parquet files
-            of more than 4 million rows are cut), so a log should come in several.
+        source: files that all nodes reach: paths, globs, folders of Parquet, URLs of Parquet files or of folders of them.
+            They are the parts of the work (Parquet files of more than 4 million rows are cut, where they lie at a path), so
+            a log should come in several.
         out: where the folder will stand. Parts lie in `OUT.parts` until then, and a run that was stopped goes on from them.
         items: as on one machine; read here.
         config: as on one machine; `memory_limit` is that of each worker, `threads` counts here only.
@@ -75,64 +80,62 @@ def prepare(
         FolderError: a node does not see a path, or cannot write.
     """
     started = time.monotonic()
-    work = absolute(f"{os.fspath(out)}.parts")
-    paths = _paths(source)
-    with new_folder(out, kind=KIND, overwrite=overwrite) as folder:
-        files = _files(paths)
-        stats = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
-        open_work(work, {"files": stats, "config": config.to_dict()})
-        check_paths(files, work)
-        with _session(config, config.threads) as session:
-            facts = _prepare(session, paths, [str(file) for file in files], items, folder.path, work, config)
-        folder.manifest.update(facts, seconds=round(time.monotonic() - started, 3))
-    shutil.rmtree(work, ignore_errors=True)
-    return EventLog.load(out)
+    target = Place.of(out)
+    work = target.beside(".parts")
+    files = _files(source)
+    attributes = here(items) if isinstance(items, str) and "://" in items and not is_table(items) else items
+    open_work(work, {"files": [file.stamp() for file in files], "config": config.to_dict()})
+    check_paths(files, work)
+    with delivered(target, kind=KIND, overwrite=overwrite) as made:
+        with new_folder(made, kind=KIND, overwrite=overwrite) as folder, _session(config, config.threads) as session:
+            facts = _prepare(session, files, attributes, folder.path, work, config)
+            folder.manifest.update(facts, seconds=round(time.monotonic() - started, 3))
+        log = EventLog.load(made)
+    work.remove()
+    return log
 
 
 def _prepare(
     session: Session,
-    paths: list[str],
-    files: list[str],
+    files: list[Place],
     items: Source | None,
     folder: Path,
-    work: Path,
+    work: Place,
     config: PrepareConfig,
 ) -> dict[str, Any]:
-    rows = open_source(paths, session)
+    rows, types = _described(files, session)
     attributes = open_source(items, session) if items is not None else None
-    types = session.types(rows.relation(rows.names))
     common = {"types": types, "config": config.to_dict()}
     parts = [part for file in files for part in _cut(file)]
-    looked = run_parts(work, "look", parts, _Look, common)
-    borders, buckets = _borders(looked)
-    split = run_parts(work, "split", parts, _Split, {**common, "borders": borders})
+    borders = _borders(run_parts(work, "look", parts, _Look, common, kept=False))
+    split = run_parts(work, "split", parts, _Split, {**common, "borders": borders}, kept=False)
     staged = Staged(split[0]["columns"], split[0]["types"], sum(one["rows"] for one in split))
     refuse_nothing(staged, staged.rows, {})
     magnitudes = [sum(counts) for counts in zip(*(one["magnitudes"] for one in split), strict=True)]
     unit = config.time_unit if config.time_unit != "auto" else choose_unit(magnitudes)
-    in_bucket = {**common, "staged": asdict(staged), "unit": unit, "work": str(work)}
-    counted = run_parts(work, "count", buckets, _Count, in_bucket)
+    buckets = _buckets([one["files"] for one in split])
+    in_bucket = {**common, "staged": asdict(staged), "unit": unit, "work": work}
+    counted = run_parts(work, "count", buckets, _Count, in_bucket, kept=False)
     left_out = unknown_kinds(_summed(one["kinds"] for one in counted), config.kinds)
-    session.run(f"CREATE VIEW counted AS FROM {_parquet(work, 'count-*.parquet')}")
+    with work.gathered(f"count-{number:05d}.parquet" for number in range(len(buckets))) as place:
+        session.run(f"CREATE TABLE counted AS FROM {_parquet([place / 'count-*.parquet'])}")
     rare = rank_items(session, config.min_item_events)
     n_events = int(session.value("SELECT coalesce(sum(events), 0)::BIGINT FROM items"))
     kinds = name_kinds(session)
-    session.run(f"COPY (SELECT item_id, row FROM items) TO {literal(str(work / 'items.parquet'))} (FORMAT parquet)")
-    finished = run_parts(work, "encode", buckets, _Encode, {**in_bucket, "kinds": list(kinds)})
+    with delivered(work / "items.parquet") as file:
+        session.run(f"COPY (SELECT item_id, row FROM items) TO {literal(str(file))} (FORMAT parquet)")
+    finished = run_parts(work, "encode", buckets, _Encode, {**in_bucket, "kinds": list(kinds)}, kept=False)
     rejected = dict(sorted(_summed(one["rejected"] for one in finished).items(), key=lambda one: (-one[1], one[0])))
     refuse_nothing(staged, n_events, rejected)
     dropped = staged.rows - n_events - sum(rejected.values()) - sum(left_out.values())
     verdict = Verdict(unit, rejected, left_out, dropped, sum(one["bots"] for one in counted), rare)
-    encoded = _join(session, work, folder, [one["encoded"] for one in finished], kinds)
+    with work.gathered(f"encode-{number:05d}" for number in range(len(buckets))) as place:
+        encoded = _join(session, place, folder, [one["encoded"] for one in finished], kinds)
     items_source = {}
     if attributes is not None:
         counts = stage_attributes(attributes, session, id_type=staged.types["item_id"], item_column=config.item_column)
         items_source = {"items_source": {**attributes.description, **counts}}
-    reach = f"SELECT item, sum(users)::BIGINT AS users FROM {_parquet(work, 'encode-*/reach.parquet')} GROUP BY item"
-    session.run(f"CREATE TABLE reach AS {reach}")
     write_items(session, folder, attributes=attributes is not None)
-    every = f"SELECT * FROM {_parquet(work, 'encode-*/rejected.parquet')} ORDER BY {REJECTED_ORDER}"
-    write_parquet(session, every, folder / "rejected.parquet")
     return described(encoded, verdict, staged, rows, config) | items_source
 
 
@@ -143,9 +146,17 @@ class _Part:
     types: dict[str, str]
     config: dict[str, Any]
 
-    def open(self, part: dict[str, Any], session: Session) -> Rows:
+    @contextlib.contextmanager
+    def open(self, part: dict[str, Any], session: Session) -> Iterator[Rows]:
         """The rows of a part, with the names and types that the columns have in all files together."""
-        rows = open_source(part["file"], session)
+        file = Place(*part["file"])
+        with tempfile.TemporaryDirectory(prefix="heedful-") as folder:
+            path = file.path or Path(folder) / file.name
+            if file.path is None:
+                file.bring(path)
+            yield self._typed(open_source(path, session), part)
+
+    def _typed(self, rows: Rows, part: dict[str, Any]) -> Rows:
         names = [identifier(n) if n in rows.names else f"NULL::{self.types[n]} AS {identifier(n)}" for n in self.types]
         columns = ", ".join(
             f"{name}::{kind} AS {name}" if " AS " not in name else name
@@ -168,8 +179,7 @@ class _Look(_Part):
     """A sample of the users of a part."""
 
     def run(self, part: dict[str, Any], path: Path) -> dict[str, Any]:
-        with _session(self.options) as session:
-            rows = self.open(part, session)
+        with _session(self.options) as session, self.open(part, session) as rows:
             user = need_column(rows.names, USER, self.options.user_column)
             ids, _ = id_as_sql(user, self.types[user], USER)
             found = f"(SELECT {ids} AS user_id FROM {rows.relation(rows.names)})"
@@ -188,8 +198,7 @@ class _Split(_Part):
     borders: list[Any]
 
     def run(self, part: dict[str, Any], path: Path) -> dict[str, Any]:
-        with _session(self.options) as session, _whole(path) as folder:
-            rows = self.open(part, session)
+        with _session(self.options) as session, _whole(path) as folder, self.open(part, session) as rows:
             with read_errors(rows):
                 staged = stage(rows, session, self.options)
             magnitudes = count_magnitudes(session, "staged")
@@ -197,7 +206,10 @@ class _Split(_Part):
                 f"COPY (SELECT *, {_bucket_as_sql(self.borders, 0)} AS bucket FROM staged) "
                 f"TO {literal(str(folder))} (FORMAT parquet, PARTITION_BY (bucket), OVERWRITE_OR_IGNORE true)"
             )
-        return {"magnitudes": magnitudes, **asdict(staged)}
+            files: dict[str, list[str]] = {}
+            for file in sorted(folder.glob("bucket=*/*")):
+                files.setdefault(file.parent.name, []).append(f"{path.name}/{file.parent.name}/{file.name}")
+        return {"magnitudes": magnitudes, "files": files, **asdict(staged)}
 
 
 @dataclass
@@ -206,21 +218,21 @@ class _Bucket(_Part):
 
     staged: dict[str, Any]
     unit: str
-    work: str
+    work: Place
 
     @contextlib.contextmanager
-    def judged(self, bucket: int) -> Iterator[tuple[Session, dict[str, int], int]]:
+    def judged(self, files: list[str]) -> Iterator[tuple[Session, dict[str, int], int]]:
         """A session with the tables of `judge`."""
-        with _session(self.options) as session:
+        with _session(self.options) as session, self.work.gathered(files) as place:
             session.run("SET preserve_insertion_order = false")
-            session.run(f"CREATE VIEW staged AS FROM {_parquet(Path(self.work), f'split-*/bucket={bucket}/*.parquet')}")
+            session.run(f"CREATE VIEW staged AS FROM {_parquet([place / file for file in files])}")
             yield session, *judge(Staged(**self.staged), session, self.options, self.unit)
 
 
 class _Count(_Bucket):
     """Events of each item and kind in a bucket."""
 
-    def run(self, part: int, path: Path) -> dict[str, Any]:
+    def run(self, part: list[str], path: Path) -> dict[str, Any]:
         with self.judged(part) as (session, kinds, bots), _whole(Path(f"{path}.parquet")) as file:
             session.run(f"COPY counted TO {literal(str(file))} (FORMAT parquet)")
         return {"kinds": kinds, "bots": bots}
@@ -232,10 +244,10 @@ class _Encode(_Bucket):
 
     kinds: list[str]
 
-    def run(self, part: int, path: Path) -> dict[str, Any]:
-        with self.judged(part) as (session, _, _), _whole(path) as folder:
+    def run(self, part: list[str], path: Path) -> dict[str, Any]:
+        with self.judged(part) as (session, _, _), _whole(path) as folder, self.work.gathered(["items.parquet"]) as place:
             folder.mkdir()
-            session.run(f"CREATE TABLE items AS FROM {_parquet(Path(self.work), 'items.parquet')}")
+            session.run(f"CREATE TABLE items AS FROM {_parquet([place / 'items.parquet'])}")
             rejected = collect(session, self.options)
             encoded = encode(session, folder, tuple(self.kinds))
             for table in ("reach", "rejected"):
@@ -244,7 +256,7 @@ class _Encode(_Bucket):
 
 
 def _join(session: Session, work: Path, folder: Path, buckets: list[dict[str, Any]], kinds: tuple[str, ...]) -> Encoded:
-    """The buckets one after the other, in the files of one folder."""
+    """The buckets one after the other, in the files of one folder; the table `reach` of all of them."""
     places = [work / f"encode-{number:05d}" for number in range(len(buckets))]
     n_events, n_users = (sum(one[name] for one in buckets) for name in ("n_events", "n_users"))
     for name, dtype in _ARRAYS.items():
@@ -261,6 +273,10 @@ def _join(session: Session, work: Path, folder: Path, buckets: list[dict[str, An
     users = ", ".join(literal(str(place / "users.parquet")) for place in places)
     write_parquet(session, f"SELECT user_id FROM read_parquet([{users}])", folder / "users.parquet")
     session.run("SET preserve_insertion_order = false")
+    every = f"SELECT * FROM {_parquet([work / 'encode-*/rejected.parquet'])} ORDER BY {REJECTED_ORDER}"
+    write_parquet(session, every, folder / "rejected.parquet")
+    reach = f"SELECT item, sum(users)::BIGINT AS users FROM {_parquet([work / 'encode-*/reach.parquet'])} GROUP BY item"
+    session.run(f"CREATE TABLE reach AS {reach}")
     return Encoded(
         n_events,
         n_users,
@@ -272,53 +288,92 @@ def _join(session: Session, work: Path, folder: Path, buckets: list[dict[str, An
     )
 
 
-def _paths(source: Source) -> list[str]:
-    """Absolute paths and globs.
+def _files(source: Source) -> list[Place]:
+    """The files of the source, in the order of their addresses.
 
     Raises:
         ConfigError: the source is something else.
+        InputError: there is no file.
     """
     listed: Sequence[object] = source if isinstance(source, Sequence) and not isinstance(source, str) else [source]
     paths = [os.fspath(path) for path in listed if isinstance(path, str | os.PathLike)]
-    if len(paths) < len(listed) or any("://" in path for path in paths):
+    if len(paths) < len(listed) or any(is_table(path) for path in paths):
         raise ConfigError(
             "a cluster reads files only",
             got="a database or data in memory",
             fix="write it to Parquet, or leave --cluster out",
         )
-    return [str(absolute(path)) for path in paths]
+    return sorted({file for path in paths for file in _expanded(path)}, key=lambda file: file.address)
 
 
-def _files(paths: list[str]) -> list[Path]:
-    return sorted({Path(file) for path in paths for file in expand(path)})
+def _expanded(path: str) -> list[Place]:
+    if "://" not in path:
+        return [Place.of(file) for file in expand(Path(path).absolute())]
+    files = Place.of(path).files(*_PARQUET)
+    if not files:
+        raise InputError(f"no Parquet file at {path}", expected="a Parquet file, or a folder of them", fix="check the URL")
+    return files
 
 
-def _cut(file: str) -> list[dict[str, Any]]:
-    """A file as parts: a large Parquet file by runs of its row groups."""
-    whole = [{"file": file, "rows": None}]
-    if not file.lower().endswith((".parquet", ".pq")):
+def _described(files: list[Place], session: Session) -> tuple[Rows, dict[str, str]]:
+    """The rows of all files as the manifest describes them, and the types of their columns.
+
+    A Parquet file at a URL is not fetched for that; one without rows stands in for it.
+    """
+    with tempfile.TemporaryDirectory(prefix="heedful-") as folder:
+        paths = [file.path or _without_rows(file, Path(folder) / str(n) / file.name) for n, file in enumerate(files)]
+        rows = open_source(paths, session)
+        types = session.types(rows.relation(rows.names))
+    facts = [{"name": Path(place).name, "bytes": size} for file in files for place, size, _ in file.stamp()]
+    described = {**rows.description, "bytes": sum(fact["bytes"] for fact in facts), "files": facts[:100]}
+    return replace(rows, description=described), types
+
+
+def _without_rows(file: Place, path: Path) -> Path:
+    system, place = file.system
+    try:
+        with system.open_input_file(place) as stream:
+            schema = pq.read_schema(stream)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{file} cannot be read", got=error, expected="a Parquet file") from error
+    path.parent.mkdir(parents=True)
+    pq.write_table(schema.empty_table(), path)
+    return path
+
+
+def _cut(file: Place) -> list[dict[str, Any]]:
+    """A file as parts: a large Parquet file by runs of its row groups, where it need not be fetched for each."""
+    address = [file.address, file.query]
+    whole = [{"file": address, "rows": None}]
+    if file.path is None or not file.name.lower().endswith(_PARQUET):
         return whole
-    metadata = pq.read_metadata(file)
+    metadata = pq.read_metadata(file.path)
     if metadata.num_rows <= _PART_ROWS:
         return whole
     ends = np.cumsum([metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)])
     wanted = np.arange(_PART_ROWS, metadata.num_rows, _PART_ROWS)
     borders = [0, *np.unique(ends[np.searchsorted(ends, wanted)]).tolist()]
     borders = borders if borders[-1] == metadata.num_rows else [*borders, metadata.num_rows]
-    return [{"file": file, "rows": [low, high]} for low, high in itertools.pairwise(borders)]
+    return [{"file": address, "rows": [low, high]} for low, high in itertools.pairwise(borders)]
 
 
-def _borders(looked: list[dict[str, Any]]) -> tuple[list[Any], list[int]]:
-    """The first user of each bucket but the first, so that buckets have about as many rows; the numbers of the buckets."""
+def _borders(looked: list[dict[str, Any]]) -> list[Any]:
+    """The first user of each bucket but the first, so that buckets have about as many rows."""
     rows = sum(one["rows"] for one in looked)
     wanted = max(2 * cpus(), -(-rows // _BUCKET_ROWS))
     weighted = sorted((user, one["rows"] / len(one["sample"])) for one in looked for user in one["sample"])
     if not weighted:
-        return [], [0]
+        return []
     weights = np.cumsum([weight for _, weight in weighted])
     places = np.searchsorted(weights, weights[-1] * np.arange(1, wanted) / wanted)
-    borders = sorted({weighted[place][0] for place in places.tolist()})
-    return borders, list(range(len(borders) + 1))
+    return sorted({weighted[place][0] for place in places.tolist()})
+
+
+def _buckets(files: list[dict[str, list[str]]]) -> list[list[str]]:
+    """The files of each bucket that has any rows, in the order of the buckets."""
+    names = {bucket for of_part in files for bucket in of_part}
+    in_order = sorted(names, key=lambda name: int(name.removeprefix("bucket=")))
+    return [[file for of_part in files for file in of_part.get(bucket, [])] for bucket in in_order]
 
 
 def _bucket_as_sql(borders: list[Any], first: int) -> str:
@@ -356,8 +411,9 @@ def _whole(target: Path) -> Iterator[Path]:
         shutil.rmtree(partial)
 
 
-def _parquet(work: Path, pattern: str) -> str:
-    return f"read_parquet({literal(str(work / pattern))}, hive_partitioning = false)"
+def _parquet(paths: list[Path]) -> str:
+    listed = ", ".join(literal(str(path)) for path in paths)
+    return f"read_parquet([{listed}], hive_partitioning = false)"
 
 
 def _summed(counts: Any) -> dict[str, int]:

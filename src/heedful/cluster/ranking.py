@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from heedful.cluster.connection import absolute, check_paths
+from heedful.cluster.connection import check_paths
 from heedful.cluster.parts import open_work, run_parts
+from heedful.cluster.storage import Place, delivered, here
 from heedful.config import require
 from heedful.embeddings.table import ItemEmbeddings
 from heedful.folders import write_atomically
@@ -20,11 +20,12 @@ from heedful.ranking.models import load_ranker
 from heedful.ranking.ranker import open_model_folder
 from heedful.recommending import requests as embedded
 from heedful.recommending.requests import BATCH_REQUESTS, RankingReport
+from heedful.recommending.retrieval import Retriever
 
 __all__ = ["recommend_requests", "score_requests"]
 
 # Requests of a part: some seconds of work, so that a lost one costs little, and starting one costs nothing beside it.
-_PART_REQUESTS = 16 * BATCH_REQUESTS
+_PART_REQUESTS = 256 * BATCH_REQUESTS
 
 
 def score_requests(
@@ -40,7 +41,7 @@ def score_requests(
     To the byte where one machine computes in one thread, as a worker does; more threads add up in another order.
 
     Args:
-        model: a model folder that all nodes see, as well as `requests` and the folder of `out`.
+        model: a model folder that all nodes reach, as well as `requests` and the folder of `out`; each a path or a URL.
         requests: Parquet of requests.
         out: Parquet to write. Finished parts lie in `OUT.parts` until it is, and a run that was stopped goes on from them.
         embeddings: the folder of the embedding table, when it was moved.
@@ -62,19 +63,46 @@ def recommend_requests(
     k: int = 10,
     exclude_history: bool = True,
     pool_gamma: float | None = 0.0,
+    retrieve: int = 0,
+    index: str | os.PathLike[str] | None = None,
 ) -> RankingReport:
-    """`heedful.recommend_requests` on the cluster that is connected; arguments as in `score_requests` and there."""
+    """`heedful.recommend_requests` on the cluster that is connected; arguments as in `score_requests` and there.
+
+    Args:
+        model: as in `score_requests`.
+        requests: as there, without candidates.
+        out: as there.
+        embeddings: as there.
+        k: items for each request.
+        exclude_history: never return an item of the request's history.
+        pool_gamma: as in `Ranker.score`.
+        retrieve: score so many retrieved items for each request; 0: all.
+        index: folder of `Retriever.save` that all nodes reach; None: each worker makes its own, exact or of lists as on one
+            machine. Lists made twice are not quite the same, so a large catalogue should come with an index.
+    """
     require(k >= 1, "k", got=k, expected="1 or more")
     options = {"what": "recommend", "k": k, "exclude_history": exclude_history, "pool_gamma": pool_gamma}
-    return _rank(model, requests, out, embeddings, options)
+    return _rank(model, requests, out, embeddings, options, retrieve, index)
 
 
 class _Answerer:
     """One ranker, its table memory-mapped."""
 
-    def __init__(self, model: str, embeddings: str | None, requests: str, options: dict[str, Any]) -> None:
-        self._ranker = load_ranker(model, embeddings=ItemEmbeddings.load(embeddings) if embeddings else None)
-        self._requests, self._options = requests, {name: value for name, value in options.items() if name != "what"}
+    def __init__(
+        self,
+        model: Place,
+        embeddings: Place | None,
+        requests: Place,
+        options: dict[str, Any],
+        retrieve: int,
+        index: Place | None,
+    ) -> None:
+        self._ranker = load_ranker(here(model), embeddings=ItemEmbeddings.load(here(embeddings)) if embeddings else None)
+        self._requests = here(requests)
+        self._options = {name: value for name, value in options.items() if name != "what"}
+        if retrieve:
+            found = Retriever.open(here(index), self._ranker, candidates=retrieve) if index else None
+            self._options["retriever"] = found or Retriever(self._ranker, candidates=retrieve)
         self._function = embedded.score_requests if options["what"] == "score" else embedded.recommend_requests
 
     def run(self, part: list[int], path: Path) -> dict[str, Any]:
@@ -88,36 +116,40 @@ def _rank(
     out: str | os.PathLike[str],
     embeddings: str | os.PathLike[str] | None,
     options: dict[str, Any],
+    retrieve: int = 0,
+    index: str | os.PathLike[str] | None = None,
 ) -> RankingReport:
-    folder, _ = open_model_folder(model)
-    file = embedded.open_requests(requests, candidates=options["what"] == "score")
-    paths = [absolute(path) for path in (model, requests, *([embeddings] if embeddings else []))]
-    target, work = absolute(out), absolute(f"{os.fspath(out)}.parts")
-    stat = paths[1].stat()
-    open_work(work, {"model": folder.content_hash, "requests": [stat.st_size, stat.st_mtime_ns], **options})
-    check_paths(paths, work)
+    arguments = {
+        "model": Place.of(model),
+        "embeddings": Place.of(embeddings) if embeddings else None,
+        "requests": Place.of(requests),
+        "options": options,
+        "retrieve": retrieve,
+        "index": Place.of(index) if index else None,
+    }
+    folder, _ = open_model_folder(here(model))
+    file = embedded.open_requests(here(requests), candidates=options["what"] == "score")
+    target = Place.of(out)
+    work = target.beside(".parts")
+    open_work(work, {"model": folder.content_hash, "requests": Place.of(requests).stamp(), "retrieve": retrieve, **options})
+    check_paths([place for place in arguments.values() if isinstance(place, Place)], work)
     n = file.metadata.num_rows
     parts = [[low, min(low + _PART_REQUESTS, n)] for low in range(0, n, _PART_REQUESTS)] or [[0, 0]]
-    arguments = {
-        "model": str(paths[0]),
-        "embeddings": str(paths[2]) if embeddings else None,
-        "requests": str(paths[1]),
-        "options": options,
-    }
     facts = run_parts(work, "ranking", parts, _Answerer, arguments)
-    _join([work / f"ranking-{number:05d}.parquet" for number in range(len(parts))], target)
-    shutil.rmtree(work, ignore_errors=True)
+    _join(work, [f"ranking-{number:05d}.parquet" for number in range(len(parts))], target)
+    work.remove()
     return RankingReport(**{name: sum(one[name] for one in facts) for name in facts[0]})
 
 
-def _join(parts: list[Path], target: Path) -> None:
+def _join(work: Place, parts: list[str], target: Place) -> None:
     """The files in one, row group by row group."""
     # Parquet names the element of a list its own way; the embedded file has Arrow's.
-    fields = [pa.field(f.name, pa.list_(f.type.value_type) if pa.types.is_list(f.type) else f.type)
-              for f in pq.read_schema(parts[0])]  # fmt: skip
+    with work.gathered(parts[:1]) as folder:
+        fields = [pa.field(f.name, pa.list_(f.type.value_type) if pa.types.is_list(f.type) else f.type)
+                  for f in pq.read_schema(folder / parts[0])]  # fmt: skip
     schema = pa.schema(fields)
-    with write_atomically(target) as path, pq.ParquetWriter(path, schema) as writer:
+    with delivered(target) as made, write_atomically(made) as path, pq.ParquetWriter(path, schema) as writer:
         for part in parts:
-            file = pq.ParquetFile(part)
-            for group in range(file.num_row_groups):
-                writer.write_table(file.read_row_group(group).cast(schema))
+            with work.gathered([part]) as folder, pq.ParquetFile(folder / part) as file:
+                for group in range(file.num_row_groups):
+                    writer.write_table(file.read_row_group(group).cast(schema))

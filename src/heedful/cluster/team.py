@@ -14,17 +14,28 @@ from pathlib import Path
 from typing import Any
 
 from heedful.cluster.connection import as_facts, cpus, raise_facts
+from heedful.cluster.storage import Place
 from heedful.errors import ClusterError, HeedfulError
-from heedful.folders import write_atomically
 
 __all__ = ["checkpoint_in", "finish", "run_team", "team_errors"]
 
 # Groups started anew before the work is given up.
 _FAILURES = 16
+_SETTINGS = {
+    # Ray Train would otherwise send every line of the workers here.
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    # How often it looks at the workers, who wait for that look whenever they have something to report.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    # Starting a worker means importing torch, which on a busy machine takes its time; one that then says nothing is stuck.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "240",
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "240",
+}
+# A worker that waits for the others so long gives up, should Ray not have found out before that one of them is gone.
+_MEETING_SECONDS = 600
 _ERROR, _FACTS = "error.json", "facts.json"
 
 
-def run_team(function: Callable[[dict[str, Any]], None], arguments: dict[str, Any], work: Path) -> dict[str, Any]:
+def run_team(function: Callable[[dict[str, Any]], None], arguments: dict[str, Any], work: Place) -> dict[str, Any]:
     """Run `function` in one worker for each processor of the cluster, from the last checkpoint in `work` on.
 
     Args:
@@ -38,21 +49,24 @@ def run_team(function: Callable[[dict[str, Any]], None], arguments: dict[str, An
     Raises:
         ClusterError: the workers failed again and again.
     """
-    # Ray Train would otherwise send every line of the workers here.
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     for name in (_ERROR, _FACTS):
-        (work / name).unlink(missing_ok=True)
+        (work / name).remove()
+    system, path = work.system
+    parent, name = path.rsplit("/", 1)
     trainer = TorchTrainer(
         function,
-        train_loop_config={**arguments, "work": str(work)},
-        torch_config=TorchConfig(backend="gloo"),
+        train_loop_config={**arguments, "work": work},
+        torch_config=TorchConfig(backend="gloo", timeout_s=_MEETING_SECONDS),
         scaling_config=ScalingConfig(num_workers=(1, cpus()), resources_per_worker={"CPU": 1}),
         run_config=RunConfig(
-            name=work.name,
-            storage_path=str(work.parent),
+            name=name,
+            storage_path=parent,
+            storage_filesystem=None if work.path is not None else system,
             failure_config=FailureConfig(max_failures=_FAILURES),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),
@@ -68,19 +82,19 @@ def run_team(function: Callable[[dict[str, Any]], None], arguments: dict[str, An
 
 
 @contextlib.contextmanager
-def team_errors(work: str) -> Iterator[bool]:
+def team_errors(work: Place) -> Iterator[bool]:
     """Inside a worker: whether there is anything to do, and errors written down for `run_team`."""
-    path = Path(work) / _ERROR
+    told = work / _ERROR
     try:
-        yield not path.exists()
+        yield not told.exists()
     except HeedfulError as error:
-        _write(path, as_facts(error))
+        told.write_text(json.dumps(as_facts(error)))
         raise
 
 
-def finish(work: str, facts: dict[str, Any]) -> None:
+def finish(work: Place, facts: dict[str, Any]) -> None:
     """Inside the first worker: what `run_team` returns."""
-    _write(Path(work) / _FACTS, facts)
+    (work / _FACTS).write_text(json.dumps(facts, default=str))
 
 
 @contextlib.contextmanager
@@ -96,16 +110,11 @@ def checkpoint_in() -> Iterator[Path | None]:
             yield Path(folder)
 
 
-def _write(path: Path, facts: dict[str, Any]) -> None:
-    with write_atomically(path) as partial:
-        partial.write_text(json.dumps(facts, default=str))
-
-
-def _raise_written(work: Path) -> None:
-    path = work / _ERROR
-    if path.exists():
-        found = json.loads(path.read_text())
-        path.unlink()
+def _raise_written(work: Place) -> None:
+    told = work / _ERROR
+    if told.exists():
+        found = json.loads(told.read_text())
+        told.remove()
         raise_facts(found)
 
 

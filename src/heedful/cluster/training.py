@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import distributed, nn
 
-from heedful.cluster.connection import absolute, check_paths
+from heedful.cluster.connection import check_paths
+from heedful.cluster.storage import Place, check_free, delivered, here
 from heedful.cluster.team import checkpoint_in, finish, run_team, team_errors
 from heedful.embeddings.table import ItemEmbeddings
 from heedful.errors import ConfigError
 from heedful.events.log import EventLog
-from heedful.folders import check_writable
 from heedful.ranking.instances import Batch
 from heedful.ranking.models import MODELS
 from heedful.ranking.neural import NeuralRanker
@@ -47,9 +47,10 @@ def train(
 
     Args:
         ranker: not yet fitted; a trained one ("attention" or "averaging").
-        sequences: folder of the log, which all nodes see, as they do the others.
+        sequences: folder of the log, which all nodes reach, as they do the others; each a path or a URL.
         embeddings: folder of the table.
-        out: the model folder. Checkpoints lie in `OUT.training` until it is finished.
+        out: the model folder, with a copy of the table in it where either is at a URL. Checkpoints lie in `OUT.training`
+            until it is finished.
         resume: go on from the checkpoint of a run that was stopped as a whole.
         pack: put a copy of the table into the model folder.
         overwrite: replace a finished model folder.
@@ -66,23 +67,23 @@ def train(
         raise ConfigError(
             f"{ranker.name} is not trained on a cluster", expected="attention or averaging", fix="leave --cluster out"
         )
-    target, work = absolute(out), absolute(f"{os.fspath(out)}.training")
-    check_writable(target, kind="model", overwrite=overwrite)
+    log, table, target = (Place.of(place) for place in (sequences, embeddings, out))
+    work = target.beside(".training")
+    check_free(target, kind="model", overwrite=overwrite)
     if not resume:
-        shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True, exist_ok=True)
-    check_paths([absolute(sequences), absolute(embeddings)], work)
+        work.remove()
+    work.make()
+    check_paths([log, table], work)
     arguments = {
         "model": ranker.name,
         "config": ranker.config.to_dict(),
-        "sequences": str(absolute(sequences)),
-        "embeddings": str(absolute(embeddings)),
-        "out": str(target),
-        "pack": pack,
-        "overwrite": overwrite,
+        "sequences": log,
+        "embeddings": table,
+        "out": target,
+        "pack": pack or any(place.path is None for place in (table, target)),
     }
     facts = run_team(_train, arguments, work)
-    shutil.rmtree(work, ignore_errors=True)
+    work.remove()
     return facts
 
 
@@ -98,10 +99,11 @@ def _train(arguments: dict[str, Any]) -> None:
         with checkpoint_in() as last:
             if last is not None:
                 shutil.copytree(last, folder, dirs_exist_ok=True)
-        log, items = EventLog.load(arguments["sequences"]), ItemEmbeddings.load(arguments["embeddings"])
+        log, items = EventLog.load(here(arguments["sequences"])), ItemEmbeddings.load(here(arguments["embeddings"]))
         ranker.fit(log, items, checkpoints=Path(folder), resume=last is not None, team=team)
         if team.rank == 0:
-            ranker.save(arguments["out"], overwrite=True, pack=arguments["pack"])
+            with delivered(arguments["out"]) as made:
+                ranker.save(made, overwrite=True, pack=arguments["pack"])
             assert ranker.report is not None
             facts = {"n_parameters": ranker.n_parameters, "workers": team.size, **asdict(ranker.report)}
             finish(arguments["work"], facts)

@@ -14,10 +14,10 @@ from typing import Any, Self, overload
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from heedful.config import require
 from heedful.errors import FolderError, InputError
+from heedful.events.mapped import load_items, save_items
 from heedful.events.vocabulary import Ids, Vocabulary
 from heedful.folders import Folder, new_folder, open_folder
 
@@ -93,17 +93,17 @@ class ItemEmbeddings:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Open a folder of embeddings; the vectors stay on disk, memory-mapped.
+        """Open a folder of embeddings; vectors, ids and attributes stay on disk, memory-mapped.
 
         Raises:
             FolderError: the folder is missing, unfinished, damaged, or of another kind.
 
         """
         folder = open_folder(path, kind=KIND)
-        table = pq.read_table(folder.file("items.parquet"))
+        items, attributes = load_items(folder)
         names = [name for name in ("vectors", "contexts") if name == "vectors" or folder.has(f"{name}.npy")]
         arrays = {name: np.load(folder.file(f"{name}.npy"), mmap_mode="r", allow_pickle=False) for name in names}
-        shape = (len(table), folder.manifest.get("width"))
+        shape = (len(items), folder.manifest.get("width"))
         for name, array in arrays.items():
             if array.dtype != np.float32 or array.shape != shape:
                 raise FolderError(
@@ -113,26 +113,23 @@ class ItemEmbeddings:
                     fix="make the folder again",
                 )
         return cls(
-            Vocabulary.known(table["item_id"]),
+            items,
             arrays["vectors"],
             arrays.get("contexts"),
-            attributes=table.drop_columns(["item_id"]),
+            attributes=attributes,
             provenance=folder.manifest.get("provenance"),
             folder=folder,
         )
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Write a folder of embeddings: items.parquet, vectors.npy, contexts.npy where there are any.
+        """Write a folder of embeddings: the items, vectors.npy, contexts.npy where there are any.
 
         Raises:
             FolderError: the place is taken, or cannot be written.
 
         """
         with new_folder(path, kind=KIND, overwrite=overwrite) as folder:
-            table = pa.table({"item_id": self.items.ids})
-            for name in self.attributes.column_names:
-                table = table.append_column(name, self.attributes[name])
-            pq.write_table(table, folder.path / "items.parquet")
+            save_items(folder.path, self.items, self.attributes)
             np.save(folder.path / "vectors.npy", self.vectors, allow_pickle=False)
             if self.contexts is not None:
                 np.save(folder.path / "contexts.npy", self.contexts, allow_pickle=False)

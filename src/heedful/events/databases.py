@@ -20,10 +20,11 @@ import pyarrow as pa
 from heedful.errors import InputError, MissingExtraError
 from heedful.events.session import Session, identifier, literal
 
-__all__ = ["TableUrl", "open_table", "split_url"]
+__all__ = ["TableUrl", "is_table", "open_table", "split_url"]
 
 _BATCH_ROWS = 65_536
 _SCHEMES = {"duckdb": "duckdb", "sqlite": "sqlite", "postgresql": "postgresql", "postgres": "postgresql"}
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9]+)(\+[a-z0-9]+)?://")
 _EXAMPLES = "duckdb:///shop.db?table=events, sqlite:///shop.db?table=events, postgresql://user@host/shop?table=events"
 _OID_TYPES = {20: pa.int64(), 21: pa.int64(), 23: pa.int64(), 700: pa.float64(), 701: pa.float64(), 17: pa.binary()}
 
@@ -78,6 +79,12 @@ class TableUrl:
         return " ".join(text.split())
 
 
+def is_table(source: str) -> bool:
+    """Whether the text is the URL of a database of a kind that is read here."""
+    match = _SCHEME.match(source)
+    return match is not None and match[1].lower() in _SCHEMES
+
+
 def split_url(source: str) -> TableUrl | None:
     """The table that a URL names; None for what is no URL.
 
@@ -85,7 +92,7 @@ def split_url(source: str) -> TableUrl | None:
         InputError: a scheme that is not read here, or no table.
 
     """
-    if not (match := re.match(r"([A-Za-z][A-Za-z0-9]+)(\+[a-z0-9]+)?://", source)):
+    if not (match := _SCHEME.match(source)):
         return None
     parts = urlsplit(source)
     system = _SCHEMES.get(match[1].lower())

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from heedful.errors import InputError
-from heedful.events.session import Session
+from heedful.events.session import Session, literal
+from heedful.events.sorting import Events, Spool
 from heedful.progress import progress
 
 __all__ = ["ArrayFile", "Encoded", "encode", "name_kinds", "write_items", "write_parquet"]
@@ -40,17 +41,23 @@ def encode(session: Session, folder: Path, kinds: tuple[str, ...]) -> Encoded:
 
     Makes `reach`, the number of distinct users of each item that has any, by the row of the item.
     """
-    codes = session.register(pa.table({"kind": pa.array(kinds, pa.string()), "code": np.arange(len(kinds), dtype=np.uint8)}))
-    session.run(f"CREATE TABLE kind_codes AS FROM {codes}")
+    codes = ", ".join(f"({literal(kind)}, {code}::UTINYINT)" for code, kind in enumerate(kinds))
+    session.run(f"CREATE TABLE kind_codes AS FROM (VALUES {codes}) AS codes(kind, code)")
     session.run(
         "CREATE TABLE users AS SELECT user_id, (row_number() OVER (ORDER BY user_id) - 1)::INTEGER AS row "
         "FROM (SELECT DISTINCT user_id FROM kept)"
     )
     n_users, n_items = (int(session.value(f"SELECT count(*) FROM {table}")) for table in ("users", "items"))
     write_parquet(session, "SELECT user_id FROM users ORDER BY row", folder / "users.parquet")
-    encoded, reach = Encoded(0, n_users, n_items, kinds, 2**62, 0, 0), _Reach(n_items)
-    _write_events(session, folder, encoded, reach)
-    session.run(f"CREATE TABLE reach AS FROM {session.register(reach.table())}")
+    n_events = int(session.value("SELECT coalesce(sum(events), 0)::BIGINT FROM counted SEMI JOIN items USING (item_id)"))
+    encoded = Encoded(0, n_users, n_items, kinds, 2**62, 0, 0)
+    with Spool(folder, n_users=n_users, n_events=n_events) as spool:
+        _spool_events(session, spool)
+        users_of_item = _write_events(spool, folder, encoded)
+    rows = np.flatnonzero(users_of_item)
+    # Arrays, not Arrow: DuckDB imports pandas to take over an Arrow table.
+    reach = session.register({"item": rows.astype(np.int32), "users": users_of_item[rows]})
+    session.run(f"CREATE TABLE reach AS FROM {reach}")
     return encoded
 
 
@@ -113,32 +120,6 @@ class ArrayFile:
         self._stream.close()
 
 
-class _Reach:
-    """Counts the distinct users of each item in events that come user by user."""
-
-    def __init__(self, n_items: int) -> None:
-        self._users: np.ndarray = np.zeros(n_items, np.int64)
-        self._pairs: np.ndarray = np.empty(0, np.int64)  # of the last user so far, who may have more
-
-    def add(self, users: np.ndarray, items: np.ndarray) -> None:
-        """Events in the order of their users, int64 [N] each."""
-        n_items = len(self._users)
-        pairs = np.sort(np.concatenate([self._pairs, users * n_items + items]))
-        pairs = pairs[np.diff(pairs, prepend=-1) > 0]  # `np.unique` hashes integers, which takes thirty times as long
-        finished = np.searchsorted(pairs, users[-1] * n_items)
-        self._count(pairs[:finished])
-        self._pairs = pairs[finished:]
-
-    def table(self) -> pa.Table:
-        """The rows of the items that have users, and how many these are."""
-        self._count(self._pairs)
-        rows = np.flatnonzero(self._users)
-        return pa.table({"item": rows.astype(np.int32), "users": self._users[rows]})
-
-    def _count(self, pairs: np.ndarray) -> None:
-        np.add.at(self._users, pairs % len(self._users), 1)
-
-
 def name_kinds(session: Session) -> tuple[str, ...]:
     """The kinds of the events that are kept, most frequent first, from `counted` and `items`.
 
@@ -160,13 +141,18 @@ def name_kinds(session: Session) -> tuple[str, ...]:
     return tuple(kinds)
 
 
-def _write_events(session: Session, folder: Path, encoded: Encoded, reach: _Reach) -> None:
+def _spool_events(session: Session, spool: Spool) -> None:
     rows = session.batches(
         "SELECT users.row AS user, kept.moment, items.row AS item, kind_codes.code AS kind "
-        "FROM kept JOIN users USING (user_id) JOIN items USING (item_id) JOIN kind_codes USING (kind) "
-        "ORDER BY user, moment, item, kind"
+        "FROM kept JOIN users USING (user_id) JOIN items USING (item_id) JOIN kind_codes USING (kind)"
     )
-    before: np.ndarray = np.full((4, 1), -1, np.int64)
+    # Arrow's own conversion to numpy imports pandas.
+    spool.fill(Events(*map(np.from_dlpack, batch.columns)) for batch in rows)
+
+
+def _write_events(spool: Spool, folder: Path, encoded: Encoded) -> np.ndarray:
+    """Write the arrays; distinct users of each item, int64 [I]."""
+    users_of_item = np.zeros(encoded.n_items, np.int64)
     with (
         ArrayFile(folder / "offsets.npy", np.int64) as offsets,
         ArrayFile(folder / "items.npy", np.int32) as items,
@@ -174,20 +160,34 @@ def _write_events(session: Session, folder: Path, encoded: Encoded, reach: _Reac
         ArrayFile(folder / "kinds.npy", np.uint8) as kinds,
         progress("encoding", encoded.n_users, "users") as meter,
     ):
-        for batch in rows:
-            block = np.stack([column.to_numpy().astype(np.int64) for column in batch.columns])
-            steps = np.diff(np.concatenate([before, block], axis=1), axis=1)
-            begins = np.flatnonzero(steps[0])
+        for events in spool.buckets():
+            begins = np.flatnonzero(np.diff(events.users, prepend=-1))
             offsets.append(begins + encoded.n_events)
-            reach.add(block[0], block[2])
-            encoded.duplicates += int((~steps.any(axis=0)).sum())
-            seconds = block[1] // 10**9
+            _count_users(events, users_of_item)
+            encoded.duplicates += _count_repeated(events)
+            seconds = events.moments // 10**9
             encoded.first_time = min(encoded.first_time, int(seconds.min()))
             encoded.last_time = max(encoded.last_time, int(seconds.max()))
-            items.append(block[2])
+            items.append(events.items)
             times.append(seconds)
-            kinds.append(block[3])
-            before = block[:, -1:]
-            encoded.n_events += block.shape[1]
+            kinds.append(events.kinds)
+            encoded.n_events += len(events)
             meter.advance(len(begins))
         offsets.append(np.array([encoded.n_events]))
+    return users_of_item
+
+
+def _count_users(events: Events, users_of_item: np.ndarray) -> None:
+    """Add the distinct users of each item in events of whole users."""
+    n_items = len(users_of_item)
+    pairs = np.sort((events.users - events.users[0]).astype(np.int64) * n_items + events.items)
+    pairs = pairs[np.diff(pairs, prepend=-1) > 0]  # `np.unique` hashes integers, which takes thirty times as long
+    np.add.at(users_of_item, pairs % n_items, 1)
+
+
+def _count_repeated(events: Events) -> int:
+    """Number of events in order that equal the one before them."""
+    same = np.ones(len(events) - 1, bool)
+    for column in events.columns:
+        same &= column[1:] == column[:-1]
+    return int(np.count_nonzero(same))

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
+from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -64,20 +65,20 @@ class EventLog:
 
         """
         folder = open_folder(path, kind=KIND)
-        items = pq.read_table(folder.file("items.parquet"))
-        users = pq.read_table(folder.file("users.parquet"))
+        items = _read(folder.file("items.parquet"))
+        users = _read(folder.file("users.parquet"))
         mapped = {n: np.load(folder.file(f"{n}.npy"), mmap_mode="r") for n in ("offsets", "items", "times", "kinds")}
         return cls(
             Catalog(
                 Vocabulary.known(items["item_id"]),
-                items["events"].to_numpy(),
-                items["users"].to_numpy(),
+                _numbers(items["events"]),
+                _numbers(items["users"]),
                 items.drop_columns(list(_RESERVED)),
             ),
             Vocabulary.known(users["user_id"]),
             Histories(**mapped),
             tuple(folder.manifest["kinds"]),
-            pq.read_table(folder.file("rejected.parquet")),
+            _read(folder.file("rejected.parquet")),
             folder,
         )
 
@@ -226,6 +227,17 @@ def _in_basket_order(histories: Histories) -> Histories:
     owner = np.repeat(np.arange(len(histories)), histories.lengths)
     order = np.lexsort((histories.kinds, histories.items, histories.times, owner))
     return Histories(histories.offsets, histories.items[order], histories.times[order], histories.kinds[order])
+
+
+def _read(path: Path) -> pa.Table:
+    # `read_table` would import Arrow's machinery for many files.
+    with pq.ParquetFile(path) as file:
+        return file.read()
+
+
+def _numbers(column: pa.ChunkedArray) -> np.ndarray:
+    # Arrow's own conversion to numpy would import pandas.
+    return np.from_dlpack(column.combine_chunks())
 
 
 def _iso(moment: int) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 
 from heedful.errors import ConfigError
@@ -63,8 +64,8 @@ class Session:
         """Names and DuckDB types of the columns of what may follow FROM; reads no rows."""
         return {str(row[0]): str(row[1]) for row in self.run(f"DESCRIBE SELECT * FROM {relation}")}
 
-    def register(self, data: pa.Table | pa.RecordBatchReader) -> str:
-        """Make Arrow data known to SQL; its name, quoted."""
+    def register(self, data: pa.Table | pa.RecordBatchReader | dict[str, np.ndarray]) -> str:
+        """Make Arrow data or columns in arrays known to SQL; its name, quoted."""
         name = self.free_name()
         self._connection.register(name, data)
         return identifier(name)

@@ -115,12 +115,12 @@ def judge(staged: Staged, session: Session, config: PrepareConfig, unit: str) ->
     default = "unknown" if "event" in staged.columns else "event"
     session.run(
         "CREATE VIEW named AS SELECT user_id, item_id, event, time_read, "
-        f"coalesce(nullif(event, ''), {literal(default)}) AS kind, {moment_as_sql(unit)} AS moment FROM staged"
+        f"CASE WHEN event != '' THEN event ELSE {literal(default)} END AS kind, {moment_as_sql(unit)} AS moment FROM staged"
     )
     kinds = dict(session.run("SELECT kind, count(*) FROM named GROUP BY kind")) if config.kinds else {}
     wanted = f"WHERE kind IN ({', '.join(map(literal, config.kinds))})" if config.kinds else ""
     session.run(f"CREATE VIEW judged AS SELECT *, {_reason_as_sql(staged)} AS reason FROM named {wanted}")
-    _choose_events(session, config)
+    _choose_events(staged, session, config)
     bots = _find_bots(session, config.max_user_events)
     session.run("CREATE TABLE counted AS SELECT item_id, kind, count(*) AS events FROM human GROUP BY ALL")
     return kinds, bots
@@ -192,8 +192,16 @@ def _reason_as_sql(staged: Staged) -> str:
     return f"CASE {' '.join(cases)} END"
 
 
-def _choose_events(session: Session, config: PrepareConfig) -> None:
-    good = "FROM judged WHERE reason IS NULL"
+def _good_as_sql(staged: Staged) -> str:
+    """The same as having no reason, in a form that can be looked up in the statistics of files and is quick to judge."""
+    ids = [
+        f"{name} IS NOT NULL" + (f" AND {name} != ''" if kind == "VARCHAR" else "") for name, kind in staged.types.items()
+    ]
+    return " AND ".join([*ids, "moment >= 0"])
+
+
+def _choose_events(staged: Staged, session: Session, config: PrepareConfig) -> None:
+    good = f"FROM judged WHERE {_good_as_sql(staged)}"
     if config.duplicates == "keep":
         session.run(f"CREATE VIEW events AS SELECT user_id, item_id, moment, kind, time_read, event {good}")
         return

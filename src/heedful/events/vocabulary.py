@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from heedful.errors import InputError
+from heedful.events.lookup import IdIndex
 
 __all__ = ["Vocabulary", "as_ids"]
 
@@ -39,10 +40,15 @@ class Vocabulary:
         self.ids = array
 
     @classmethod
-    def known(cls, ids: Ids) -> Self:
-        """Ids that a vocabulary held before, as read from a folder of ours: they are not checked again."""
+    def known(cls, ids: Ids, index: IdIndex | None = None) -> Self:
+        """Ids that a vocabulary held before, as read from a folder of ours: they are not checked again.
+
+        With the index of that vocabulary none has to be made.
+        """
         vocabulary = cls.__new__(cls)
         vocabulary.ids = as_ids(ids)
+        if index is not None:
+            vocabulary.__dict__["index"] = index
         return vocabulary
 
     def __len__(self) -> int:
@@ -63,9 +69,12 @@ class Vocabulary:
         """
         if len(ids) == 0:
             return np.empty(0, np.int64)
-        if len(ids) <= _FEW and not isinstance(ids, pa.Array | pa.ChunkedArray):
-            return self._rows_of_few(ids)
-        array = _like(as_ids(ids), self.ids.type)
+        given = isinstance(ids, pa.Array | pa.ChunkedArray)
+        if not given and len(ids) <= _FEW and len(self) <= _DICTIONARY_IDS:
+            return np.fromiter((self._places.get(one, -1) for one in self._plain(ids)), np.int64, len(ids))
+        array = _like(as_ids(ids), self.ids.type) if given or len(ids) > _FEW else pa.array(self._plain(ids), self.ids.type)
+        if "index" in self.__dict__ or _MANY_TIMES * len(array) < len(self):
+            return self.index.find(array, self.ids)
         found = pc.fill_null(pc.index_in(array, value_set=self.ids, skip_nulls=True), -1)
         return np.asarray(found.to_numpy(zero_copy_only=False), np.int64)
 
@@ -73,17 +82,29 @@ class Vocabulary:
         """The ids of rows, as an Arrow array; a row outside the vocabulary is an `IndexError`."""
         return self.ids.take(pa.array(rows, pa.int64()))
 
-    def _rows_of_few(self, ids: Sequence[Any] | np.ndarray) -> np.ndarray:
-        convert = str if pa.types.is_string(self.ids.type) else _integer_or_none
-        return np.fromiter((self._index.get(convert(i), -1) for i in ids), np.int64, len(ids))
+    def _plain(self, ids: Sequence[Any] | np.ndarray) -> list[Any]:
+        """Ids of any types as they would stand here, None where one cannot."""
+        if not pa.types.is_integer(self.ids.type):
+            return [str(i) for i in ids]
+        lowest, highest = (0, 2**64) if pa.types.is_uint64(self.ids.type) else (-(2**63), 2**63)
+        return [n if n is not None and lowest <= n < highest else None for n in map(_integer_or_none, ids)]
 
     @cached_property
-    def _index(self) -> dict[Any, int]:
+    def _places(self) -> dict[Any, int]:
         return {name: row for row, name in enumerate(self.ids.to_pylist())}
 
+    @cached_property
+    def index(self) -> IdIndex:
+        """Where each id is."""
+        return IdIndex.of(self.ids)
 
-# Up to this many ids a dictionary is quicker than Arrow, which builds its hash table anew at each call.
+
+# Up to this many ids each is taken for what it says, also where they are of several types.
 _FEW = 4096
+# A dictionary is quickest, but of more ids than this it takes long to make, and much memory.
+_DICTIONARY_IDS = 200_000
+# An index is made for fewer ids than this part of the vocabulary; for more, Arrow's hash table, which is made for each call.
+_MANY_TIMES = 2
 
 
 def as_ids(ids: Ids) -> pa.Array:
@@ -94,7 +115,7 @@ def as_ids(ids: Ids) -> pa.Array:
 
     """
     if isinstance(ids, pa.ChunkedArray):
-        ids = ids.combine_chunks()
+        ids = ids.chunk(0) if ids.num_chunks == 1 else ids.combine_chunks()  # one chunk may be a mapped file
     try:
         array = ids if isinstance(ids, pa.Array) else pa.array(ids)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:

@@ -16,6 +16,7 @@ import torch
 from heedful.embeddings.onboarding import newcomers
 from heedful.embeddings.table import ItemEmbeddings
 from heedful.errors import ConfigError, MismatchError
+from heedful.ranking.features import FeatureCodes
 from heedful.ranking.heuristics import Popularity
 from heedful.ranking.neural import NeuralRanker
 from heedful.ranking.ranker import Ranker
@@ -56,6 +57,8 @@ def extended(ranker: R, table: ItemEmbeddings) -> R:
     longer.__dict__["_log_popularity_cache"] = np.concatenate([ranker.log_popularity, log_share_N])
     if isinstance(longer, NeuralRanker):
         longer._scratch = threading.local()
+        if longer._features is not None:
+            longer._features = FeatureCodes.of(longer.items.ids, longer.attributes, longer._features.values)
         if longer._item_term is not None:
             learnt_N = _newborn_trend(longer, np.maximum(users_N, 1), days_N)
             counted_N = np.log((users_N + 0.5) / (total + 1))

@@ -9,7 +9,6 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
-import cma
 import numpy as np
 
 from heedful.config import Config, option, require
@@ -170,6 +169,8 @@ class WeightedSum(_VectorRanker):
         return self
 
     def _minimise(self, loss: Any) -> np.ndarray:
+        import cma  # brings matplotlib and scipy with it, which would be most of the time that opening a model takes
+
         start = np.zeros(3 + max(len(self.kinds) - 1, 0))
         start[0] = np.log(1 / 30)  # a month
         options = {"maxfevals": self.config.evaluations, "seed": self.config.seed + 1, "verbose": -9}

@@ -13,7 +13,10 @@ import numpy as np
 
 from heedful.events.histories import Histories
 
-__all__ = ["Memory", "build_memory"]
+__all__ = ["FEW_ACTIONS", "Memory", "build_memory", "memory_of_few"]
+
+FEW_ACTIONS = 4096
+"""Up to so many actions `memory_of_few` takes a tenth of a millisecond to half of one."""
 
 _DAY = 86400.0
 
@@ -74,6 +77,39 @@ def build_memory(
     )
     used = int(lengths.max(initial=0))
     return Memory(lengths, rows[:, :used], ages[:, :used], counts[:, :used], kinds[:, :used])
+
+
+def memory_of_few(histories: Histories, *, now: np.ndarray, max_items: int) -> Memory:
+    """What `build_memory` collects of whole histories, without scratch and compiled code.
+
+    For the first request of a process loading the code would take longer than opening the model, and scratch of a large
+    catalogue as long.
+    """
+    n_users, n_actions = len(histories), len(histories.items)
+    owner = np.repeat(np.arange(n_users), histories.lengths)
+    pairs = owner * (int(histories.items.max(initial=0)) + 1) + histories.items
+    # Of the actions from the last one back, the first with each item of each user.
+    _, back, counts = np.unique(pairs[::-1], return_index=True, return_counts=True)
+    order = np.argsort(back)
+    actions, counts = n_actions - 1 - back[order], counts[order]
+    users = owner[actions]
+    slots = np.arange(len(users)) - np.searchsorted(-users, -users)
+    kept = slots < max_items
+    actions, users, slots, counts = actions[kept], users[kept], slots[kept], counts[kept]
+    lengths = np.bincount(users, minlength=n_users)
+    shape = (n_users, int(lengths.max(initial=0)))
+    memory = Memory(
+        lengths,
+        np.zeros(shape, np.int64),
+        np.zeros(shape, np.float32),
+        np.zeros(shape, np.float32),
+        np.zeros(shape, np.int64),
+    )
+    memory.rows[users, slots] = histories.items[actions]
+    memory.ages[users, slots] = np.maximum(now[users] - histories.times[actions], 0) / _DAY
+    memory.counts[users, slots] = counts
+    memory.kinds[users, slots] = histories.kinds[actions]
+    return memory
 
 
 @numba.njit(nogil=True, cache=True)

@@ -27,8 +27,9 @@ from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories
 from heedful.events.log import EventLog
 from heedful.folders import Folder
+from heedful.ranking.features import FeatureCodes, FeatureVectors
 from heedful.ranking.instances import Batch, InstanceSampler
-from heedful.ranking.memory import Memory, build_memory
+from heedful.ranking.memory import FEW_ACTIONS, Memory, build_memory, memory_of_few
 from heedful.ranking.ranker import Ranker
 from heedful.ranking.training import Team, TrainingConfig, TrainingReport, as_device, train_module, write_tensors
 from heedful.ranking.trend import N_TREND_FEATURES, TrendIndex
@@ -51,8 +52,10 @@ _SAMPLED_TIMES = 1_000_000
 _PLATEAU_UPDATES = (100, 5000)
 # An item of age t weighs (1 + 256 t / period) ** -0.8 in a mean by recency.
 _AGE_UNITS, _AGE_POWER = 256, 0.8
-# Elements of the largest intermediate array when scoring: users x candidates x (past items + hidden width).
-_SCORING_ELEMENTS = 2**22
+# Elements of the largest intermediate array in scoring: users x candidates x (past items + hidden width). Larger ones leave
+# the cache and go back to the operating system each time, which took a third of all time.
+_SCORING_ELEMENTS = 2**19
+_SCORED_ITEMS = 512
 _CATALOGUE_CHUNK_ITEMS = 2048
 
 
@@ -72,6 +75,10 @@ class NeuralConfig(TrainingConfig):
         True, "learn how popularity moves: an item's rise and age at the moment of ranking add to its logit"
     )
     recent: float = option(0.5, "part of the log's actions, the last ones, in whose time moments are drawn (cuts: moments)")
+    features: tuple[str, ...] = option(
+        (),
+        "item attributes, as a category: a learnt vector of each value is added to the embedding; item_id: one of each item",
+    )
     precision: str = option(
         "float32", "of matrix products in training: float32, or bfloat16 (faster where the processor has units for it)"
     )
@@ -85,6 +92,8 @@ class NeuralConfig(TrainingConfig):
         require(self.noise >= 0, "noise", got=self.noise, expected="0 or more")
         require(self.precision in _PRECISIONS, "precision", got=self.precision, expected=" or ".join(_PRECISIONS))
         require(0 < self.recent <= 1, "recent", got=self.recent, expected="more than 0, 1 at most")
+        distinct = len(set(self.features)) == len(self.features)
+        require(distinct, "features", got=self.features, expected="each attribute once")
 
 
 @dataclass(frozen=True)
@@ -103,11 +112,12 @@ class Past:
 
 
 class _Net(nn.Module):
-    """A model of section 4 or 5.2, and beside it what the trend of an item adds to its logit."""
+    """A model of section 4 or 5.2, beside it what the trend of an item adds to its logit, and before it side features."""
 
-    def __init__(self, model: nn.Module, trend: bool) -> None:
+    def __init__(self, model: nn.Module, trend: bool, features: nn.Module | None = None) -> None:
         super().__init__()
         self.model = model
+        self.features = features
         self.trend: nn.Module | None = None
         self.line: nn.Module | None = None
         if trend:
@@ -140,6 +150,7 @@ class NeuralRanker(Ranker):
     _net: _Net
     _mean: np.ndarray  # float32 [D]
     _item_term: np.ndarray | None  # float32 [I]
+    _features: FeatureCodes | None
     _span: float  # the log's period, seconds
     _scratch: threading.local  # of each thread: int64 [I] of -1
     _device: torch.device
@@ -160,7 +171,8 @@ class NeuralRanker(Ranker):
 
     def input_vectors(self, rows: np.ndarray) -> np.ndarray:
         """The vectors x of items as the module sees them, float32 [..., D]."""
-        return self._inputs(rows).cpu().numpy()
+        with torch.inference_mode():
+            return self._inputs(rows).cpu().numpy()
 
     def relevance_vectors(self, rows: np.ndarray) -> np.ndarray:
         """For each past item the v for which v^T x_q says how relevant the item is to a candidate, float32 [..., D]."""
@@ -197,9 +209,12 @@ class NeuralRanker(Ranker):
         self._span = float(max(int(times.max()) + 1 - int(times.min()), 1)) if len(times) else 1.0
         self.gamma = self.config.gamma
         self._prepare(items)
+        self._features = (
+            FeatureCodes.learn(self.items.ids, self.attributes, self.config.features) if self.config.features else None
+        )
         with torch.random.fork_rng():
             torch.manual_seed(self.config.seed)
-            self._net = _Net(self._model(items.width), self.config.trend)
+            self._net = self._new_net(items.width)
         self._net.to(self._device)
         trend = None
         if self.config.trend:
@@ -229,6 +244,11 @@ class NeuralRanker(Ranker):
         self._device = as_device(self.config.device)
         self._mean = _mean_vector(items.vectors)
         self._scratch = threading.local()
+
+    def _new_net(self, width: int) -> _Net:
+        counts = [len(values) for values in self._features.values.values()] if self._features else []
+        features = FeatureVectors(counts=counts, width=width) if counts else None
+        return _Net(self._model(width), self.config.trend, features)
 
     @abstractmethod
     def _model(self, width: int) -> nn.Module:
@@ -262,7 +282,11 @@ class NeuralRanker(Ranker):
             size = torch.from_numpy((self.config.noise / np.sqrt(users * vectors.shape[-1])).astype(np.float32))
             size = size[..., None] * vectors.norm(dim=-1, keepdim=True)
             vectors = vectors + size * noise(vectors.shape)
-        return vectors.to(self._device)
+        vectors = vectors.to(self._device)
+        if self._features is None or self._net.features is None:
+            return vectors
+        learnt: torch.Tensor = self._net.features(torch.from_numpy(self._features.codes[:, rows]).to(self._device))
+        return vectors + learnt
 
     def _final_item_term(self, trend: TrendIndex) -> np.ndarray:
         """What an item adds to every logit from the end of the log on, float32 [I], so that scoring needs no log.
@@ -296,7 +320,7 @@ class NeuralRanker(Ranker):
     def _catalogue_logits(self, histories: Histories) -> np.ndarray:
         logits = np.empty((len(histories), len(self.items)), np.float32)
         memory = self._memory(histories)
-        chunk = min(_CATALOGUE_CHUNK_ITEMS, len(self.items))
+        chunk = min(_SCORED_ITEMS, len(self.items))
         parts = _alike(memory.lengths, np.full(len(histories), chunk))
         groups = [(users, self._past(_part(memory, users))) for users in parts]
         for start in range(0, len(self.items), chunk):
@@ -311,6 +335,8 @@ class NeuralRanker(Ranker):
         ends = histories.offsets[1:]
         last = histories.times[np.maximum(ends - 1, 0)] if len(histories.times) else np.zeros(len(histories), np.int64)
         now = np.maximum(last, self.last_time + 1)
+        if len(histories.items) <= FEW_ACTIONS:
+            return memory_of_few(histories, now=now, max_items=self.config.max_history)
         slots = getattr(self._scratch, "slots", None)
         if slots is None or len(slots) != len(self.items):
             slots = self._scratch.slots = np.full(len(self.items), -1, np.int64)
@@ -323,6 +349,7 @@ class NeuralRanker(Ranker):
             "mean": self._mean.tolist(),
             "span": self._span,
             "n_parameters": self.n_parameters,
+            "features": {name: list(values) for name, values in self._features.values.items()} if self._features else {},
             "report": report,
         }
 
@@ -337,8 +364,10 @@ class NeuralRanker(Ranker):
         self._device = as_device("auto")
         self._mean, self._span = np.array(settings["mean"], np.float32), float(settings["span"])
         self._scratch = threading.local()
+        values = settings.get("features")
+        self._features = FeatureCodes.of(self.items.ids, self.attributes, values) if values else None
         with torch.device("meta"):  # shapes alone: the weights that a new module starts with are not needed
-            self._net = _Net(self._model(settings["width"]), self.config.trend)
+            self._net = self._new_net(settings["width"])
         try:
             weights = safetensors.torch.load_file(folder.file("weights.safetensors"), device=str(self._device))
             # Copies are aligned in memory; of tensors that are not, some matrix libraries add up in another order.

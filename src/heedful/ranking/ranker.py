@@ -14,7 +14,6 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from heedful.config import Config
 from heedful.embeddings.table import ItemEmbeddings
@@ -23,6 +22,7 @@ from heedful.events.candidates import Candidates
 from heedful.events.catalog import describe
 from heedful.events.histories import Histories
 from heedful.events.log import EventLog, count_items
+from heedful.events.mapped import load_items, save_items
 from heedful.events.vocabulary import Vocabulary
 from heedful.folders import Folder, new_folder, open_folder
 
@@ -167,7 +167,8 @@ class Ranker(ABC):
             scores[part] = self._logits(histories.part(users), rows.part(users))
         scores += self.prior(pool_gamma, rows.rows)
         without = np.repeat(histories.lengths == 0, candidates.lengths)
-        scores = np.where(without, self.log_popularity[rows.rows], scores)
+        if without.any():
+            scores = np.where(without, self.log_popularity_of(rows.rows), scores)
         return np.where(known, scores, np.float32(UNKNOWN_SCORE)).astype(np.float32)
 
     def score_catalogue(self, histories: Histories, *, pool_gamma: float | None = 0.0) -> np.ndarray:
@@ -208,17 +209,27 @@ class Ranker(ABC):
             return np.float32(0)
         if not np.isfinite(pool_gamma):
             raise ConfigError("pool_gamma is not a number", got=pool_gamma, expected="a finite number, mostly 0 to 1")
-        return ((self.gamma - pool_gamma) * self.log_popularity[rows]).astype(np.float32)
+        popularity = self.log_popularity if isinstance(rows, slice) else self.log_popularity_of(rows)
+        return ((self.gamma - pool_gamma) * popularity).astype(np.float32)
 
     @property
     def log_popularity(self) -> np.ndarray:
         """Logarithm of each item's part of all users of items, float32 [I]."""
         cached: np.ndarray | None = self.__dict__.get("_log_popularity_cache")
         if cached is None:
-            users = np.maximum(self.users_of_item, _UNSEEN_USERS)
-            cached = np.log(users / max(self.users_of_item.sum(), 1)).astype(np.float32)
-            self.__dict__["_log_popularity_cache"] = cached
+            cached = self.__dict__["_log_popularity_cache"] = self._log_shares(self.users_of_item)
         return cached
+
+    def log_popularity_of(self, rows: np.ndarray) -> np.ndarray:
+        """The same of some items; not that of a large catalogue for their sake."""
+        cached: np.ndarray | None = self.__dict__.get("_log_popularity_cache")
+        return cached[rows] if cached is not None else self._log_shares(self.users_of_item[rows])
+
+    def _log_shares(self, users: np.ndarray) -> np.ndarray:
+        total: int | None = self.__dict__.get("_total_users_cache")
+        if total is None:
+            total = self.__dict__["_total_users_cache"] = max(int(self.users_of_item.sum()), 1)
+        return np.asarray(np.log(np.maximum(users, _UNSEEN_USERS) / total), np.float32)
 
     @abstractmethod
     def _logits(self, histories: Histories, candidates: Candidates) -> np.ndarray:
@@ -292,10 +303,7 @@ class Ranker(ABC):
             if self.embeddings is not None:
                 folder.manifest["embeddings"] = self._embeddings_reference(folder.path, Path(path).absolute(), pack)
             if self.embeddings is None or self.attributes is not self.embeddings.attributes:
-                table = pa.table({"item_id": self.items.ids})
-                for name in self.attributes.column_names:
-                    table = table.append_column(name, self.attributes[name])
-                pq.write_table(table, folder.path / "items.parquet")
+                save_items(folder.path, self.items, self.attributes)
 
     def _embeddings_reference(self, partial: Path, target: Path, pack: bool) -> dict[str, str]:
         assert self.embeddings is not None
@@ -311,14 +319,13 @@ class Ranker(ABC):
         ranker = cls.__new__(cls)
         ranker.config = cls.config_class.from_dict(_as_tuples(settings["config"]))
         ranker.kinds, ranker.last_time, ranker.gamma = tuple(settings["kinds"]), settings["last_time"], settings["gamma"]
-        ranker.users_of_item = np.load(folder.file("users_of_item.npy"))
+        ranker.users_of_item = np.load(folder.file("users_of_item.npy"), mmap_mode="r")
         ranker.trained_on = settings["trained_on"]
         if cls.needs_embeddings:
             ranker.embeddings = _table_of(folder, embeddings)
             ranker.items, ranker.attributes = ranker.embeddings.items, ranker.embeddings.attributes
         if not cls.needs_embeddings or folder.has("items.parquet"):
-            table = pq.read_table(folder.file("items.parquet"))
-            ranker.items, ranker.attributes = Vocabulary.known(table["item_id"]), table.drop_columns(["item_id"])
+            ranker.items, ranker.attributes = load_items(folder)
         if len(ranker.users_of_item) != len(ranker.items):
             raise FolderError(f"{folder.path} is damaged", got="counts for another number of items", fix="train it again")
         ranker._read(folder, settings)

@@ -58,8 +58,8 @@ class TrainingConfig(Config):
     )
     gradient_norm: float = option(10.0, "gradients of a larger norm are scaled down to it")
     average: float = option(0.0, "decay of the running average of weights that is kept as the result; 0: none")
-    objective: Literal["softmax", "logistic"] = option(
-        "softmax", "softmax: sampled softmax; logistic: balanced logistic loss, the paper's"
+    objective: Literal["softmax", "logistic", "bpr", "warp"] = option(
+        "softmax", "softmax: sampled softmax; logistic: balanced logistic loss, the paper's; bpr, warp: pairwise losses"
     )
     cuts: Literal["moments", "fresh", "last"] = option(
         "moments",
@@ -85,7 +85,7 @@ class TrainingConfig(Config):
         require(0 <= self.average < 1, "average", got=self.average, expected="from 0 to less than 1")
         require(math.isfinite(self.gamma), "gamma", got=self.gamma, expected="a finite number")
         require(self.schedule in ("linear", "plateau"), "schedule", got=self.schedule, expected="linear or plateau")
-        require(self.objective in OBJECTIVES, "objective", got=self.objective, expected="softmax or logistic")
+        require(self.objective in OBJECTIVES, "objective", got=self.objective, expected=", ".join(OBJECTIVES))
         require(self.cuts in ("moments", "fresh", "last"), "cuts", got=self.cuts, expected="moments, fresh or last")
 
 

@@ -1,18 +1,24 @@
 """Batch ranking through files: Parquet requests in, Parquet scores or recommendations out, one row for each request.
 
-A request carries its own history, so that a user whom the training log lacks is ranked like any other.
+A request carries its own history, so that a user whom the training log lacks is ranked like any other. Several batches are
+ranked at a time, each in one thread: the matrices of a batch are too small to keep several busy, and so the result does not
+depend on the number of threads.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import torch
 
 from heedful.config import require
 from heedful.errors import InputError
@@ -25,8 +31,17 @@ from heedful.recommending.retrieval import Retriever
 
 __all__ = ["BATCH_REQUESTS", "RankingReport", "open_requests", "recommend_requests", "score_requests"]
 
-BATCH_REQUESTS = 512
+A = TypeVar("A")
+B = TypeVar("B")
+
+BATCH_REQUESTS = 32
 """Requests that are ranked together."""
+
+# Batches whose answers make up one row group of the result.
+_WRITTEN_BATCHES = 32
+
+Answer: TypeAlias = Callable[[pa.RecordBatch, Histories, "RankingReport"], list[pa.Array]]
+"""The columns that answer a batch of requests with these histories; what it counts goes into the report."""
 
 
 @dataclass
@@ -46,6 +61,11 @@ class RankingReport:
     unknown_history: int = 0
     unknown_candidates: int = 0
     empty: int = 0
+
+    def add(self, other: RankingReport) -> None:
+        """Count what another report counted, too."""
+        for name, count in asdict(other).items():
+            setattr(self, name, getattr(self, name) + count)
 
 
 def score_requests(
@@ -70,9 +90,8 @@ def score_requests(
     Raises:
         InputError: the file is no Parquet, lacks a column, or has lists that do not fit.
     """
-    report = RankingReport()
 
-    def answer(batch: pa.RecordBatch, histories: Histories) -> list[pa.Array]:
+    def answer(batch: pa.RecordBatch, histories: Histories, report: RankingReport) -> list[pa.Array]:
         offsets, ids = _lists(batch, "candidates")
         candidates = Candidates(offsets, ranker.items.rows(ids))
         report.candidates += len(candidates.rows)
@@ -80,8 +99,7 @@ def score_requests(
         scores = ranker.score_rows(histories, candidates, pool_gamma=pool_gamma)
         return [pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(scores))]
 
-    _answer_all(ranker, requests, out, ["candidates"], {"scores": pa.list_(pa.float32())}, answer, report, rows)
-    return report
+    return _answer_all(ranker, requests, out, ["candidates"], {"scores": pa.list_(pa.float32())}, answer, rows)
 
 
 def recommend_requests(
@@ -111,9 +129,8 @@ def recommend_requests(
         InputError: the file is no Parquet, lacks a column, or has lists that do not fit.
     """
     require(k >= 1, "k", got=k, expected="1 or more")
-    report = RankingReport()
 
-    def answer(batch: pa.RecordBatch, histories: Histories) -> list[pa.Array]:
+    def answer(batch: pa.RecordBatch, histories: Histories, report: RankingReport) -> list[pa.Array]:
         best, scores = (retriever or ranker).top_rows(histories, k, pool_gamma=pool_gamma, exclude_history=exclude_history)
         found = best >= 0
         offsets = pa.array(np.concatenate([[0], np.cumsum(found.sum(axis=1))]), pa.int32())
@@ -124,8 +141,7 @@ def recommend_requests(
         ]
 
     columns = {"items": pa.list_(ranker.items.ids.type), "scores": pa.list_(pa.float32())}
-    _answer_all(ranker, requests, out, [], columns, answer, report, rows)
-    return report
+    return _answer_all(ranker, requests, out, [], columns, answer, rows)
 
 
 def _answer_all(
@@ -134,24 +150,51 @@ def _answer_all(
     out: str | os.PathLike[str],
     needed: list[str],
     columns: dict[str, pa.DataType],
-    answer: Callable[[pa.RecordBatch, Histories], list[pa.Array]],
-    report: RankingReport,
+    answer: Answer,
     rows: range | None,
-) -> None:
+) -> RankingReport:
     file = open_requests(requests, candidates="candidates" in needed)
     rows = range(file.metadata.num_rows) if rows is None else rows
     request_id = file.schema_arrow.field("request_id")
     schema = pa.schema([request_id, *(pa.field(name, kind) for name, kind in columns.items())])
+
+    def ranked(batch: pa.RecordBatch) -> tuple[pa.RecordBatch, RankingReport]:
+        report = RankingReport(requests=len(batch))
+        answers = answer(batch, _histories(ranker, batch, report), report)
+        return pa.record_batch([batch["request_id"], *answers], schema=schema), report
+
+    total, waiting = RankingReport(), []
     with (
         write_atomically(out) as path,
         pq.ParquetWriter(path, schema) as writer,
         progress("ranking", len(rows), "requests") as meter,
     ):
-        for batch in _batches(file, needed, rows):
-            histories = _histories(ranker, batch, report)
-            writer.write_batch(pa.record_batch([batch["request_id"], *answer(batch, histories)], schema=schema))
-            report.requests += len(batch)
-            meter.advance(len(batch))
+        for answers, report in _in_threads(ranked, _batches(file, needed, rows)):
+            waiting.append(answers)
+            total.add(report)
+            if len(waiting) == _WRITTEN_BATCHES:
+                writer.write_table(pa.Table.from_batches(waiting))
+                waiting = []
+            meter.advance(len(answers))
+        if waiting:
+            writer.write_table(pa.Table.from_batches(waiting))
+    return total
+
+
+def _in_threads(work: Callable[[A], B], pieces: Iterable[A]) -> Iterator[B]:
+    """The result of each piece, in order, from as many threads as torch uses, each of which uses no others."""
+    threads = torch.get_num_threads()
+    waiting: deque[Future[B]] = deque()
+    try:
+        with ThreadPoolExecutor(threads, "heedful-rank", initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for piece in pieces:
+                waiting.append(pool.submit(work, piece))
+                if len(waiting) > 2 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+    finally:
+        torch.set_num_threads(threads)
 
 
 def open_requests(requests: str | os.PathLike[str], *, candidates: bool) -> pq.ParquetFile:

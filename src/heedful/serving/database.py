@@ -17,7 +17,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from heedful.errors import ConfigError, HeedfulError, MissingExtraError
-from heedful.serving.tables import SCHEMA_VERSION, metadata, schema
+from heedful.serving.tables import SCHEMA_VERSION, UPGRADES, metadata, schema
 
 __all__ = ["Database", "StoreUnavailable"]
 
@@ -241,7 +241,8 @@ class Database:
 
     def _see_to_tables(self, create: bool) -> None:
         with self._reading.connect() as connection:
-            if inspect(connection).has_table(schema.name):
+            there = inspect(connection).has_table(schema.name)
+            if there and (self._version(connection) == SCHEMA_VERSION or not create):
                 return self._check_version(connection)
         if not create:
             raise ConfigError("this database has no tables of heedful", got=self._name, fix="check the address")
@@ -252,16 +253,31 @@ class Database:
             if not inspect(connection).has_table(schema.name):
                 metadata.create_all(connection)
                 connection.execute(schema.insert().values(version=SCHEMA_VERSION))
+            self._upgrade(connection)
             return self._check_version(connection)
 
+    def _upgrade(self, connection: Connection) -> None:
+        """Make older tables those of this version, as far as there is a way; all of it in the transaction, or nothing."""
+        version = self._version(connection)
+        while version < SCHEMA_VERSION and version in UPGRADES:
+            for statement in UPGRADES[version]:
+                connection.execute(text(statement))
+            version += 1
+            connection.execute(schema.update().values(version=version))
+
+    def _version(self, connection: Connection) -> int:
+        return int(connection.execute(select(schema.c.version)).scalar() or 0)
+
     def _check_version(self, connection: Connection) -> None:
-        version = connection.execute(select(schema.c.version)).scalar()
+        version = self._version(connection)
         if version != SCHEMA_VERSION:
+            newer = "use that newer heedful, or another database"
+            older = "`heedful serve` brings them up to date; make a backup first"
             raise ConfigError(
                 "the tables of this database are of another version of heedful",
                 got=f"version {version} in {self._name}",
                 expected=f"version {SCHEMA_VERSION}",
-                fix="use the heedful that made them, or another database",
+                fix=newer if version > SCHEMA_VERSION else older,
             )
 
     # Failures

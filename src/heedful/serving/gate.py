@@ -30,6 +30,10 @@ class _TooLargeError(Exception):
     """The body is larger than allowed."""
 
 
+class _TooSlowError(Exception):
+    """The client takes too long to send its request."""
+
+
 class _GoneError(Exception):
     """The client went away before its request was complete."""
 
@@ -71,9 +75,12 @@ class Gate:
                     await refusal(scope, receive, answer)
                 else:
                     await self._app(scope, await self._received(receive), answer)
-        except TimeoutError:
-            refusal = error_answer(408, "too_slow", "the request took too long", "send it faster, or ask for less")
+        except _TooSlowError:
+            refusal = error_answer(408, "too_slow", "the request took too long to arrive", "send it faster")
             refusal.headers["connection"] = "close"
+        except TimeoutError:
+            fix = "try again in a few seconds, or ask for less"
+            refusal = error_answer(503, "overdue", "the answer took too long", fix, {"retry-after": "5"})
         except _TooLargeError:
             most = f"at most {self._config.max_body:,} bytes"
             refusal = error_answer(413, "too_large", f"the body is too large; expected: {most}", "send several requests")
@@ -125,17 +132,20 @@ class Gate:
     async def _received(self, receive: Receive) -> Receive:
         """The whole body, so that a route never waits for a client; a body without end is cut off as well."""
         parts, size, more = [], 0, True
-        async with asyncio.timeout(self._config.body_seconds):
-            while more:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise _GoneError
-                part = message.get("body", b"")
-                size += len(part)
-                if size > self._config.max_body:
-                    raise _TooLargeError
-                parts.append(part)
-                more = message.get("more_body", False)
+        try:
+            async with asyncio.timeout(self._config.body_seconds):
+                while more:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise _GoneError
+                    part = message.get("body", b"")
+                    size += len(part)
+                    if size > self._config.max_body:
+                        raise _TooLargeError
+                    parts.append(part)
+                    more = message.get("more_body", False)
+        except TimeoutError:
+            raise _TooSlowError from None
         whole: Message | None = {"type": "http.request", "body": b"".join(parts), "more_body": False}
 
         async def again() -> Message:

@@ -7,17 +7,20 @@ reported, once, while the old goes on.
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import json
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from heedful.embeddings.onboarding import extend_table
+from heedful.embeddings.onboarding import Extension
 from heedful.embeddings.table import ItemEmbeddings
 from heedful.errors import ConfigError, FolderError, HeedfulError, InputError
 from heedful.folders import open_folder, write_atomically
@@ -25,6 +28,7 @@ from heedful.ranking.models import load_ranker
 from heedful.ranking.ranker import KIND, Ranker
 from heedful.recommending.eligibility import Eligibility
 from heedful.serving import telemetry
+from heedful.serving.arrivals import trained_items, with_new_items
 from heedful.serving.engine import Engine
 from heedful.serving.options import ServeConfig
 from heedful.serving.security import Keys
@@ -35,6 +39,7 @@ from heedful.serving.store import Store, StoreUnavailable
 __all__ = ["Choice", "Loaded", "Serving"]
 
 CHOICE = "model.json"
+_LOCK = "changes.lock"
 
 
 @dataclass(frozen=True)
@@ -57,12 +62,14 @@ class Loaded:
     Attributes:
         ranker: the model.
         eligibility: conditions over its items.
+        n_trained: items that it was trained on; those after them came later.
         version: short hash of its content and its table; the same model has the same version wherever it lies.
         trained: when it was written, ISO 8601.
     """
 
     ranker: Ranker
     eligibility: Eligibility
+    n_trained: int
     version: str
     trained: str
 
@@ -81,10 +88,11 @@ class Loaded:
             if isinstance(error, HeedfulError):
                 raise
             raise FolderError(f"{choice.path} cannot be read", got=type(error).__name__, fix="check the path") from error
-        version = folder.content_hash[:12]
+        version, n_trained = folder.content_hash[:12], len(ranker.items)
         if ranker.embeddings is not None:
             version += "-" + ranker.embeddings.content_hash[:8]
-        return cls(ranker, Eligibility.of(ranker), version, str(folder.manifest.get("created", "")))
+            n_trained = trained_items(ranker.embeddings, folder.manifest["embeddings"]["content_hash"])
+        return cls(ranker, Eligibility.of(ranker), n_trained, version, str(folder.manifest.get("created", "")))
 
 
 class Serving:
@@ -145,7 +153,8 @@ class Serving:
         if self.config.keys is not None:
             self.keys = Keys.read(self.config.keys)
         self.slots_text = _read(self.config.slots)
-        self._replace(Loaded.from_choice(self._choice), self.slots_text)
+        loaded = Loaded.from_choice(self._choice)
+        self._put(loaded, _book(loaded, self.slots_text))
         self._open_store()
 
     def close(self) -> None:
@@ -157,13 +166,29 @@ class Serving:
     def refresh(self) -> None:
         """Take over what has changed on disk, and try a database that could not be reached."""
         with self._changing:
-            if self._store is None:
+            self._take_over()
+
+    def _take_over(self) -> None:
+        if self._store is None:
+            try:
                 self._open_store()
-            looks = self._looks()
-            changed = [what for what, look in looks.items() if look != self._seen.get(what)]
-            self._seen = looks
-            for what in changed:
-                self._attempt(what)
+            except HeedfulError as error:
+                self._report("database", error)
+        looks = self._looks()
+        changed = [what for what, look in looks.items() if look != self._seen.get(what)]
+        self._seen = looks
+        for what in changed:
+            self._attempt(what)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One change at a time over all workers, each upon the ones before."""
+        with self._changing, ExitStack() as held:
+            if self._folder is not None:
+                lock = held.enter_context((self._folder / _LOCK).open("w"))
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                self._take_over()
+            yield
 
     def swap(self, path: str, embeddings: str | None = None) -> Loaded:
         """Serve another model, in all workers.
@@ -178,33 +203,35 @@ class Serving:
             HeedfulError: the slots do not fit it; the old one goes on.
         """
         choice = Choice(self._inside(path), self._inside(embeddings) if embeddings is not None else None)
-        with self._changing:
+        with self._alone():
             self._choose(choice)
         return self.loaded
 
-    def add_items(self, items: pa.Table) -> Path:
-        """Rank new items from now on, by what their attributes say (`heedful.embeddings.onboarding`), in all workers.
+    def add_items(self, items: pa.Table) -> tuple[Path, Extension]:
+        """Rank new items from now on, in all workers, and fit those that came before again; see `heedful.serving.arrivals`.
 
         Args:
             items: `item_id` and columns such as those of the served table.
 
         Returns:
-            The folder of the extended table, beside the model; to be given as --embeddings when the server starts again.
+            The folder of the extended table, beside the model, to be given as --embeddings when the server starts again; and
+            how the new items came by their vectors.
 
         Raises:
-            InputError: an item is there already, or its attributes do not fit.
+            InputError: an item was in training, or its attributes do not fit.
             ConfigError: the model cannot take up new items.
+            StoreUnavailable: the database cannot be used.
         """
-        with self._changing:
-            ranker = self.loaded.ranker
+        with self._alone():
+            ranker, store = self.loaded.ranker, self.engine.store
             if ranker.embeddings is None:
                 raise ConfigError(f"{ranker.name} has no item vectors", fix="serve a model that has, such as attention")
-            extension = extend_table(ranker.embeddings, attributes=items, counts=ranker.users_of_item)
+            extension = with_new_items(ranker, self.loaded.n_trained, items, store)
             place = self._root / f"embeddings-{extension.table.content_hash[:12]}"
             if not place.exists():
                 extension.table.save(place)
             self._choose(Choice(self._choice.path, str(place)))
-        return place
+        return place, extension
 
     def _inside(self, path: str) -> str:
         place = Path(os.path.normpath(self._root / path))
@@ -213,12 +240,14 @@ class Serving:
         return str(place)
 
     def _choose(self, choice: Choice) -> None:
-        self._replace(Loaded.from_choice(choice), self.slots_text)
-        self._choice = choice
-        self.problems.pop("model", None)
+        loaded = Loaded.from_choice(choice)
+        book = _book(loaded, self.slots_text)
         if self._folder is not None:
             with write_atomically(self._folder / CHOICE) as partial:
                 partial.write_text(json.dumps({"path": choice.path, "embeddings": choice.embeddings}))
+        self._put(loaded, book)
+        self._choice = choice
+        self.problems.pop("model", None)
         self._seen = self._looks()
 
     def put_slots(self, text: str) -> list[str]:
@@ -226,21 +255,22 @@ class Serving:
 
         Raises:
             InputError: the text cannot be used, or the server has no file of slots.
+            FolderError: the file cannot be written; nothing has changed.
         """
         if self.config.slots is None:
             raise InputError("this server has no file to keep slots in", fix="start it with --slots FILE")
-        with self._changing:
-            book = self._replace(self.loaded, text)
-            self.slots_text = text
-            self.problems.pop("slots", None)
+        with self._alone():
+            book = _book(self.loaded, text)
             with write_atomically(self.config.slots) as partial:
                 partial.write_text(text)
+            self._put(self.loaded, book)
+            self.slots_text = text
+            self.problems.pop("slots", None)
             self._seen = self._looks()
         return list(map(str, book.notes))
 
-    def _replace(self, loaded: Loaded, slots_text: str) -> SlotBook:
-        """Put a model with these slots into service; nothing changes when they cannot be used."""
-        book = SlotBook(parse_slots(slots_text), loaded.ranker, loaded.eligibility)
+    def _put(self, loaded: Loaded, book: SlotBook) -> None:
+        """Put a model with these slots into service."""
         engine = self._make_engine(loaded, book)
         before = self._loaded
         self._loaded, self._book, self._engine = loaded, book, engine
@@ -249,7 +279,6 @@ class Serving:
             old = (before.ranker.name, before.version) if before is not None else None
             telemetry.model_served(loaded.ranker.name, loaded.version, instead_of=old)
             telemetry.LOG.info("model in service", extra={"facts": {"model": loaded.ranker.name, "version": loaded.version}})
-        return book
 
     def _make_engine(self, loaded: Loaded, book: SlotBook) -> Engine | None:
         if self._store is None:
@@ -273,11 +302,12 @@ class Serving:
         try:
             if what == "model":
                 choice = self._wanted()
-                self._replace(Loaded.from_choice(choice), self.slots_text)
+                loaded = Loaded.from_choice(choice)
+                self._put(loaded, _book(loaded, self.slots_text))
                 self._choice = choice
             elif what == "slots":
                 text = _read(self.config.slots)
-                self._replace(self.loaded, text)
+                self._put(self.loaded, _book(self.loaded, text))
                 self.slots_text = text
             else:
                 assert self.config.keys is not None
@@ -308,6 +338,10 @@ class Serving:
             "model": (choice, _look(Path(choice.path) / "manifest.json"), table),
             "slots": _look(self.config.slots),
         }
+
+
+def _book(loaded: Loaded, slots_text: str) -> SlotBook:
+    return SlotBook(parse_slots(slots_text), loaded.ranker, loaded.eligibility)
 
 
 def _keep() -> None:

@@ -229,6 +229,10 @@ class ItemsAdded(_Answer):
     """New items that are ranked from now on."""
 
     added: int
+    new_items: int = Field(description="Items that came after training, these and those added before.")
+    fitted: int = Field(
+        description="Those of them fitted to what their first visitors had besides; others go by attributes."
+    )
     embeddings: str = Field(description="Folder of the extended table, for --embeddings at the next start.")
     model: str
 

@@ -27,12 +27,15 @@ FAILURES: dict[int | str, dict[str, Any]] = {
     401: {"model": Failure, "description": "No API key, or an unknown one."},
     403: {"model": Failure, "description": "The key lacks the scope."},
     404: {"model": Failure, "description": "No such item, user, slot or address."},
-    408: {"model": Failure, "description": "The request took too long."},
+    408: {"model": Failure, "description": "The request took too long to arrive."},
     409: {"model": Failure, "description": "The model cannot be served; the old one goes on."},
     413: {"model": Failure, "description": "More than the server takes in one request."},
     422: {"model": Failure, "description": "The request is of the wrong form, or asks what cannot be answered."},
     429: {"model": Failure, "description": "Too many requests; Retry-After says how long to wait."},
-    503: {"model": Failure, "description": "The database cannot be reached; Retry-After says when to ask again."},
+    503: {
+        "model": Failure,
+        "description": "The database is gone, or the server is too busy; Retry-After says when to ask again.",
+    },
 }
 
 

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.supervisors import Multiprocess
 
 from heedful.errors import ConfigError
+from heedful.progress import show_progress
 from heedful.serving import telemetry
+from heedful.serving.answers import error_answer
 from heedful.serving.app import RUN_FOLDER, create_app, worker, write_run_folder
 from heedful.serving.models import Choice, Serving
 from heedful.serving.options import ServeConfig
@@ -28,7 +30,10 @@ _MAX_HEADERS = 2**16
 
 
 class PunctualProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, which also refuses headers that have no end: in good time, or in their first 64 KB."""
+    """uvicorn's protocol, which also refuses headers that have no end: in good time, or in their first 64 KB.
+
+    What it refuses on its own, before the application sees it, has the form of all other errors.
+    """
 
     _late: asyncio.TimerHandle | None = None
     _unread = 0
@@ -55,6 +60,18 @@ class PunctualProtocol(HttpToolsProtocol):
         self._arrived()
         super().connection_lost(exc)
 
+    def send_400_response(self, msg: str) -> None:
+        refusal = error_answer(400, "bad_request", f"this is no proper HTTP request: {msg}", "see RFC 9112")
+        lines = [b"HTTP/1.1 400 Bad Request", *(b": ".join(pair) for pair in refusal.raw_headers), b"connection: close"]
+        self.transport.write(b"\r\n".join([*lines, b"", bytes(refusal.body)]))
+        self.transport.close()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        if app is not self.app:  # uvicorn's own answer in plain text: there are too many connections
+            headers = {"connection": "close", "retry-after": "1"}
+            app = error_answer(503, "too_many_connections", "the server is busy", "try again in a second", headers)
+        super()._start_asgi_task(cycle, app)
+
     def _expect(self) -> None:
         self._arrived()
         self._late = self.loop.call_later(self.config.timeout_keep_alive, self.transport.close)
@@ -76,6 +93,7 @@ def serve(choice: Choice, config: ServeConfig) -> None:
         HeedfulError: model, slots or keys cannot be used.
     """
     telemetry.log_as_json(config.log_level)
+    show_progress(False)  # standard error is the log now, a JSON object a line
     with _listen(config) as listening, tempfile.TemporaryDirectory(prefix="heedful-serve-") as shared:
         write_run_folder(Path(shared), choice, config)
         os.environ[RUN_FOLDER] = shared

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import time as clock
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
-from sqlalchemy import ColumnElement, Connection, delete, func, select, update
+from sqlalchemy import ColumnElement, Connection, Table, delete, func, select, update
 
 from heedful.events.log import EventLog
 from heedful.progress import progress
@@ -27,6 +27,7 @@ __all__ = ["ID_CHARACTERS", "Appended", "Click", "Event", "Impression", "Store",
 
 _DAY = 86_400
 _BATCH = 20_000
+_IDS = 1000  # in one condition
 _OUTCOMES = pa.schema(
     [
         pa.field("slot", pa.string()),
@@ -151,10 +152,17 @@ class Store:
         check_names("user id", user_ids)
         return self._database.read(lambda connection: [_history(connection, user, limit) for user in user_ids])
 
-    def has_user(self, user_id: str) -> bool:
-        """Whether a user has actions."""
-        one = select(1).where(events.c.user_id == user_id).limit(1)
-        return self._database.read(lambda connection: connection.execute(one).first()) is not None
+    def users_of_items(self, item_ids: Sequence[str], limit: int) -> list[str]:
+        """At most `limit` users who acted on one of the items; reads all events."""
+        found: dict[str, None] = {}
+
+        def work(connection: Connection) -> None:
+            for start in range(0, len(item_ids), _IDS):
+                these = select(events.c.user_id).where(events.c.item_id.in_(item_ids[start : start + _IDS])).distinct()
+                found.update(dict.fromkeys(connection.execute(these.limit(limit)).scalars()))
+
+        self._database.read(work)
+        return list(found)[:limit]
 
     def users(self, prefix: str = "", limit: int = 20) -> list[tuple[str, int]]:
         """Users with actions whose id begins with `prefix`, in the order of their ids, and the number of their actions."""
@@ -201,6 +209,33 @@ class Store:
         removed = self._database.write(work)
         self._database.forget()
         return removed
+
+    def remove_events(self, before: int) -> int:
+        """Remove all actions from before a time; returns how many. Those who use the store meanwhile are not held up."""
+        check_time(before)
+        removed = 0
+        for part in self._parts(events):
+            old = delete(events).where(part, events.c.time < before)
+            removed += self._database.write(lambda connection, old=old: connection.execute(old).rowcount)  # type: ignore[misc]
+        self._database.forget()
+        return removed
+
+    def remove_impressions(self, before: int) -> int:
+        """Remove all impressions that were chosen before a time, with their clicks; returns the number of impressions."""
+        check_time(before)
+        removed = 0
+        for part in self._parts(impressions):
+            old = delete(impressions).where(part, impressions.c.time < before)  # its clicks go with it
+            removed += self._database.write(lambda connection, old=old: connection.execute(old).rowcount)  # type: ignore[misc]
+        self._database.forget()
+        return removed
+
+    def _parts(self, table: Table) -> Iterator[ColumnElement[bool]]:
+        """Conditions on the number of a row, each for so many rows that a transaction is short."""
+        ends = select(func.min(table.c.id), func.max(table.c.id))
+        low, high = self._database.read(lambda connection: connection.execute(ends).one())
+        for start in range(low or 0, (high or 0) + 1, _BATCH):
+            yield table.c.id.between(start, start + _BATCH - 1)
 
     # Impressions and clicks
 

@@ -25,6 +25,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 __all__ = [
     "SCHEMA_VERSION",
+    "UPGRADES",
     "clicks",
     "deleted_users",
     "events",
@@ -36,7 +37,10 @@ __all__ = [
 ]
 
 SCHEMA_VERSION = 1
-"""Rises with each change of the tables; another version in a database is refused."""
+"""Rises with each change of the tables."""
+
+UPGRADES: dict[int, tuple[str, ...]] = {}
+"""Statements, for both systems, that make tables of a version those of the next. None has been needed yet."""
 
 # Texts compare by their code points on both systems; SQLite does so anyway. The names begin with heedful_ because a
 # PostgreSQL database may well have an `events` of its own.

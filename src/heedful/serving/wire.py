@@ -195,4 +195,4 @@ class NewItems(_Body):
         }
     )
 
-    items: list[NewItem] = Field(min_length=1, max_length=10_000)
+    items: list[NewItem] = Field(max_length=10_000, description="None: those added before are fitted again.")

@@ -75,7 +75,7 @@ SPACE: dict[str, Domain] = {
     "train.batch_users": Choice((32, 64, 128)),
     "train.steps": Choice((0, 350, 700, 1400)),
     "train.average": Choice((0.0, 0.99)),
-    "train.objective": Choice(("softmax", "logistic")),
+    "train.objective": Choice(("softmax", "logistic", "bpr", "warp")),
     "train.cuts": Choice(("moments", "fresh", "last")),
     "train.positives": Whole(2, 20, log=True),
     "train.negatives": Whole(16, 256, log=True),

@@ -58,12 +58,22 @@ def item(item_id: Name, engine: CurrentEngine) -> Answer:
 
 @admin.post("/items", response_model=ItemsAdded)
 def add_items(body: NewItems, engine: CurrentEngine, serving: CurrentServing) -> Answer:
-    """Rank new items at once: an item gets its vector from its attributes, in an extension of the table that is kept.
+    """Rank new items at once, in an extension of the table that is kept.
 
-    What their first buyers had besides says more; `heedful extend` fits them to it, and POST /model takes its table.
+    An item gets its vector from what its attributes say and, as soon as visitors have acted on it (`POST /events` takes
+    items that the model does not know yet), from what else they had. Items that were added before are fitted again to the
+    actions that have come since; with no items at all, that is what is done.
     """
-    place = serving.add_items(_table(engine, body.items))
-    return Answer({"added": len(body.items), "embeddings": place.name, "model": serving.engine.version})
+    place, extension = serving.add_items(_table(engine, body.items))
+    return Answer(
+        {
+            "added": len(body.items),
+            "new_items": len(extension.pairs),
+            "fitted": int((extension.pairs > 0).sum()),
+            "embeddings": place.name,
+            "model": serving.engine.version,
+        }
+    )
 
 
 def _table(engine: Engine, items: list[NewItem]) -> pa.Table:
