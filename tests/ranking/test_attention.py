@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 
@@ -203,7 +202,7 @@ def test_short_pasts_are_trained_on_scores_alone_and_long_ones_absorbed() -> Non
 
     def chosen(past: int, **options: bool) -> bool:
         x_BLD, xq_BCD = torch.zeros(64, past, 64, **options), torch.zeros(64, 110, 64)
-        return model._on_scores(np.full(64, past), xq_BCD, x_BLD)
+        return model._on_scores(x_BLD, torch.ones(x_BLD.shape[:2], dtype=torch.bool), xq_BCD)
 
     assert [chosen(past) for past in (0, 1, 30, 60, 500)] == [False, True, True, False, False]
     assert not chosen(1, requires_grad=True)

@@ -69,10 +69,9 @@ class Attention(nn.Module):
             float [B, C].
         """
         used_BL = log_weight_BL == 0
-        lengths = used_BL.sum(1).cpu().numpy()
-        if self._on_scores(lengths, xq_BCD, x_BLD):
+        if self._on_scores(x_BLD, used_BL, xq_BCD):
             with torch.autocast(x_BLD.device.type, enabled=False):
-                return self._score_space(x_BLD, used_BL, lengths, xq_BCD)
+                return self._score_space(x_BLD, used_BL, xq_BCD)
         users = x_BLD.shape[0]
         z_BCH = self.h(xq_BCD).expand(users, -1, -1)
         weighted = not bool(used_BL.all())
@@ -86,12 +85,12 @@ class Attention(nn.Module):
         logits_BC: torch.Tensor = (z_BCH @ self.phi.T).squeeze(-1)
         return logits_BC
 
-    def _on_scores(self, lengths: np.ndarray, xq_BCD: torch.Tensor, x_BLD: torch.Tensor) -> bool:
+    def _on_scores(self, x_BLD: torch.Tensor, used_BL: torch.Tensor, xq_BCD: torch.Tensor) -> bool:
         """Whether this is a training step on a processor that takes fewer multiply-adds on scores alone."""
         if not torch.is_grad_enabled() or x_BLD.requires_grad or xq_BCD.requires_grad or x_BLD.device.type != "cpu":
             return False
         depth, (hidden, width), candidates = len(self.f), self.h.weight.shape, xq_BCD.shape[1]
-        null_rows = len(self.null[0]) if self.null else 0
+        null_rows, lengths = len(self.null[0]) if self.null else 0, _lengths(used_BL)
         if not depth or not (lengths + null_rows).all():
             return False
         rows, pairs = lengths.astype(float) + null_rows, depth * (depth - 1) // 2
@@ -102,9 +101,7 @@ class Attention(nn.Module):
         absorbed = len(lengths) * candidates * depth * width * (6 * hidden + 4 * longest)
         return bool(fold + (maps + products).sum() < absorbed)
 
-    def _score_space(
-        self, x_BLD: torch.Tensor, used_BL: torch.Tensor, lengths: np.ndarray, xq_BCD: torch.Tensor
-    ) -> torch.Tensor:
+    def _score_space(self, x_BLD: torch.Tensor, used_BL: torch.Tensor, xq_BCD: torch.Tensor) -> torch.Tensor:
         """`forward` on scores alone; in what compiled code sees, D is padded."""
         users, depth, padding = len(x_BLD), len(self.f), -x_BLD.shape[2] % LANES
         layers = [g for g in self.g if isinstance(g, nn.Linear)]
@@ -119,10 +116,14 @@ class Attention(nn.Module):
         null_KMD = _padded(torch.stack(list(self.null)), padding) if self.null else x_TD.new_zeros(depth, 0, x_TD.shape[1])
         maps_DE = Maps.apply(f_KHD, hg_HX, start_KD, worth_KD)  # type: ignore[no-untyped-call]
         read_BC: torch.Tensor = Layers.apply(  # type: ignore[no-untyped-call]
-            maps_DE, null_KMD.flatten(0, 1) @ maps_DE, null_KMD, x_TD, xq_BCD, lengths
+            maps_DE, null_KMD.flatten(0, 1) @ maps_DE, null_KMD, x_TD, xq_BCD, _lengths(used_BL)
         )
         logits_BC: torch.Tensor = read_BC + item_BC
         return logits_BC
+
+
+def _lengths(used_BL: torch.Tensor) -> np.ndarray:
+    return used_BL.sum(1).numpy()
 
 
 def _padded(tensor: torch.Tensor, padding: int) -> torch.Tensor:
