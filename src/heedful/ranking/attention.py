@@ -7,11 +7,12 @@ the softmax, and sum_i p_i g(x_i) = B_g (sum_i p_i x_i) + c_g, since the p_i sum
 and every layer attends over the same raw x_i. The bias c_f, which has no effect in either form, is not kept. With D = 64,
 H = 128, K = 10 there are 173,568 parameters, 174,848 with the K x H inert numbers of c_f.
 
-Scores alone, for a short past (`_score_space`): z^(k-1) is z^0 plus what earlier layers read, so that the scores of layer
-k, s^k_i = f^k(x_i)^T z^(k-1), are a number for each (layer, past item) that starts at f^k(x_i)^T h(x_q) and to which every
-layer j < k adds sum_m (f^k(x_i)^T g^j(x_m)) p_m^j. The products of f^k and g^j are those of a user, whatever the candidate.
-Likewise logit = phi^T z^0 + sum_kj p_j^k (phi^T g^k(x_j)). No candidate has a z then: a user with 8 past items and 110
-candidates costs a seventh of the arithmetic, and a candidate keeps K x L numbers for the gradient in place of K x H.
+Scores alone, for a short past in training (`_score_space`): z^(k-1) is z^0 plus what earlier layers read, so that the
+scores of layer k, s^k_i = f^k(x_i)^T z^(k-1), are a number for each (layer, past item) that starts at f^k(x_i)^T h(x_q) and
+to which every layer j < k adds sum_m (f^k(x_i)^T g^j(x_m)) p_m^j. What stands between two items is x_i^T (f^kT g^j) x_m: a
+matrix made of the parameters, and a product with it for each past item, whatever the candidate. Likewise
+logit = phi^T z^0 + sum_kj p_j^k (phi^T g^k(x_j)). No candidate has a z then: at K = 10 a user with 8 past items and 110
+candidates costs an eighth of the arithmetic. Kernels of our own do it, a user at a time (`maps`, `layers`).
 
 Null rows: the softmax forgets how alike query and history are (with one past item its weight is always 1). A few learnt
 rows in every layer's memory give the attention somewhere else to go, which makes the weights of real items absolute.
@@ -21,14 +22,12 @@ Shapes: B users, L past items (padded), C candidates, D embedding width, H hidde
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import nn
-from torch.autograd.function import once_differentiable
 
-from heedful.ranking.layers import LANES, Layers, first_column, n_columns
+from heedful.ranking.layers import LANES, Layers
+from heedful.ranking.maps import Maps
 
 __all__ = ["Attention"]
 
@@ -70,10 +69,9 @@ class Attention(nn.Module):
             float [B, C].
         """
         used_BL = log_weight_BL == 0
-        lengths = used_BL.sum(1).cpu().numpy()
-        if self._on_scores(lengths, xq_BCD, x_BLD):
+        if self._on_scores(x_BLD, used_BL, xq_BCD):
             with torch.autocast(x_BLD.device.type, enabled=False):
-                return self._score_space(x_BLD, used_BL, lengths, xq_BCD)
+                return self._score_space(x_BLD, used_BL, xq_BCD)
         users = x_BLD.shape[0]
         z_BCH = self.h(xq_BCD).expand(users, -1, -1)
         weighted = not bool(used_BL.all())
@@ -87,12 +85,12 @@ class Attention(nn.Module):
         logits_BC: torch.Tensor = (z_BCH @ self.phi.T).squeeze(-1)
         return logits_BC
 
-    def _on_scores(self, lengths: np.ndarray, xq_BCD: torch.Tensor, x_BLD: torch.Tensor) -> bool:
+    def _on_scores(self, x_BLD: torch.Tensor, used_BL: torch.Tensor, xq_BCD: torch.Tensor) -> bool:
         """Whether this is a training step on a processor that takes fewer multiply-adds on scores alone."""
         if not torch.is_grad_enabled() or x_BLD.requires_grad or xq_BCD.requires_grad or x_BLD.device.type != "cpu":
             return False
         depth, (hidden, width), candidates = len(self.f), self.h.weight.shape, xq_BCD.shape[1]
-        null_rows = len(self.null[0]) if self.null else 0
+        null_rows, lengths = len(self.null[0]) if self.null else 0, _lengths(used_BL)
         if not depth or not (lengths + null_rows).all():
             return False
         rows, pairs = lengths.astype(float) + null_rows, depth * (depth - 1) // 2
@@ -103,65 +101,29 @@ class Attention(nn.Module):
         absorbed = len(lengths) * candidates * depth * width * (6 * hidden + 4 * longest)
         return bool(fold + (maps + products).sum() < absorbed)
 
-    def _score_space(
-        self, x_BLD: torch.Tensor, used_BL: torch.Tensor, lengths: np.ndarray, xq_BCD: torch.Tensor
-    ) -> torch.Tensor:
-        """`forward` on scores alone."""
-        users, depth, width, padding = len(x_BLD), len(self.f), x_BLD.shape[2], -x_BLD.shape[2] % LANES
-        x_TD, xq_BCD = x_BLD[used_BL], xq_BCD.expand(users, -1, -1)
-        f_KHD, layers = torch.stack(list(self.f)), [g for g in self.g if isinstance(g, nn.Linear)]
-        null_KMD = torch.stack(list(self.null)) if self.null else x_TD.new_zeros(depth, 0, width)
-        bias_KH = torch.stack([self.h.bias, *(g.bias for g in layers[:-1])]).cumsum(0)  # those of what z^(k-1) is made of
-        start_KD = torch.bmm(bias_KH[:, None], f_KHD)[:, 0]
-        worth_KD = torch.stack([(self.phi @ g.weight)[0] for g in layers])
-        hg_HX = torch.cat([self.h.weight, *(g.weight for g in layers)], dim=1)
-        maps_DE = _Maps.apply(f_KHD, hg_HX, start_KD, worth_KD, padding)  # type: ignore[no-untyped-call]
-        item_BC = xq_BCD @ (self.phi @ self.h.weight)[0] + self.phi[0] @ (bias_KH[-1] + layers[-1].bias)
+    def _score_space(self, x_BLD: torch.Tensor, used_BL: torch.Tensor, xq_BCD: torch.Tensor) -> torch.Tensor:
+        """`forward` on scores alone; in what compiled code sees, D is padded."""
+        users, depth, padding = len(x_BLD), len(self.f), -x_BLD.shape[2] % LANES
+        layers = [g for g in self.g if isinstance(g, nn.Linear)]
+        xq_BCD = xq_BCD.expand(users, -1, -1)
+        bias_KH = torch.stack([self.h.bias, *(g.bias for g in layers)]).cumsum(0)  # those of what z^(k-1) is made of
+        item_BC = xq_BCD @ (self.phi @ self.h.weight)[0] + self.phi[0] @ bias_KH[-1]
+        x_TD, xq_BCD = _padded(x_BLD[used_BL], padding), _padded(xq_BCD, padding)
+        f_KHD = _padded(torch.stack(list(self.f)), padding)
+        hg_HX = torch.cat([_padded(matrix, padding) for matrix in (self.h.weight, *(g.weight for g in layers))], dim=1)
+        start_KD = torch.bmm(bias_KH[:-1, None], f_KHD)[:, 0]
+        worth_KD = (self.phi @ hg_HX).view(1 + depth, -1)[1:]
+        null_KMD = _padded(torch.stack(list(self.null)), padding) if self.null else x_TD.new_zeros(depth, 0, x_TD.shape[1])
+        maps_DE = Maps.apply(f_KHD, hg_HX, start_KD, worth_KD)  # type: ignore[no-untyped-call]
         read_BC: torch.Tensor = Layers.apply(  # type: ignore[no-untyped-call]
-            maps_DE, null_KMD.flatten(0, 1) @ maps_DE, *(_padded(t, padding) for t in (null_KMD, x_TD, xq_BCD)), lengths
+            maps_DE, null_KMD.flatten(0, 1) @ maps_DE, null_KMD, x_TD, xq_BCD, _lengths(used_BL)
         )
         logits_BC: torch.Tensor = read_BC + item_BC
         return logits_BC
 
 
-class _Maps(torch.autograd.Function):
-    """The linear maps of an item that `Layers` needs, side by side, [D, E], from the layers' matrices."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, f_KHD: torch.Tensor, hg_HX: torch.Tensor, start_KD: torch.Tensor, worth_KD: torch.Tensor, padding: int
-    ) -> torch.Tensor:
-        """Of layer k the columns f^kT [h, g^0, ..., g^(k-1)], then the starts and worths of all layers."""
-        depth, _, width = f_KHD.shape
-        maps_DE = f_KHD.new_zeros(width, n_columns(depth, width + padding))
-        for k, f_HD in enumerate(f_KHD):
-            _of_layer(maps_DE, k, width, padding).copy_((f_HD.T @ hg_HX[:, : (1 + k) * width]).view(width, 1 + k, width))
-        ends = first_column(depth, width + padding)
-        maps_DE[:, ends : ends + depth], maps_DE[:, ends + depth : ends + 2 * depth] = start_KD.T, worth_KD.T
-        ctx.save_for_backward(f_KHD, hg_HX)
-        ctx.padding = padding
-        return maps_DE
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, d_maps_DE: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """The gradients of the layers' matrices, added up in place."""
-        f_KHD, hg_HX = ctx.saved_tensors
-        depth, _, width = f_KHD.shape
-        d_f_KHD, d_hg_HX = torch.empty_like(f_KHD), torch.zeros_like(hg_HX)
-        for k in range(depth):
-            d_DX, used = _of_layer(d_maps_DE, k, width, ctx.padding).reshape(width, -1), (1 + k) * width
-            torch.mm(hg_HX[:, :used], d_DX.T, out=d_f_KHD[k])
-            d_hg_HX[:, :used].addmm_(f_KHD[k], d_DX)
-        ends = first_column(depth, width + ctx.padding)
-        d_start_KD, d_worth_KD = d_maps_DE[:, ends : ends + depth].T, d_maps_DE[:, ends + depth : ends + 2 * depth].T
-        return d_f_KHD, d_hg_HX, d_start_KD, d_worth_KD, None
-
-
-def _of_layer(maps_DE: torch.Tensor, k: int, width: int, padding: int) -> torch.Tensor:
-    """A view of the columns of a layer without their padding, [D, 1 + k, D]."""
-    first, last = (first_column(layer, width + padding) for layer in (k, k + 1))
-    return torch.unflatten(maps_DE[:, first:last], 1, (1 + k, width + padding))[..., :width]
+def _lengths(used_BL: torch.Tensor) -> np.ndarray:
+    return used_BL.sum(1).numpy()
 
 
 def _padded(tensor: torch.Tensor, padding: int) -> torch.Tensor:

@@ -1,8 +1,8 @@
 """All layers of the attention on scores alone (see `attention`), one user at a time: what a user needs stays in the caches.
 
-A user's memory has N = L + M rows in each layer, R = K N in all. The linear maps of the past items come ready made, a row of
-`maps` for each item: for every layer k the D columns of f^k(x)^T h and of f^k(x)^T g^j for j < k, then what each layer's
-scores start with, and what each layer's reading is worth to the logit. With P the weights, [R, C],
+A user's memory has N = L + M rows in each layer, R = K N in all. The past items are first taken through the linear maps of
+`maps`: for every layer k the D columns of f^k(x)^T h and of f^k(x)^T g^j for j < k, then what each layer's scores start
+with, and what each layer's reading is worth to the logit. With P the weights, [R, C],
 
     scores^k = start^k + [own^k | between^k0 | ... | between^k,k-1] [Xq; P^0; ...; P^k-1],    P^k = softmax(scores^k),
 
@@ -16,10 +16,7 @@ D embedding width, K layers, E columns of `maps`; C, D, N and R are padded where
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import functools
 from collections import deque
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numba
@@ -29,26 +26,14 @@ import torch
 from numba.np.numpy_support import carray
 from torch.autograd.function import once_differentiable
 
+from heedful.ranking.maps import first_column, n_columns
+from heedful.ranking.team import at, in_team
 from heedful.ranking.tiles import LANES, floats_at, integers_at, multiply, next_task, softmax, softmax_gradient, transpose
 
-__all__ = ["LANES", "Layers", "first_column", "n_columns"]
+__all__ = ["LANES", "Layers"]
 
 # Users of one task: null rows have their gradients summed task by task, so that the sum is the same whoever does them.
 _TASK_USERS = 4
-
-
-def first_column(layer: int, width: int) -> int:
-    """Where the columns of a layer begin in `maps`."""
-    return layer * (layer + 1) // 2 * width
-
-
-def n_columns(depth: int, width: int) -> int:
-    """E: columns of `maps`, padded."""
-    return _up(first_column(depth, width) + 2 * depth)
-
-
-def _up(n: int) -> int:
-    return -(-n // LANES) * LANES
 
 
 class Layers(torch.autograd.Function):
@@ -65,7 +50,7 @@ class Layers(torch.autograd.Function):
         """The layers of a batch, float [B, C].
 
         Args:
-            maps_DE: linear maps.
+            maps_DE: linear maps (see `maps`).
             null_maps_GE: the null rows under these maps, G = K M.
             null_KMD: the null rows, M may be 0.
             x_TD: past items, user by user; D is a multiple of `LANES`.
@@ -74,11 +59,11 @@ class Layers(torch.autograd.Function):
         """
         sizes = _sizes(lengths, null_KMD.shape, xq_BCD.shape[1])
         maps_TE, kept = _room(len(x_TD) * maps_DE.shape[1]), _room(int(sizes.kept[-1]))
-        torch.mm(x_TD[:, : len(maps_DE)], maps_DE, out=_matrix(maps_TE, len(x_TD), maps_DE.shape[1]))
+        torch.mm(x_TD, maps_DE, out=_matrix(maps_TE, len(x_TD), maps_DE.shape[1]))
         tensors = [maps_TE, *(tensor.contiguous() for tensor in (null_maps_GE, null_KMD, x_TD, xq_BCD)), kept]
         logits_BC = torch.empty(xq_BCD.shape[:2])
-        _in_team(_forward_users, sizes, [*tensors, logits_BC])
-        ctx.sizes, ctx.maps, ctx.tensors = sizes, maps_DE.shape, tensors
+        in_team(_forward_users, *_facts(sizes, x_TD), *tensors, logits_BC)
+        ctx.sizes, ctx.tensors = sizes, tensors
         return logits_BC
 
     @staticmethod
@@ -88,9 +73,8 @@ class Layers(torch.autograd.Function):
         maps_TE, null_maps_GE, null_KMD, x_TD, _, kept = tensors = ctx.tensors
         tasks = -(-len(ctx.sizes.lengths) // _TASK_USERS)
         d_null_maps, d_null = torch.zeros(tasks, *null_maps_GE.shape), torch.zeros(tasks, *null_KMD.shape)
-        _in_team(_backward_users, ctx.sizes, [*tensors, gradient_BC.contiguous(), d_null_maps, d_null])
-        width, columns = ctx.maps
-        d_maps_DE = x_TD[:, :width].T @ _matrix(maps_TE, len(x_TD), columns)
+        in_team(_backward_users, *_facts(ctx.sizes, x_TD), *tensors, gradient_BC.contiguous(), d_null_maps, d_null)
+        d_maps_DE = x_TD.T @ _matrix(maps_TE, len(x_TD), null_maps_GE.shape[1])
         ctx.tensors = None
         _SPARE.extend((maps_TE, kept))
         return d_maps_DE, d_null_maps.sum(0), d_null.sum(0), None, None, None
@@ -112,6 +96,11 @@ def _room(numbers: int) -> torch.Tensor:
 
 def _matrix(memory: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
     return memory[: rows * columns].view(rows, columns)
+
+
+@numba.extending.register_jitable
+def _up(n: Any) -> Any:
+    return (n + LANES - 1) // LANES * LANES
 
 
 class _Sizes(NamedTuple):
@@ -139,38 +128,8 @@ def _matrix_columns(rows: Any, depth: int, width: int) -> Any:
     return width + ((depth - 1) * rows + 2 * LANES - 2) // LANES * LANES
 
 
-def _in_team(work: Callable[[Any], None], sizes: _Sizes, tensors: list[torch.Tensor]) -> None:
-    """Have the users of a batch done by PyTorch's own threads.
-
-    Threads of another pool would wait for processors on which PyTorch's spin. Where PyTorch was built without GNU's OpenMP
-    the calling thread works alone.
-    """
-    facts = [0, len(sizes.lengths), sizes.depth, sizes.null_rows, sizes.candidates, sizes.width, len(tensors[3])]
-    arrays = [array.ctypes.data for array in (sizes.lengths, sizes.starts, sizes.kept)]
-    call = np.array([*facts, *arrays, *(tensor.data_ptr() for tensor in tensors)], np.int64)
-    compiled = _compiled(work)
-    if _PARALLEL is None:
-        compiled.ctypes(call.ctypes.data_as(ctypes.POINTER(ctypes.c_int64)))
-    else:
-        _PARALLEL(compiled.address, call.ctypes.data, torch.get_num_threads(), 0)
-
-
-@functools.cache
-def _compiled(work: Callable[[Any], None]) -> Any:
-    """As C code sees it; compiled when it is first needed, not on import."""
-    return numba.cfunc("void(int64*)", cache=True)(work)
-
-
-def _parallel() -> Any:
-    try:
-        run = ctypes.CDLL(None).GOMP_parallel
-    except (AttributeError, OSError, TypeError):
-        return None
-    run.argtypes, run.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
-    return run
-
-
-_PARALLEL = _parallel()
+def _facts(sizes: _Sizes, x_TD: torch.Tensor) -> tuple[int | np.ndarray, ...]:
+    return len(sizes.lengths), *sizes[:4], len(x_TD), sizes.lengths, sizes.starts, sizes.kept
 
 
 class _Batch(NamedTuple):
@@ -203,26 +162,10 @@ class _Gradients(NamedTuple):
 _TENSORS = 10
 
 
-@numba.njit(inline="always")
-def _up_to_lanes(n: Any) -> Any:
-    return (n + LANES - 1) // LANES * LANES
-
-
-@numba.njit(inline="always")
-def _at(array: Any, row: Any, column: Any) -> Any:
-    """The address of an element of a float32 matrix."""
-    return array.ctypes.data + 4 * (row * array.shape[1] + column)
-
-
-@numba.njit(inline="always")
-def _first_column(layer: Any, width: Any) -> Any:
-    return layer * (layer + 1) // 2 * width
-
-
 @numba.njit
 def _batch(call: Any) -> Any:
     users, depth, null_rows, candidates, width, items = call[1], call[2], call[3], call[4], call[5], call[6]
-    columns, kept_from = _up_to_lanes(_first_column(depth, width) + 2 * depth), carray(integers_at(call[9]), users + 1)
+    columns, kept_from = n_columns(depth, width), carray(integers_at(call[9]), users + 1)
     return _Batch(
         depth,
         null_rows,
@@ -243,7 +186,7 @@ def _batch(call: Any) -> Any:
 @numba.njit
 def _gradients(call: Any) -> Any:
     users, depth, null_rows, candidates, width = call[1], call[2], call[3], call[4], call[5]
-    columns, tasks = _up_to_lanes(_first_column(depth, width) + 2 * depth), (users + _TASK_USERS - 1) // _TASK_USERS
+    columns, tasks = n_columns(depth, width), (users + _TASK_USERS - 1) // _TASK_USERS
     return _Gradients(
         carray(floats_at(call[_TENSORS + 6]), (users, candidates)),
         carray(floats_at(call[_TENSORS + 7]), (tasks, depth * null_rows, columns)),
@@ -255,7 +198,7 @@ def _gradients(call: Any) -> Any:
 def _kept_of(batch: Any, user: int) -> Any:
     """A user's part of what is kept: [own | between] of all layers, and [Xq; P]."""
     rows = batch.lengths[user] + batch.null_rows
-    columns, padded = _matrix_columns(rows, batch.depth, batch.width), _up_to_lanes(batch.candidates)
+    columns, padded = _matrix_columns(rows, batch.depth, batch.width), _up(batch.candidates)
     first = batch.kept_from[user]
     middle = first + batch.depth * rows * columns
     matrix = batch.kept[first:middle].reshape((batch.depth * rows, columns))
@@ -291,7 +234,7 @@ def _backward_users(address: Any) -> None:
 def _forward_user(batch: Any, user: int, logits_C: Any) -> None:
     """The layers of one user, from the first to the last; what `_backward_user` needs is kept."""
     depth, extra, width = batch.depth, batch.null_rows, batch.width
-    past, first, ends = batch.lengths[user], batch.starts[user], _first_column(depth, width)
+    past, first, ends = batch.lengths[user], batch.starts[user], first_column(depth, width)
     rows = past + extra
     matrix, stack = _kept_of(batch, user)
     wide, columns = matrix.shape[1], stack.shape[1]
@@ -300,21 +243,21 @@ def _forward_user(batch: Any, user: int, logits_C: Any) -> None:
     for k in range(depth):
         for n in range(rows):
             of_item = batch.maps_TE[first + n] if n < past else batch.null_maps_GE[k * extra + n - past]
-            matrix[k * rows + n, :width] = of_item[_first_column(k, width) : _first_column(k, width) + width]
+            matrix[k * rows + n, :width] = of_item[first_column(k, width) : first_column(k, width) + width]
             start_R[0, k * rows + n], worth_R[0, k * rows + n] = of_item[ends + k], of_item[ends + depth + k]
     stack[:width, batch.candidates :] = 0
-    xq = _at(batch.xq_QD, user * batch.candidates, 0)
-    transpose(xq, width, _at(stack, 0, 0), columns, batch.candidates, width)
+    xq = at(batch.xq_QD, user * batch.candidates, 0)
+    transpose(xq, width, at(stack, 0, 0), columns, batch.candidates, width)
     ones = np.ones((1, columns), np.float32)
     for k in range(depth):
-        p = _at(stack, width + k * rows, 0)
-        multiply(_at(start_R, 0, k * rows), 1, 0, _at(ones, 0, 0), 0, p, columns, rows, 1, columns, 0)
+        p = at(stack, width + k * rows, 0)
+        multiply(at(start_R, 0, k * rows), 1, 0, at(ones, 0, 0), 0, p, columns, rows, 1, columns, 0)
         multiply(
-            _at(matrix, k * rows, 0), wide, 1, _at(stack, 0, 0), columns, p, columns, rows, width + k * rows, columns, 1
+            at(matrix, k * rows, 0), wide, 1, at(stack, 0, 0), columns, p, columns, rows, width + k * rows, columns, 1
         )  # fmt: skip
         softmax(p, columns, rows, columns)
     multiply(
-        _at(worth_R, 0, 0), 0, 1, _at(stack, width, 0), columns, _at(ones, 0, 0), 0, 1, depth * rows, columns, 0
+        at(worth_R, 0, 0), 0, 1, at(stack, width, 0), columns, at(ones, 0, 0), 0, 1, depth * rows, columns, 0
     )  # fmt: skip
     logits_C[:] = ones[0, : batch.candidates]
 
@@ -325,25 +268,25 @@ def _between(batch: Any, user: int, matrix: Any) -> None:
     depth, extra, width = batch.depth, batch.null_rows, batch.width
     past, first = batch.lengths[user], batch.starts[user]
     rows, stride, wide = past + extra, batch.maps_TE.shape[1], matrix.shape[1]
-    memory_DN = np.zeros((width, _up_to_lanes(rows)), np.float32)
+    memory_DN = np.zeros((width, _up(rows)), np.float32)
     padded = memory_DN.shape[1]
     if past:
-        transpose(_at(batch.x_TD, first, 0), width, _at(memory_DN, 0, 0), padded, past, width)
+        transpose(at(batch.x_TD, first, 0), width, at(memory_DN, 0, 0), padded, past, width)
     for j in range(depth - 1):
         if extra:
-            transpose(_at(batch.null_GD, j * extra, 0), width, _at(memory_DN, 0, past), padded, extra, width)
+            transpose(at(batch.null_GD, j * extra, 0), width, at(memory_DN, 0, past), padded, extra, width)
         for k in range(j + 1, depth):
             # The padding of a product runs into the columns of layer j + 1, which are written after these.
-            place = _first_column(k, width) + (1 + j) * width
+            place = first_column(k, width) + (1 + j) * width
             if past:
                 multiply(
-                    _at(batch.maps_TE, first, place), stride, 1, _at(memory_DN, 0, 0), padded,
-                    _at(matrix, k * rows, width + j * rows), wide, past, width, padded, 0,
+                    at(batch.maps_TE, first, place), stride, 1, at(memory_DN, 0, 0), padded,
+                    at(matrix, k * rows, width + j * rows), wide, past, width, padded, 0,
                 )  # fmt: skip
             if extra:
                 multiply(
-                    _at(batch.null_maps_GE, k * extra, place), stride, 1, _at(memory_DN, 0, 0), padded,
-                    _at(matrix, k * rows + past, width + j * rows), wide, extra, width, padded, 0,
+                    at(batch.null_maps_GE, k * extra, place), stride, 1, at(memory_DN, 0, 0), padded,
+                    at(matrix, k * rows + past, width + j * rows), wide, extra, width, padded, 0,
                 )  # fmt: skip
 
 
@@ -354,14 +297,14 @@ def _backward_user(batch: Any, gradients: Any, user: int, null_maps_GE: Any, nul
     The gradients of the maps are written over the maps of this user.
     """
     depth, extra, width = batch.depth, batch.null_rows, batch.width
-    past, first, ends = batch.lengths[user], batch.starts[user], _first_column(depth, width)
+    past, first, ends = batch.lengths[user], batch.starts[user], first_column(depth, width)
     rows, candidates = past + extra, batch.candidates
     matrix, stack = _kept_of(batch, user)
     wide, columns, stride = matrix.shape[1], stack.shape[1], batch.maps_TE.shape[1]
-    xq, d_maps = _at(batch.xq_QD, user * candidates, 0), batch.maps_TE
-    p_CR = np.empty((columns, _up_to_lanes(depth * rows)), np.float32)
+    xq, d_maps = at(batch.xq_QD, user * candidates, 0), batch.maps_TE
+    p_CR = np.empty((columns, _up(depth * rows)), np.float32)
     p_CR[:, depth * rows :] = 0
-    transpose(_at(stack, width, 0), columns, _at(p_CR, 0, 0), p_CR.shape[1], depth * rows, columns)
+    transpose(at(stack, width, 0), columns, at(p_CR, 0, 0), p_CR.shape[1], depth * rows, columns)
     logits = np.zeros((1, columns), np.float32)
     logits[0, :candidates] = gradients.logits_BC[user]
     memory_ND = np.empty((rows, width), np.float32)
@@ -369,21 +312,21 @@ def _backward_user(batch: Any, gradients: Any, user: int, null_maps_GE: Any, nul
     worth_N, d_RC = np.empty((1, rows), np.float32), np.empty((depth * rows, columns), np.float32)
     d_worth = np.empty((1, p_CR.shape[1]), np.float32)
     multiply(
-        _at(logits, 0, 0), 0, 1, _at(p_CR, 0, 0), p_CR.shape[1], _at(d_worth, 0, 0), 0, 1, candidates, p_CR.shape[1], 0
+        at(logits, 0, 0), 0, 1, at(p_CR, 0, 0), p_CR.shape[1], at(d_worth, 0, 0), 0, 1, candidates, p_CR.shape[1], 0
     )  # fmt: skip
     d_between = np.empty((rows, p_CR.shape[1]), np.float32)
     for k in range(depth - 1, -1, -1):
-        d, later, own = _at(d_RC, k * rows, 0), (depth - 1 - k) * rows, _first_column(k, width)
+        d, later, own = at(d_RC, k * rows, 0), (depth - 1 - k) * rows, first_column(k, width)
         for n in range(rows):
             of_item = batch.maps_TE[first + n] if n < past else batch.null_maps_GE[k * extra + n - past]
             worth_N[0, n] = of_item[ends + depth + k]
-        multiply(_at(worth_N, 0, 0), 1, 0, _at(logits, 0, 0), 0, d, columns, rows, 1, columns, 0)
+        multiply(at(worth_N, 0, 0), 1, 0, at(logits, 0, 0), 0, d, columns, rows, 1, columns, 0)
         if later:
             multiply(
-                _at(matrix, (k + 1) * rows, width + k * rows), 1, wide, d + 4 * rows * columns, columns, d, columns,
+                at(matrix, (k + 1) * rows, width + k * rows), 1, wide, d + 4 * rows * columns, columns, d, columns,
                 rows, later, columns, 1,
             )  # fmt: skip
-        softmax_gradient(d, _at(stack, width + k * rows, 0), columns, rows, columns)
+        softmax_gradient(d, at(stack, width + k * rows, 0), columns, rows, columns)
         for n in range(rows):
             start = _sum(d_RC[k * rows + n])
             if n < past:
@@ -392,38 +335,38 @@ def _backward_user(batch: Any, gradients: Any, user: int, null_maps_GE: Any, nul
                 null_maps_GE[k * extra + n - past, ends + k] += start
                 null_maps_GE[k * extra + n - past, ends + depth + k] += d_worth[0, k * rows + n]
         if past:
-            multiply(d, columns, 1, xq, width, _at(d_maps, first, own), stride, past, candidates, width, 0)
+            multiply(d, columns, 1, xq, width, at(d_maps, first, own), stride, past, candidates, width, 0)
         if extra:
             d_null = d + 4 * past * columns
-            multiply(d_null, columns, 1, xq, width, _at(null_maps_GE, k * extra, own), stride, extra, candidates, width, 1)
+            multiply(d_null, columns, 1, xq, width, at(null_maps_GE, k * extra, own), stride, extra, candidates, width, 1)
         if k == 0:
             continue
         multiply(
-            d, columns, 1, _at(p_CR, 0, 0), p_CR.shape[1], _at(d_between, 0, 0), p_CR.shape[1], rows, candidates,
-            _up_to_lanes(k * rows), 0,
+            d, columns, 1, at(p_CR, 0, 0), p_CR.shape[1], at(d_between, 0, 0), p_CR.shape[1], rows, candidates,
+            _up(k * rows), 0,
         )  # fmt: skip
         for j in range(k):
-            of_pair, place = _at(d_between, 0, j * rows), own + (1 + j) * width
+            of_pair, place = at(d_between, 0, j * rows), own + (1 + j) * width
             if extra:
                 memory_ND[past:] = batch.null_GD[j * extra : (j + 1) * extra]
             if extra:  # before what it reads is written over
-                null, of_null = _at(null_GD, j * extra, 0), of_pair + 4 * past
+                null, of_null = at(null_GD, j * extra, 0), of_pair + 4 * past
                 multiply(
-                    of_null, 1, p_CR.shape[1], _at(batch.maps_TE, first, place), stride, null, width, extra, past, width, 1
+                    of_null, 1, p_CR.shape[1], at(batch.maps_TE, first, place), stride, null, width, extra, past, width, 1
                 )  # fmt: skip
                 multiply(
-                    of_null + 4 * past * p_CR.shape[1], 1, p_CR.shape[1], _at(batch.null_maps_GE, k * extra, place), stride,
+                    of_null + 4 * past * p_CR.shape[1], 1, p_CR.shape[1], at(batch.null_maps_GE, k * extra, place), stride,
                     null, width, extra, extra, width, 1,
                 )  # fmt: skip
             if past:
                 multiply(
-                    of_pair, p_CR.shape[1], 1, _at(memory_ND, 0, 0), width, _at(d_maps, first, place), stride, past, rows,
+                    of_pair, p_CR.shape[1], 1, at(memory_ND, 0, 0), width, at(d_maps, first, place), stride, past, rows,
                     width, 0,
                 )  # fmt: skip
             if extra:
                 multiply(
-                    _at(d_between, past, j * rows), p_CR.shape[1], 1, _at(memory_ND, 0, 0), width,
-                    _at(null_maps_GE, k * extra, place), stride, extra, rows, width, 1,
+                    at(d_between, past, j * rows), p_CR.shape[1], 1, at(memory_ND, 0, 0), width,
+                    at(null_maps_GE, k * extra, place), stride, extra, rows, width, 1,
                 )  # fmt: skip
 
 
