@@ -537,7 +537,7 @@ def test_a_read_only_folder(world: Path, run: Run, command: str) -> None:
         ("prepare", "heedful.events.preparing.write_items"),
         ("embed", "heedful.embeddings.skipgram._auto_epochs"),
         ("import", "heedful.cli.embed.read_embeddings"),
-        ("train popularity", "heedful.ranking.ranker.pq.write_table"),
+        ("train popularity", "heedful.events.mapped.pq.write_table"),
         ("score", "heedful.recommending.requests._histories"),
         ("recommend", "heedful.recommending.requests._histories"),
         ("evaluate", "heedful.experiment.compare"),
