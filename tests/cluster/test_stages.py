@@ -19,7 +19,7 @@ from heedful.cluster import ranking
 from heedful.cluster.parts import open_work, run_parts
 from heedful.cluster.storage import Place, here
 from heedful.errors import ConfigError, FolderError, InputError, TrainingError
-from heedful.recommending.requests import BATCH_REQUESTS
+from heedful.recommending.requests import ROW_GROUP_REQUESTS
 
 pytestmark = [
     pytest.mark.usefixtures("ray_session"),
@@ -114,7 +114,7 @@ def test_prepare_sets_aside_what_one_machine_sets_aside(tmp_path: Path) -> None:
 def test_ranking_gives_the_same_bytes(
     shop: Shop, storage: Place, tmp_path: Path, one_thread: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ranking, "_PART_REQUESTS", 2 * BATCH_REQUESTS)
+    monkeypatch.setattr(ranking, "_PART_REQUESTS", ROW_GROUP_REQUESTS)
     model, requests, out = storage / "model", storage / "requests.parquet", storage / "out.parquet"
     heedful.load_ranker(shop.model).save(tmp_path / "packed", pack=True)
     model.send(tmp_path / "packed")

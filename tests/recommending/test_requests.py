@@ -127,7 +127,7 @@ def test_the_number_of_threads_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: Callable[..., RankingReport]
 ) -> None:
     monkeypatch.setattr("heedful.recommending.requests.BATCH_REQUESTS", 3)
-    monkeypatch.setattr("heedful.recommending.requests._WRITTEN_BATCHES", 2)
+    monkeypatch.setattr("heedful.recommending.requests.ROW_GROUP_REQUESTS", 6)
     ranker, before = ranker_of(), torch.get_num_threads()
     source = write(tmp_path / "in.parquet", some_requests(ranker))
     reports = {}

@@ -19,13 +19,14 @@ from heedful.folders import write_atomically
 from heedful.ranking.models import load_ranker
 from heedful.ranking.ranker import open_model_folder
 from heedful.recommending import requests as embedded
-from heedful.recommending.requests import BATCH_REQUESTS, RankingReport
+from heedful.recommending.requests import ROW_GROUP_REQUESTS, RankingReport
 from heedful.recommending.retrieval import Retriever
 
 __all__ = ["recommend_requests", "score_requests"]
 
-# Requests of a part: some seconds of work, so that a lost one costs little, and starting one costs nothing beside it.
-_PART_REQUESTS = 256 * BATCH_REQUESTS
+# Requests of a part: some seconds of work, so that a lost one costs little, and to start one costs nothing. Whole row
+# groups, so that laid end to end they are those of one machine.
+_PART_REQUESTS = 8 * ROW_GROUP_REQUESTS
 
 
 def score_requests(

@@ -29,7 +29,7 @@ from heedful.progress import progress
 from heedful.ranking.ranker import Ranker
 from heedful.recommending.retrieval import Retriever
 
-__all__ = ["BATCH_REQUESTS", "RankingReport", "open_requests", "recommend_requests", "score_requests"]
+__all__ = ["BATCH_REQUESTS", "ROW_GROUP_REQUESTS", "RankingReport", "open_requests", "recommend_requests", "score_requests"]
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -37,8 +37,8 @@ B = TypeVar("B")
 BATCH_REQUESTS = 32
 """Requests that are ranked together."""
 
-# Batches whose answers make up one row group of the result.
-_WRITTEN_BATCHES = 32
+ROW_GROUP_REQUESTS = 32 * BATCH_REQUESTS
+"""Requests whose answers make up one row group of the result."""
 
 Answer: TypeAlias = Callable[[pa.RecordBatch, Histories, "RankingReport"], list[pa.Array]]
 """The columns that answer a batch of requests with these histories; what it counts goes into the report."""
@@ -172,7 +172,7 @@ def _answer_all(
         for answers, report in _in_threads(ranked, _batches(file, needed, rows)):
             waiting.append(answers)
             total.add(report)
-            if len(waiting) == _WRITTEN_BATCHES:
+            if len(waiting) * BATCH_REQUESTS >= ROW_GROUP_REQUESTS:
                 writer.write_table(pa.Table.from_batches(waiting))
                 waiting = []
             meter.advance(len(answers))
