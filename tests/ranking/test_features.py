@@ -101,6 +101,10 @@ def test_codes_are_by_frequency_and_unknown_values_are_none() -> None:
     assert later.codes.tolist() == [[0, 0], [2, 0]]
 
 
+def test_items_of_which_nothing_is_known_have_their_ids() -> None:
+    assert FeatureCodes.learn(pa.array(["a", "b"]), pa.table({}), ["item_id"]).codes.tolist() == [[1, 2]]
+
+
 def test_values_that_are_not_known_add_nothing() -> None:
     vectors = FeatureVectors(counts=[2, 3], width=4)
     assert not vectors(torch.tensor([[0, 1, 2], [3, 0, 1]])).any()

@@ -50,17 +50,20 @@ class FeatureCodes:
         Raises:
             ConfigError: an attribute that the items do not have, or one with too many values to be a category.
         """
-        described = attributes.append_column(_ID, ids)
-        return cls.of(ids, attributes, {name: _values(described, name) for name in names})
+        described = _described(ids, attributes)
+        return cls._of(described, {name: _values(described, name) for name in names})
 
     @classmethod
     def of(cls, ids: pa.Array, attributes: pa.Table, values: Mapping[str, Sequence[str]]) -> FeatureCodes:
         """The codes of items by values that are known already, such as those of a loaded model."""
-        attributes = attributes.append_column(_ID, ids)
-        codes = np.zeros((len(values), attributes.num_rows), np.int32)
+        return cls._of(_described(ids, attributes), values)
+
+    @classmethod
+    def _of(cls, described: pa.Table, values: Mapping[str, Sequence[str]]) -> FeatureCodes:
+        codes = np.zeros((len(values), described.num_rows), np.int32)
         for place, (name, known) in enumerate(values.items()):
-            if name in attributes.column_names:
-                found = pc.index_in(_as_text(attributes[name]), pa.array(known, pa.string()))
+            if name in described.column_names:
+                found = pc.index_in(_as_text(described[name]), pa.array(known, pa.string()))
                 codes[place] = pc.fill_null(found, -1).to_numpy() + 1
         return cls(values, codes)
 
@@ -83,6 +86,11 @@ class FeatureVectors(nn.Module):
         """The sum of the vectors of each item, float [..., D], from codes int [F, ...]."""
         total: torch.Tensor = torch.stack([table(code) for table, code in zip(self.tables, codes, strict=True)]).sum(0)
         return total
+
+
+def _described(ids: pa.Array, attributes: pa.Table) -> pa.Table:
+    """The attributes with the ids as the last of them."""
+    return pa.table({**{name: attributes[name] for name in attributes.column_names}, _ID: ids})
 
 
 def _values(attributes: pa.Table, name: str) -> list[str]:
