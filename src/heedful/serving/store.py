@@ -212,20 +212,17 @@ class Store:
 
     def remove_events(self, before: int) -> int:
         """Remove all actions from before a time; returns how many. Those who use the store meanwhile are not held up."""
-        check_time(before)
-        removed = 0
-        for part in self._parts(events):
-            old = delete(events).where(part, events.c.time < before)
-            removed += self._database.write(lambda connection, old=old: connection.execute(old).rowcount)  # type: ignore[misc]
-        self._database.forget()
-        return removed
+        return self._remove_old(events, before)
 
     def remove_impressions(self, before: int) -> int:
         """Remove all impressions that were chosen before a time, with their clicks; returns the number of impressions."""
+        return self._remove_old(impressions, before)  # their clicks go with them
+
+    def _remove_old(self, table: Table, before: int) -> int:
         check_time(before)
         removed = 0
-        for part in self._parts(impressions):
-            old = delete(impressions).where(part, impressions.c.time < before)  # its clicks go with it
+        for part in self._parts(table):
+            old = delete(table).where(part, table.c.time < before)
             removed += self._database.write(lambda connection, old=old: connection.execute(old).rowcount)  # type: ignore[misc]
         self._database.forget()
         return removed
