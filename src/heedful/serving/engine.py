@@ -322,11 +322,11 @@ class Engine:
 
     def titles(self, rows: np.ndarray) -> list[str]:
         """The items of rows in words, as `Ranker.describe`."""
-        ids = pc.cast(self.ranker.items.take(rows), pa.string())
         table, places = self.ranker.attributes, pa.array(rows, pa.int64())
-        known = [_words(table[name].take(places)) for name in ("title", "category") if name in table.column_names]
-        both = [pc.binary_join_element_wise(*known, " · ")] if len(known) > 1 else []  # null where one of them is
-        return list(pc.coalesce(*both, *known, ids).to_pylist())
+        named = [table[name].take(places) for name in ("title", "category") if name in table.column_names]
+        columns = [pc.cast(column, pa.string()).to_pylist() for column in named]
+        words = zip(*columns, strict=True) if columns else [()] * len(rows)
+        return [" · ".join(filter(None, said)) or str(item) for said, item in zip(words, self.ids(rows), strict=True)]
 
     def attributes(self, rows: np.ndarray) -> list[dict[str, Any]]:
         """What is known of the items of rows."""
@@ -363,12 +363,6 @@ class Engine:
         assert self.ranker.embeddings is not None
         norms = np.linalg.norm(self.ranker.embeddings.vectors, axis=1)
         return np.where(norms > 0, norms, np.inf).astype(np.float32)
-
-
-def _words(column: pa.ChunkedArray) -> pa.Array:
-    """A column as text; null where it says nothing."""
-    text = pc.cast(column.combine_chunks(), pa.string())
-    return pc.if_else(pc.equal(text, ""), None, text)
 
 
 def _integer(text: str) -> int | str:
