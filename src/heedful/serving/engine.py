@@ -24,7 +24,7 @@ from heedful.ranking.ranker import Ranker
 from heedful.recommending.eligibility import Eligibility
 from heedful.recommending.explanation import Explanation, explain_items
 from heedful.serving.selection import SlotBook
-from heedful.serving.store import Event, Impression, Store
+from heedful.serving.store import Event, Impression, Store, StoreUnavailable
 
 __all__ = ["Appended", "Engine", "Filled", "NotFoundError", "Past", "Ranking"]
 
@@ -104,7 +104,7 @@ class Engine:
 
     Args:
         ranker: any fitted ranker.
-        store: where events, impressions and clicks are kept.
+        store: where events, impressions and clicks are kept; None while it has not been reached: what needs it is refused.
         slots: the content slots for this ranker.
         version: what names the model in impressions and answers.
         eligibility: conditions over the ranker's items; made from the ranker when None.
@@ -116,7 +116,7 @@ class Engine:
     def __init__(
         self,
         ranker: Ranker,
-        store: Store,
+        store: Store | None,
         slots: SlotBook | None = None,
         *,
         version: str = "",
@@ -125,13 +125,24 @@ class Engine:
         at_once: int = 1,
         now: Callable[[], int] = lambda: int(time.time()),
     ) -> None:
-        self.ranker, self.store, self.slots, self.version = ranker, store, slots, version
+        self.ranker, self._store, self.slots, self.version = ranker, store, slots, version
         self.eligibility = eligibility if eligibility is not None else Eligibility.of(ranker)
         self._max_history, self._now = max_history, now
         self._text_ids = not pa.types.is_integer(ranker.items.ids.type)
         # More callers than cores would slow each other down.
         self._scoring = threading.BoundedSemaphore(at_once)
         ranker.items.rows([""])  # the index of ids is made now, not in the first request
+
+    @property
+    def store(self) -> Store:
+        """Where events, impressions and clicks are kept.
+
+        Raises:
+            StoreUnavailable: the database has not been reached yet.
+        """
+        if self._store is None:
+            raise StoreUnavailable("the database cannot be reached", fix="try again in a few seconds")
+        return self._store
 
     # Histories
 

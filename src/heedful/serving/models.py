@@ -122,13 +122,8 @@ class Serving:
 
     @property
     def engine(self) -> Engine:
-        """The engine in service; a request takes it once and keeps it until its end.
-
-        Raises:
-            StoreUnavailable: the database has not been reached yet.
-        """
-        if self._engine is None:
-            raise StoreUnavailable("the database cannot be reached", fix="try again in a few seconds")
+        """The engine in service; a request takes it once and keeps it until its end."""
+        assert self._engine is not None, "start() comes first"
         return self._engine
 
     @property
@@ -280,9 +275,7 @@ class Serving:
             telemetry.model_served(loaded.ranker.name, loaded.version, instead_of=old)
             telemetry.LOG.info("model in service", extra={"facts": {"model": loaded.ranker.name, "version": loaded.version}})
 
-    def _make_engine(self, loaded: Loaded, book: SlotBook) -> Engine | None:
-        if self._store is None:
-            return None
+    def _make_engine(self, loaded: Loaded, book: SlotBook) -> Engine:
         return Engine(
             loaded.ranker, self._store, book, version=loaded.version, eligibility=loaded.eligibility,
             max_history=self.config.max_history,
