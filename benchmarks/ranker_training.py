@@ -30,7 +30,7 @@ from heedful.ranking.memory import Memory
 from heedful.ranking.neural import _TrainingPass
 from heedful.ranking.objective import OBJECTIVES
 from heedful.ranking.rankers import AttentionRanker
-from heedful.ranking.training import _ahead, _Run
+from heedful.ranking.training import _Run
 
 WIDTH, HIDDEN, DEPTH = 64, 128, 10
 
@@ -137,8 +137,8 @@ class Sides:
 
     def __init__(self, ranker: AttentionRanker, plain: PlainAttention, log: EventLog, options: argparse.Namespace) -> None:
         self.steps, self.waited, self.worked = options.steps, 0.0, 0.0
-        run = _Run(ranker._net, _TrainingPass(ranker, None), sampler(ranker, log), ranker.config, "", None)
-        self.run, self.batches = run, _ahead(sampler(ranker, log).batches(Position()))
+        run = _Run(ranker._net, _TrainingPass(ranker), sampler(ranker, log), ranker.config, "", None)
+        self.run, self.batches = run, run.batches()
         self.ranker, self.module = ranker, plain
         self.adam = torch.optim.Adam(plain.parameters(), lr=0.002)
         # The same instances for the plain module, in batches of users as they come: made beforehand, not timed.
@@ -175,8 +175,8 @@ class Sides:
         return users / (time.perf_counter() - started)
 
 
-def mixed(batches: list[Batch], whole: bool) -> list[Batch]:
-    """The instances of an epoch in random batches, padded to the longest history of each, or of the whole log."""
+def mixed(batches: list[Batch], whole: bool, size: int = 64) -> list[Batch]:
+    """The instances of an epoch in random batches, padded to the longest history of each or of the whole log."""
     longest = max(batch.memory.rows.shape[1] for batch in batches)
 
     def joined(column: str) -> np.ndarray:
@@ -190,8 +190,8 @@ def mixed(batches: list[Batch], whole: bool) -> list[Batch]:
     }
     order = np.random.default_rng(0).permutation(len(lengths))
     made = []
-    for low in range(0, len(order) - 63, 64):
-        users = order[low : low + 64]
+    for low in range(0, len(order) - size + 1, size):
+        users = order[low : low + size]
         used = longest if whole else int(lengths[users].max())
         part = Memory(lengths[users], *(memory[name][users, :used] for name in ("rows", "ages", "counts", "kinds")))
         made.append(Batch(part, *(flat[name][users] for name in ("candidates", "positive", "weights", "now")), seed=0))

@@ -25,10 +25,9 @@ from side_by_side import parser, report
 from heedful.embeddings.table import ItemEmbeddings
 from heedful.events.log import EventLog
 from heedful.progress import show_progress
-from heedful.ranking.instances import Position
 from heedful.ranking.neural import _TrainingPass
 from heedful.ranking.rankers import AttentionRanker
-from heedful.ranking.training import _ahead, _Run
+from heedful.ranking.training import _Run
 
 WIDTH, BLOCK_ROWS, WARM_UP_STEPS = 64, 1_000_000, 50
 EPOCH_USERS, HOURS = 40_000_000, 3600
@@ -74,12 +73,9 @@ def measured(chosen: argparse.Namespace) -> dict[str, object]:
     log, table = EventLog.load(chosen.place / "sequences"), ItemEmbeddings.load(chosen.place / "embeddings")
     ranker = AttentionRanker(preset="paper", steps=1, assess_every=1, seed=1).fit(log, table)
     sampler = ranker._sampler(log, log.histories, None, None)
-    run, batches = (
-        _Run(ranker._net, _TrainingPass(ranker, None), sampler, ranker.config, "", None),
-        sampler.batches(Position()),
-    )
+    run = _Run(ranker._net, _TrainingPass(ranker), sampler, ranker.config, "", None)
     torch.set_flush_denormal(True)
-    ahead = _ahead(batches)
+    ahead = run.batches()
     for _ in range(WARM_UP_STEPS):
         run._update(next(ahead)[0])
     started, users, steps, waited, past = time.perf_counter(), 0, 0, 0.0, 0

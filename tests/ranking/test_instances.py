@@ -13,6 +13,7 @@ from heedful.errors import TrainingError
 from heedful.events.histories import Histories
 from heedful.events.log import count_items
 from heedful.ranking.instances import Batch, InstanceSampler, Position, smoothed_popularity
+from heedful.ranking.training import _ahead
 from heedful.ranking.trend import TrendIndex
 from ranking_worlds import DAY, START, histories_of, random_log
 
@@ -300,6 +301,7 @@ def same(one: Batch, other: Batch) -> bool:
     names = ("lengths", "rows", "ages", "counts", "kinds")
     pairs = [(getattr(one.memory, n), getattr(other.memory, n)) for n in names]
     pairs += [(getattr(one, n), getattr(other, n)) for n in ("candidates", "positive", "weights", "now")]
+    pairs += zip(one.known or (), other.known or (), strict=True)
     return all(np.array_equal(a, b) for a, b in pairs)
 
 
@@ -323,6 +325,15 @@ def test_the_same_seed_and_position_make_the_same_batches(way: str, with_trend: 
             for (one, after), (other, expected) in zip(resumed, batches[start + 1 :], strict=True):
                 assert same(one, other) and after == expected
     assert not all(same(a, b) for (a, _), (b, _) in zip(batches, new(seed=4).batches(Position()), strict=False))
+
+
+def test_threads_that_make_batches_at_once_make_the_same_in_the_same_order() -> None:
+    histories = random_log(users=90, items=N_ITEMS).histories
+    sampler = sampler_of(histories, trend=TrendIndex(histories, N_ITEMS), batch_users=4)
+    alone, together = sampler.batches(Position()), _ahead(sampler.recipes(Position()), 5)
+    for (one, after), (other, expected) in itertools.islice(zip(alone, together, strict=True), 100):
+        assert same(one, other) and after == expected
+    together.close()  # type: ignore[attr-defined]
 
 
 def test_each_user_once_an_epoch_and_hold_out_users_never() -> None:

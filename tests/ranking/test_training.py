@@ -19,7 +19,7 @@ from torch import nn
 
 from heedful.errors import ConfigError, FolderError, TrainingError
 from heedful.events.log import EventLog
-from heedful.ranking.instances import Batch, Position
+from heedful.ranking.instances import Batch, Position, Recipe
 from heedful.ranking.memory import Memory
 from heedful.ranking.neural import NeuralRanker
 from heedful.ranking.rankers import AttentionConfig, AttentionRanker, AveragingRanker
@@ -64,9 +64,9 @@ class Scripted:
     def holdout(self) -> list[Batch]:
         return [self._held_out]
 
-    def batches(self, start: Position) -> Iterator[tuple[Batch, Position]]:
+    def recipes(self, start: Position) -> Iterator[Recipe]:
         for number in itertools.count(start.batch):
-            yield self._trained, Position(0, 0, number + 1)
+            yield lambda: self._trained, Position(0, 0, number + 1)
 
     def __call__(self, batch: Batch) -> torch.Tensor:
         self.training_modes.append(self.module.training)
@@ -405,7 +405,9 @@ def test_a_loss_that_is_not_finite(
 def test_a_loss_that_is_not_finite_before_the_first_assessment(log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:
     from heedful.ranking import neural
 
-    monkeypatch.setattr(neural._TrainingPass, "__call__", lambda self, batch: torch.full(batch.positive.shape, math.nan))
+    monkeypatch.setattr(
+        neural._TrainingPass, "__call__", lambda self, batch: torch.full(batch.positive.shape, math.nan, requires_grad=True)
+    )
     with pytest.raises(TrainingError, match=r"loss became nan at step 1; .*no checkpoint was asked for"):
         new().fit(log, table_of(log.catalog.items.ids))
 

@@ -6,7 +6,6 @@ Shapes: N new items, F trend features.
 from __future__ import annotations
 
 import copy
-import threading
 from typing import TypeVar
 
 import numpy as np
@@ -56,7 +55,7 @@ def extended(ranker: R, table: ItemEmbeddings) -> R:
     # Shares of the training log: those of the items that it has do not move.
     longer.__dict__["_log_popularity_cache"] = np.concatenate([ranker.log_popularity, log_share_N])
     if isinstance(longer, NeuralRanker):
-        longer._scratch = threading.local()
+        longer._take_table(table)
         if longer._features is not None:
             longer._features = FeatureCodes.of(longer.items.ids, longer.attributes, longer._features.values)
         if longer._item_term is not None:

@@ -9,8 +9,10 @@ Shapes: B users in a batch, C = P + N candidates (P places for positives, N nega
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numba
@@ -21,9 +23,9 @@ from heedful.embeddings.streams import next_random
 from heedful.errors import TrainingError
 from heedful.events.histories import Histories
 from heedful.ranking.memory import Memory, build_memory
-from heedful.ranking.trend import TrendIndex
+from heedful.ranking.trend import Known, TrendIndex
 
-__all__ = ["Batch", "InstanceSampler", "Part", "Position", "smoothed_popularity"]
+__all__ = ["Batch", "InstanceSampler", "Part", "Position", "Recipe", "smoothed_popularity"]
 
 _SHARD_USERS = 65_536
 _TRIES = 4
@@ -63,6 +65,7 @@ class Batch:
         now: moment of ranking, unix seconds, int64 [B].
         seed: of the random numbers of the forward pass, so that a batch made again is treated the same.
         part: where the users stand in a batch shared with other workers; None for a whole batch.
+        known: what was known of the candidates at `now`; None where training knows no trend.
     """
 
     memory: Memory
@@ -72,6 +75,7 @@ class Batch:
     now: np.ndarray
     seed: int
     part: Part | None = None
+    known: Known | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,10 @@ class Position:
     epoch: int = 0
     shard: int = 0
     batch: int = 0
+
+
+Recipe = tuple[Callable[[], Batch], Position]
+"""What makes a batch, and the position of the one after it."""
 
 
 @dataclass(frozen=True)
@@ -159,13 +167,20 @@ class InstanceSampler:
         eligible = np.flatnonzero(histories.lengths >= 2)
         _check_learnable(eligible, users_of_item)
         self._table = alias_table(smoothed_popularity(users_of_item, gamma))
-        self._marks, self._mark = np.zeros(len(users_of_item), np.int64), 0
-        self._slots = np.full(len(users_of_item), -1, np.int64)
+        self._n_items, self._scratch = len(users_of_item), threading.local()
         shuffled = np.random.default_rng([seed, 0]).permutation(eligible)
         self._holdout, self._users = np.sort(shuffled[:holdout_users]), np.sort(shuffled[holdout_users:])
 
     def batches(self, start: Position) -> Iterator[tuple[Batch, Position]]:
         """Batches without end from `start` on, each with the position of the batch after it.
+
+        Raises:
+            TrainingError: a whole epoch has no instance.
+        """
+        return ((make(), position) for make, position in self.recipes(start))
+
+    def recipes(self, start: Position) -> Iterator[Recipe]:
+        """What makes each of `batches`; several threads may make some at once, one at a time may take the next.
 
         Raises:
             TrainingError: a whole epoch has no instance.
@@ -179,7 +194,7 @@ class InstanceSampler:
                 for plan in self._plan(users, epoch, np.random.default_rng([self._seed, 2, epoch, shard]))[number:]:
                     number += 1
                     made = True
-                    yield self._batch(plan, epoch), Position(epoch, shard, number)
+                    yield partial(self._batch, plan, epoch), Position(epoch, shard, number)
                 shard, number = shard + 1, 0
             if not made:
                 raise TrainingError(
@@ -227,7 +242,7 @@ class InstanceSampler:
         plan = whole.take(places)
         h, starts = self._histories, self._offsets[plan.users]
         memory = build_memory(
-            h, now=plan.now, max_items=self._max_history, users=plan.users, ends=plan.cuts, scratch=self._slots
+            h, now=plan.now, max_items=self._max_history, users=plan.users, ends=plan.cuts, scratch=self._slots()
         )
         candidates = np.full((len(plan.users), self._positives + self._negatives), -1, np.int64)
         n_positives = np.zeros(len(plan.users), np.int64)
@@ -238,7 +253,9 @@ class InstanceSampler:
             candidates, n_positives,
         )  # fmt: skip
         seed = int(np.random.default_rng([self._seed, 4, epoch, int(whole.users[0])]).integers(2**63))
-        return Batch(memory, *_weigh(candidates, n_positives, self._positives), plan.now, seed, part)
+        candidates, positive, weights = _weigh(candidates, n_positives, self._positives)
+        known = self._trend.known(candidates, plan.now) if self._trend is not None else None
+        return Batch(memory, candidates, positive, weights, plan.now, seed, part, known)
 
     def _drawn(self, whole: _Plan, epoch: int, places: np.ndarray) -> np.ndarray:
         """Items as they were found at each moment, more than are needed since some must be left out; int64 [B, 2 N]."""
@@ -250,10 +267,20 @@ class InstanceSampler:
         return self._trend.negatives(moments, bits.ravel()).reshape(len(places), -1)
 
     def _fresh_marks(self, n: int) -> tuple[np.ndarray, int]:
-        """The scratch array [I] and the first of `n` marks that nobody has used in it, so that it is never cleared."""
-        first = self._mark + 1
-        self._mark += n
-        return self._marks, first
+        """This thread's array [I] and the first of `n` marks that nobody has used in it, so that it is never cleared."""
+        scratch = self._scratch
+        if not hasattr(scratch, "marks"):
+            scratch.marks, scratch.mark = np.zeros(self._n_items, np.int64), 0
+        first = scratch.mark + 1
+        scratch.mark += n
+        return scratch.marks, first
+
+    def _slots(self) -> np.ndarray:
+        """This thread's array [I] of -1."""
+        if not hasattr(self._scratch, "slots"):
+            self._scratch.slots = np.full(self._n_items, -1, np.int64)
+        slots: np.ndarray = self._scratch.slots
+        return slots
 
 
 def _weigh(candidates: np.ndarray, n_positives: np.ndarray, places: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

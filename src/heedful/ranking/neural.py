@@ -33,6 +33,7 @@ from heedful.ranking.memory import FEW_ACTIONS, Memory, build_memory, memory_of_
 from heedful.ranking.ranker import Ranker
 from heedful.ranking.training import Team, TrainingConfig, TrainingReport, as_device, train_module, write_tensors
 from heedful.ranking.trend import N_TREND_FEATURES, TrendIndex
+from heedful.ranking.vectors import ItemVectors, mean_vector
 
 __all__ = ["NeuralConfig", "NeuralRanker"]
 
@@ -53,8 +54,9 @@ _PLATEAU_UPDATES = (100, 5000)
 # An item of age t weighs (1 + 256 t / period) ** -0.8 in a mean by recency.
 _AGE_UNITS, _AGE_POWER = 256, 0.8
 # Elements of the largest intermediate array in scoring: users x candidates x (past items + hidden width). Larger ones leave
-# the cache and go back to the operating system each time, which took a third of all time.
+# the cache and go back to the operating system each time, which took a third of all time. A GPU wants more work at once.
 _SCORING_ELEMENTS = 2**19
+_SCORING_ELEMENTS_GPU = 2**27
 _SCORED_ITEMS = 512
 _CATALOGUE_CHUNK_ITEMS = 2048
 
@@ -149,6 +151,7 @@ class NeuralRanker(Ranker):
     report: TrainingReport | None = None
     _net: _Net
     _mean: np.ndarray  # float32 [D]
+    _vectors: ItemVectors
     _item_term: np.ndarray | None  # float32 [I]
     _features: FeatureCodes | None
     _span: float  # the log's period, seconds
@@ -222,7 +225,7 @@ class NeuralRanker(Ranker):
             trend = team.once(build) if team else build()
         data = json.dumps([items.content_hash, log.facts()]) if checkpoints is not None else ""
         self.report = train_module(
-            self._net, _TrainingPass(self, trend), self._sampler(log, histories, trend, team), self.config,
+            self._net, _TrainingPass(self), self._sampler(log, histories, trend, team), self.config,
             title=f"training {self.name}", data=data, checkpoints=checkpoints, resume=resume, team=team,
         )  # fmt: skip
         self._net.eval()
@@ -242,7 +245,12 @@ class NeuralRanker(Ranker):
 
     def _prepare(self, items: ItemEmbeddings) -> None:
         self._device = as_device(self.config.device)
-        self._mean = _mean_vector(items.vectors)
+        self._mean = mean_vector(items.vectors)
+        self._take_table(items)
+
+    def _take_table(self, items: ItemEmbeddings) -> None:
+        """Read vectors from this table, whose first items are those that the mean was taken of."""
+        self._vectors = ItemVectors(items.vectors, self._mean, self.config.scale, self._device)
         self._scratch = threading.local()
 
     def _new_net(self, width: int) -> _Net:
@@ -266,23 +274,18 @@ class NeuralRanker(Ranker):
         return Past(self._inputs(memory.rows, noise), *tensors)
 
     def _inputs(self, rows: np.ndarray, noise: Noise | None = None) -> torch.Tensor:
-        """Conditioned embeddings of rows of any shape, float [..., D]: scale decides whether attention trains at all.
+        """Conditioned embeddings of rows of any shape, float [..., D].
 
         The table was learnt from the very actions that a training instance has to foretell, and the fewer users an item
         has, the more its vector tells of them. With `noise` each vector is given no more precision than a vector learnt
         from so many users has about anybody else.
         """
-        assert self.embeddings is not None
-        vectors = torch.from_numpy(np.asarray(self.embeddings.vectors[rows], np.float32))
-        if self.config.scale:
-            vectors = vectors - torch.from_numpy(self._mean)
-            vectors = vectors * (self.config.scale / vectors.norm(dim=-1, keepdim=True).clamp(min=1e-6))
+        vectors = self._vectors(rows)
         if noise is not None:
             users = np.maximum(self.users_of_item[rows], 1)
             size = torch.from_numpy((self.config.noise / np.sqrt(users * vectors.shape[-1])).astype(np.float32))
-            size = size[..., None] * vectors.norm(dim=-1, keepdim=True)
+            size = size.to(self._device)[..., None] * vectors.norm(dim=-1, keepdim=True)
             vectors = vectors + size * noise(vectors.shape)
-        vectors = vectors.to(self._device)
         if self._features is None or self._net.features is None:
             return vectors
         learnt: torch.Tensor = self._net.features(torch.from_numpy(self._features.codes[:, rows]).to(self._device))
@@ -306,7 +309,7 @@ class NeuralRanker(Ranker):
     def _logits(self, histories: Histories, candidates: Candidates) -> np.ndarray:
         logits = np.empty(len(candidates.rows), np.float32)
         memory = self._memory(histories)
-        for users in _alike(memory.lengths, candidates.lengths):
+        for users in _alike(memory.lengths, candidates.lengths, self._scoring_elements):
             part = _part(memory, users)
             longest = int(candidates.lengths[users].max())
             places = candidates.offsets[:-1][users][:, None] + np.arange(longest)
@@ -321,7 +324,7 @@ class NeuralRanker(Ranker):
         logits = np.empty((len(histories), len(self.items)), np.float32)
         memory = self._memory(histories)
         chunk = min(_SCORED_ITEMS, len(self.items))
-        parts = _alike(memory.lengths, np.full(len(histories), chunk))
+        parts = _alike(memory.lengths, np.full(len(histories), chunk), self._scoring_elements)
         groups = [(users, self._past(_part(memory, users))) for users in parts]
         for start in range(0, len(self.items), chunk):
             items = slice(start, start + chunk)
@@ -330,6 +333,10 @@ class NeuralRanker(Ranker):
                 for users, past in groups:
                     logits[users, items] = self._forward(past, xq_1CD).float().cpu().numpy()
         return logits if self._item_term is None else logits + self._item_term
+
+    @property
+    def _scoring_elements(self) -> int:
+        return _SCORING_ELEMENTS if self._device.type == "cpu" else _SCORING_ELEMENTS_GPU
 
     def _memory(self, histories: Histories) -> Memory:
         ends = histories.offsets[1:]
@@ -363,7 +370,7 @@ class NeuralRanker(Ranker):
         assert self.embeddings is not None
         self._device = as_device("auto")
         self._mean, self._span = np.array(settings["mean"], np.float32), float(settings["span"])
-        self._scratch = threading.local()
+        self._take_table(self.embeddings)
         values = settings.get("features")
         self._features = FeatureCodes.of(self.items.ids, self.attributes, values) if values else None
         with torch.device("meta"):  # shapes alone: the weights that a new module starts with are not needed
@@ -381,36 +388,33 @@ class NeuralRanker(Ranker):
 class _TrainingPass:
     """The forward pass of a training batch: the model, plus what was known of each item at the moment of ranking."""
 
-    def __init__(self, ranker: NeuralRanker, trend: TrendIndex | None) -> None:
-        self._ranker, self._trend = ranker, trend
+    def __init__(self, ranker: NeuralRanker) -> None:
+        self._ranker = ranker
 
     def __call__(self, batch: Batch) -> torch.Tensor:
         ranker = self._ranker
         learning = ranker._net.training and ranker.config.noise > 0
-        noise = _noise(batch) if learning else None
+        noise = _noise(batch, ranker._device) if learning else None
         past, xq_BCD = ranker._past(batch.memory, noise), ranker._inputs(batch.candidates, noise)
         with torch.autocast(xq_BCD.device.type, torch.bfloat16, enabled=ranker.config.precision == "bfloat16"):
             logits_BC = ranker._forward(past, xq_BCD).float()
-        if self._trend is None:
+        if batch.known is None:
             return logits_BC
-        moments = np.repeat(batch.now, batch.candidates.shape[1])
-        features, log_share = self._trend.features(batch.candidates.ravel(), moments)
-        offset = log_share - self._trend.log_probability(log_share, moments)
-        shape = (*batch.candidates.shape, -1)
-        item_BC = ranker._net.item_term(torch.from_numpy(features).to(logits_BC.device).view(shape))
-        return logits_BC + item_BC + torch.from_numpy(offset).to(logits_BC.device).view(shape[:2])
+        features, offset = (torch.from_numpy(array).to(logits_BC.device) for array in batch.known)
+        return logits_BC + ranker._net.item_term(features) + offset
 
 
-def _noise(batch: Batch) -> Noise:
+def _noise(batch: Batch, device: torch.device) -> Noise:
     """The numbers of a batch; for a part of one, those that its users have in the whole batch."""
-    generator, part = torch.Generator().manual_seed(batch.seed), batch.part
+    generator, part = torch.Generator(device).manual_seed(batch.seed), batch.part
     if part is None:
-        return lambda shape: torch.randn(shape, generator=generator)
-    places, longest = torch.from_numpy(part.places), batch.memory.rows.shape[1]
+        return lambda shape: torch.randn(shape, generator=generator, device=device)
+    places, longest = torch.from_numpy(part.places).to(device), batch.memory.rows.shape[1]
 
     def drawn(shape: torch.Size) -> torch.Tensor:
         whole = part.longest if shape[1] == longest else shape[1]
-        return torch.randn((part.users, whole, *shape[2:]), generator=generator)[places, : shape[1]]
+        size = (part.users, whole, *shape[2:])
+        return torch.randn(size, generator=generator, device=device)[places, : shape[1]]
 
     return drawn
 
@@ -435,16 +439,8 @@ def _resolve(config: NeuralConfig, histories: Histories) -> NeuralConfig:
     return replace(config, steps=steps, assess_every=assess_every, holdout_users=min(holdout, users // 2))
 
 
-def _mean_vector(vectors: np.ndarray) -> np.ndarray:
-    """Mean of the rows, float32 [D], without a copy of the table."""
-    total = np.zeros(vectors.shape[1])
-    for start in range(0, len(vectors), _CATALOGUE_CHUNK_ITEMS):
-        total += vectors[start : start + _CATALOGUE_CHUNK_ITEMS].sum(axis=0, dtype=np.float64)
-    return np.asarray(total / max(len(vectors), 1), np.float32)
-
-
-def _alike(lengths: np.ndarray, candidates: np.ndarray) -> Iterator[np.ndarray]:
-    """Users in groups of like length that fit into memory together, so that little is spent on padding."""
+def _alike(lengths: np.ndarray, candidates: np.ndarray, elements: int) -> Iterator[np.ndarray]:
+    """Users in groups of like length of at most so many elements together, so that little is spent on padding."""
     order = np.argsort(lengths, kind="stable")
     start = 0
     while start < len(order):
@@ -453,7 +449,7 @@ def _alike(lengths: np.ndarray, candidates: np.ndarray) -> Iterator[np.ndarray]:
         while stop < len(order):
             most = max(most, candidates[order[stop]])
             size = lengths[order[stop]]
-            if (stop + 1 - start) * most * (size + 128) > _SCORING_ELEMENTS or size > 1.25 * lengths[order[start]] + 8:
+            if (stop + 1 - start) * most * (size + 128) > elements or size > 1.25 * lengths[order[start]] + 8:
                 break
             stop += 1
         yield order[start:stop]

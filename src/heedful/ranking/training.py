@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -25,7 +26,7 @@ from heedful.config import Config, option, require
 from heedful.errors import ConfigError, FolderError, TrainingError
 from heedful.folders import write_atomically
 from heedful.progress import progress, say
-from heedful.ranking.instances import Batch, InstanceSampler, Position
+from heedful.ranking.instances import Batch, InstanceSampler, Position, Recipe
 from heedful.ranking.objective import OBJECTIVES
 from heedful.ranking.trend import TrendIndex
 
@@ -33,7 +34,8 @@ __all__ = ["Scoring", "Team", "TrainingConfig", "TrainingReport", "as_device", "
 
 _CHECKPOINT = "checkpoint.safetensors"
 _BETAS = (0.9, 0.999)
-_AHEAD = 2
+# Threads that make batches for a GPU.
+_MAKERS = 8
 # Section 4.3: the rate is cut after 5 assessments without improvement, training ends after 20 cuts.
 _PLATEAU_ASSESSMENTS, _PLATEAU_FACTOR, _PLATEAU_REDUCTIONS = 5, 0.8, 20
 # The linear schedule rises over the first steps and ends at this share of the first rate.
@@ -211,9 +213,8 @@ class _Run:
         self.scoring = team.share(module, scoring) if team else scoring
         self.data, self.folder = data, folder
         self.parameters = dict(module.named_parameters())
-        on_cpu = all(parameter.device.type == "cpu" for parameter in self.parameters.values())
-        # One pass over all weights. Elsewhere it would want its count of steps, which checkpoints keep here, beside them.
-        self.adam = torch.optim.Adam(self.parameters.values(), lr=config.learning_rate, betas=_BETAS, fused=on_cpu)
+        # Fused: one pass over all weights.
+        self.adam = torch.optim.Adam(self.parameters.values(), lr=config.learning_rate, betas=_BETAS, fused=True)
         self.state = _Progress(rate=config.learning_rate)
         self.averaged = self._copy() if config.average else {}
         self.best = self._copy()
@@ -225,7 +226,7 @@ class _Run:
         with _flushed_subnormals(), progress(title, self.config.steps or None, "steps") as meter:
             meter.resume_at(self.state.step)
             total, count = 0.0, 0
-            for batch, position in _ahead(self.sampler.batches(self.state.position)):
+            for batch, position in self.batches():
                 if self._finished():
                     break
                 total, count = total + self._update(batch), count + 1
@@ -238,16 +239,23 @@ class _Run:
         self._load(self.best)
         return TrainingReport(self.state.step, self.state.best_step, self.state.best_loss, self.state.losses)
 
+    def batches(self) -> Iterator[tuple[Batch, Position]]:
+        """The batches from here on, and where to go on after each."""
+        on_cpu = all(parameter.device.type == "cpu" for parameter in self.parameters.values())
+        # A GPU takes batches faster than one thread makes them; on a processor training itself needs the cores.
+        makers = 1 if on_cpu else max(min(_MAKERS, (os.cpu_count() or 1) - 1), 1)
+        return _ahead(self.sampler.recipes(self.state.position), makers)
+
     def _update(self, batch: Batch) -> float:
         for group in self.adam.param_groups:
             group["lr"] = self._rate()
         self.module.train()
         self.adam.zero_grad(set_to_none=True)
         loss = self._loss(batch)
-        value = loss.item()
+        loss.backward()  # type: ignore[no-untyped-call]
+        value = loss.item()  # after the backward pass, so that a GPU is given all of its work before this waits for it
         if not math.isfinite(value):
             self._stop(f"the training loss became {value} at step {self.state.step + 1}")
-        loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.get_total_norm(p.grad for p in self.parameters.values() if p.grad is not None)
         if norm > self.config.gradient_norm:
             nn.utils.clip_grads_with_norm_(self.parameters.values(), self.config.gradient_norm, norm)
@@ -363,11 +371,13 @@ class _Run:
             )
         try:
             self._load({name: tensors[f"weights/{name}"] for name in self.parameters})
-            self.best = {name: tensors[f"best/{name}"] for name in self.parameters}
-            self.averaged = {name: tensors[f"averaged/{name}"] for name in self.averaged}
             for name, parameter in self.parameters.items():
+                self.best[name] = tensors[f"best/{name}"].to(parameter.device)
+                if name in self.averaged:
+                    self.averaged[name] = tensors[f"averaged/{name}"].to(parameter.device)
                 keys = [key for key in tensors if key.startswith("adam.") and key.partition("/")[2] == name]
-                self.adam.state[parameter] = {key[5:].partition("/")[0]: tensors[key] for key in keys}
+                moments = {key[5:].partition("/")[0]: tensors[key].to(parameter.device) for key in keys}
+                self.adam.state[parameter] = moments
         except (KeyError, RuntimeError) as error:
             raise FolderError(f"{path} belongs to another model", got=error, fix="remove it to start anew") from error
         state = json.loads(facts["state"])
@@ -393,18 +403,27 @@ def _read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str
         raise FolderError(f"{path} cannot be read", got=error, fix="remove it to start anew") from error
 
 
-def _ahead(batches: Iterator[tuple[Batch, Position]]) -> Iterator[tuple[Batch, Position]]:
-    """The same batches, the next ones being made by another thread while this one computes."""
-    with ThreadPoolExecutor(1, thread_name_prefix="batches") as maker:
-        waiting = deque(maker.submit(next, batches) for _ in range(_AHEAD))
+def _ahead(recipes: Iterator[Recipe], makers: int) -> Iterator[tuple[Batch, Position]]:
+    """The batches of recipes, in their order, the next ones being made by other threads while this one computes."""
+    with ThreadPoolExecutor(1, "plans") as planner, ThreadPoolExecutor(makers, "batches") as pool:
+
+        def start() -> Future[tuple[Batch, Position]]:
+            return pool.submit(_made, planner.submit(next, recipes))
+
+        waiting = deque(start() for _ in range(makers + 1))
         try:
             while True:
                 ready = waiting.popleft().result()
-                waiting.append(maker.submit(next, batches))
+                waiting.append(start())
                 yield ready
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def _made(recipe: Future[Recipe]) -> tuple[Batch, Position]:
+    make, position = recipe.result()
+    return make(), position
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ import numpy as np
 
 from heedful.events.histories import Histories
 
-__all__ = ["N_TREND_FEATURES", "TrendIndex", "newborn_features"]
+__all__ = ["N_TREND_FEATURES", "Known", "TrendIndex", "newborn_features"]
 
 _WINDOWS = 8
 _FEATURES_EACH = 2 * _WINDOWS + 3
@@ -41,6 +41,19 @@ class _Actions(NamedTuple):
         order, in_time = np.lexsort((times, items)), np.argsort(times, kind="stable")
         offsets = np.searchsorted(items[order], np.arange(n_items + 1)).astype(np.int64)
         return cls(times[order], offsets, times[in_time], items[in_time])
+
+
+class Known(NamedTuple):
+    """What was known of candidates at a moment.
+
+    Attributes:
+        features: float32 [B, C, F].
+        offset: log of the item's share of all first actions before, less that of the probability of drawing it as a
+            negative, float32 [B, C].
+    """
+
+    features: np.ndarray
+    offset: np.ndarray
 
 
 class TrendIndex:
@@ -114,6 +127,18 @@ class TrendIndex:
                 rows, moments, actions.offsets, actions.times, actions.all_times, self._windows, self.span, part, log_share
             )
         return features, log_share
+
+    def known(self, candidates: np.ndarray, now: np.ndarray) -> Known:
+        """What was known of the candidates of a batch at the moments of ranking.
+
+        Args:
+            candidates: item rows, int64 [B, C].
+            now: unix seconds, int64 [B].
+        """
+        moments = np.repeat(now, candidates.shape[1])
+        features, log_share = self.features(candidates.ravel(), moments)
+        offset = log_share - self.log_probability(log_share, moments)
+        return Known(features.reshape(*candidates.shape, -1), offset.reshape(candidates.shape))
 
     def negatives(self, moments: np.ndarray, randoms: np.ndarray) -> np.ndarray:
         """Draw items as they were found at each moment: half by popularity up to then, half evenly from those known then.
