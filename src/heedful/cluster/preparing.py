@@ -41,8 +41,18 @@ from heedful.events.log import KIND, EventLog
 from heedful.events.preparing import REJECTED_ORDER, PrepareConfig, described
 from heedful.events.reading import Rows, Source, expand, open_source, read_errors
 from heedful.events.session import Session, identifier, literal, open_session
-from heedful.events.times import choose_unit, count_magnitudes
-from heedful.events.validating import Staged, Verdict, collect, judge, rank_items, refuse_nothing, stage, unknown_kinds
+from heedful.events.times import choose_unit, count_magnitudes, is_number_or_moment, with_times
+from heedful.events.validating import (
+    Staged,
+    Verdict,
+    collect,
+    count_events,
+    judge,
+    rank_items,
+    refuse_nothing,
+    stage,
+    unknown_kinds,
+)
 from heedful.folders import new_folder
 
 __all__ = ["prepare"]
@@ -109,7 +119,9 @@ def _prepare(
     parts = [part for file in files for part in _cut(file)]
     borders = _borders(run_parts(work, "look", parts, _Look, common, kept=False))
     split = run_parts(work, "split", parts, _Split, {**common, "borders": borders}, kept=False)
-    staged = Staged(split[0]["columns"], split[0]["types"], sum(one["rows"] for one in split))
+    staged = Staged(
+        **{name: split[0][name] for name in ("columns", "types", "time_type")}, rows=sum(one["rows"] for one in split)
+    )
     refuse_nothing(staged, staged.rows, {})
     magnitudes = [sum(counts) for counts in zip(*(one["magnitudes"] for one in split), strict=True)]
     unit = config.time_unit if config.time_unit != "auto" else choose_unit(magnitudes)
@@ -117,8 +129,9 @@ def _prepare(
     in_bucket = {**common, "staged": asdict(staged), "unit": unit, "work": work}
     counted = run_parts(work, "count", buckets, _Count, in_bucket, kept=False)
     left_out = unknown_kinds(_summed(one["kinds"] for one in counted), config.kinds)
-    with work.gathered(f"count-{number:05d}.parquet" for number in range(len(buckets))) as place:
-        session.run(f"CREATE TABLE counted AS FROM {_parquet([place / 'count-*.parquet'])}")
+    counts = [f"count-{number:05d}.parquet" for number in range(len(buckets))]
+    with work.gathered(counts) as place:
+        session.run(f"CREATE TABLE counted AS FROM {_parquet([place / name for name in counts])}")
     rare = rank_items(session, config.min_item_events)
     n_events = int(session.value("SELECT coalesce(sum(events), 0)::BIGINT FROM items"))
     kinds = name_kinds(session)
@@ -127,7 +140,7 @@ def _prepare(
     finished = run_parts(
         work,
         "encode",
-        buckets,
+        [{"files": files, "counted": name} for files, name in zip(buckets, counts, strict=True)],
         _Encode,
         in_bucket | {"kinds": list(kinds), "any_rejected": n_events < staged.rows},
         kept=False,
@@ -140,8 +153,8 @@ def _prepare(
         encoded = _join(session, place, folder, [one["encoded"] for one in finished], kinds)
     items_source = {}
     if attributes is not None:
-        counts = stage_attributes(attributes, session, id_type=staged.types["item_id"], item_column=config.item_column)
-        items_source = {"items_source": {**attributes.description, **counts}}
+        matched = stage_attributes(attributes, session, id_type=staged.types["item_id"], item_column=config.item_column)
+        items_source = {"items_source": {**attributes.description, **matched}}
     write_items(session, folder, attributes=attributes is not None)
     return described(encoded, verdict, staged, rows, config) | items_source
 
@@ -174,7 +187,7 @@ class _Part:
             low, high = part["rows"]
             relation = relation.removesuffix(")") + ", file_row_number = true)"
             relation = f"(FROM {relation} WHERE file_row_number >= {low} AND file_row_number < {high})"
-        return Rows(rows.description, list(self.types), lambda _: f"(SELECT {columns} FROM {relation})")
+        return Rows(rows.description, list(self.types), lambda _: f"(SELECT {columns} FROM {relation})", rows.read_again)
 
     @property
     def options(self) -> PrepareConfig:
@@ -210,7 +223,7 @@ class _Split(_Part):
                 staged = stage(rows, session, self.options)
             magnitudes = count_magnitudes(session, "staged")
             session.run(
-                f"COPY (SELECT *, {_bucket_as_sql(self.borders, 0)} AS bucket FROM staged) "
+                f"COPY (SELECT {_columns(staged)}, {_bucket_as_sql(self.borders, 0)} AS bucket FROM staged) "
                 f"TO {literal(str(folder))} (FORMAT parquet, PARTITION_BY (bucket), OVERWRITE_OR_IGNORE true)"
             )
             files: dict[str, list[str]] = {}
@@ -232,8 +245,10 @@ class _Bucket(_Part):
         """A session with the tables of `judge`."""
         with _session(self.options) as session, self.work.gathered(files) as place:
             session.run("SET preserve_insertion_order = false")
-            session.run(f"CREATE VIEW staged AS FROM {_parquet([place / file for file in files])}")
-            yield session, *judge(Staged(**self.staged), session, self.options, self.unit)
+            staged, rows = Staged(**self.staged), _parquet([place / file for file in files])
+            told_again = with_times(rows, "time_read", staged.time_type)
+            session.run(f"CREATE VIEW staged AS {told_again if _columns(staged) != '*' else f'FROM {rows}'}")
+            yield session, *judge(staged, session, self.options, self.unit)
 
 
 class _Count(_Bucket):
@@ -241,6 +256,7 @@ class _Count(_Bucket):
 
     def run(self, part: list[str], path: Path) -> dict[str, Any]:
         with self.judged(part) as (session, kinds, bots), _whole(Path(f"{path}.parquet")) as file:
+            count_events(session)
             session.run(f"COPY counted TO {literal(str(file))} (FORMAT parquet)")
         return {"kinds": kinds, "bots": bots}
 
@@ -252,10 +268,12 @@ class _Encode(_Bucket):
     kinds: list[str]
     any_rejected: bool
 
-    def run(self, part: list[str], path: Path) -> dict[str, Any]:
-        with self.judged(part) as (session, _, _), _whole(path) as folder, self.work.gathered(["items.parquet"]) as place:
+    def run(self, part: dict[str, Any], path: Path) -> dict[str, Any]:
+        files = ["items.parquet", part["counted"]]
+        with self.judged(part["files"]) as (session, _, _), _whole(path) as folder, self.work.gathered(files) as place:
             folder.mkdir()
-            session.run(f"CREATE TABLE items AS FROM {_parquet([place / 'items.parquet'])}")
+            for table, file in zip(("items", "counted"), files, strict=True):
+                session.run(f"CREATE TABLE {table} AS FROM {_parquet([place / file])}")
             rejected = collect(session, self.options, any_rejected=self.any_rejected)
             encoded = encode(session, folder, tuple(self.kinds))
             for table in ("reach", "rejected"):
@@ -382,6 +400,11 @@ def _buckets(files: list[dict[str, list[str]]]) -> list[list[str]]:
     names = {bucket for of_part in files for bucket in of_part}
     in_order = sorted(names, key=lambda name: int(name.removeprefix("bucket=")))
     return [[file for of_part in files for file in of_part.get(bucket, [])] for bucket in in_order]
+
+
+def _columns(staged: Staged) -> str:
+    """What of the staged rows is written by bucket: not the parts of a time that are soon told again."""
+    return "user_id, item_id, event, time_read" if is_number_or_moment(staged.time_type) else "*"
 
 
 def _bucket_as_sql(borders: list[Any], first: int) -> str:

@@ -12,18 +12,29 @@ import re
 from heedful.errors import InputError
 from heedful.events.session import Session, identifier
 
-__all__ = ["NANOSECONDS", "choose_unit", "count_magnitudes", "find_unit", "is_text", "moment_as_sql", "time_as_sql"]
+__all__ = [
+    "NANOSECONDS",
+    "check_time",
+    "choose_unit",
+    "count_magnitudes",
+    "find_unit",
+    "is_number_or_moment",
+    "is_text",
+    "moment_as_sql",
+    "with_times",
+]
 
 NANOSECONDS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 _LAST = 4_102_444_800  # 2100-01-01 in unix seconds
 _FIRST_DATE, _LAST_DATE = 19700101, 20991231  # calendar dates as numbers
 _INTEGERS = frozenset({"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"})
 _TIMESTAMPS = re.compile(r"DATE|TIMESTAMP(_S|_MS|_NS|TZ|TZ_NS)?( WITH TIME ZONE)?")
+_KEPT_BY_PARQUET = frozenset({"DOUBLE", "DATE", "TIMESTAMP", "TIMESTAMP_NS", "TIMESTAMP WITH TIME ZONE"})
 # The magnitude of numbers after March 1973 and before the year 5138 tells their unit.
 _UPPER = (("s", 1e11), ("ms", 1e14), ("us", 1e17))
 
 
-def time_as_sql(column: str, kind: str) -> tuple[str, str, str]:
+def _time_as_sql(column: str, kind: str) -> tuple[str, str, str]:
     """SQL of `whole`, `real` and `moment` for a column of DuckDB type `kind`.
 
     Raises:
@@ -51,6 +62,27 @@ def time_as_sql(column: str, kind: str) -> tuple[str, str, str]:
     )
 
 
+def check_time(column: str, kind: str) -> None:
+    """See that a column of DuckDB type `kind` can be a time.
+
+    Raises:
+        InputError: the type is no time.
+
+    """
+    _time_as_sql(column, kind)
+
+
+def with_times(relation: str, column: str, kind: str) -> str:
+    """SQL of a relation with `whole`, `real` and `moment` of one of its columns, whose type `check_time` takes."""
+    whole, real, moment = _time_as_sql(column, kind)
+    return f"SELECT *, {whole} AS whole, {real} AS real, {moment} AS moment FROM {relation}"
+
+
+def is_number_or_moment(kind: str) -> bool:
+    """Whether times of a DuckDB type are read quickly, and alike after a way through Parquet."""
+    return kind in _INTEGERS or kind in _KEPT_BY_PARQUET
+
+
 def is_text(kind: str) -> bool:
     """Whether times of a DuckDB type are read from text, which takes long."""
     return kind in ("VARCHAR", "NULL", '"NULL"') or kind.startswith("ENUM(")
@@ -63,17 +95,17 @@ def find_unit(session: Session, table: str) -> str:
         InputError: all numbers read like calendar dates.
 
     """
-    least, most, reals = session.run(f"SELECT min(whole), max(whole), count(real) FROM {table}")[0]
-    if least is not None and not reals and (least > _LAST_DATE or 0 <= least < _FIRST_DATE):
-        # The bounds, which Parquet files know by themselves, tell it where all numbers have one unit.
-        units = [next((unit for unit, limit in _UPPER if bound < limit), "ns") for bound in (least, most)]
-        if units[0] == units[1]:
-            return units[0]
     return choose_unit(count_magnitudes(session, table))
 
 
 def count_magnitudes(session: Session, table: str) -> list[int]:
     """Numbers in `whole` and `real`: all, those that look like calendar dates, those below the limit of each unit."""
+    least, most, n, reals = session.run(f"SELECT min(whole), max(whole), count(whole), count(real) FROM {table}")[0]
+    if n and not reals and (least > _LAST_DATE or 0 <= least <= most < _FIRST_DATE):
+        # The bounds, which Parquet files know by themselves, tell it where all numbers have one unit.
+        below = [(least < limit, most < limit) for _, limit in _UPPER]
+        if all(lowest == highest for lowest, highest in below):
+            return [n, 0, *(n if highest else 0 for _, highest in below)]
     value = "coalesce(whole::DOUBLE, real)"
     counts = ", ".join(f"count(*) FILTER (v < {limit})" for _, limit in _UPPER)
     return list(

@@ -23,12 +23,15 @@ from heedful.events.columns import EVENT, ITEM, TIME, USER, find_column, id_as_s
 from heedful.events.reading import Rows
 from heedful.events.session import Session, literal
 from heedful.events.session import identifier as quoted
-from heedful.events.times import find_unit, is_text, moment_as_sql, time_as_sql
+from heedful.events.times import check_time, find_unit, is_text, moment_as_sql, with_times
 
 if TYPE_CHECKING:
     from heedful.events.preparing import PrepareConfig
 
-__all__ = ["Staged", "Verdict", "collect", "judge", "rank_items", "refuse_nothing", "stage", "unknown_kinds", "validate"]
+__all__ = [
+    "Staged", "Verdict", "collect", "count_events", "judge", "rank_items", "refuse_nothing", "stage", "unknown_kinds",
+    "validate",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -38,12 +41,14 @@ class Staged:
     Attributes:
         columns: the column of the source behind each outside name.
         types: SQL types of the ids, by outside name.
+        time_type: SQL type of the time.
         rows: number of rows.
 
     """
 
     columns: dict[str, str]
     types: dict[str, str]
+    time_type: str
     rows: int
 
 
@@ -76,14 +81,17 @@ def stage(rows: Rows, session: Session, config: PrepareConfig) -> Staged:
     found = session.types(relation)
     user_sql, user_type = id_as_sql(user, found[user], USER)
     item_sql, item_type = id_as_sql(item, found[item], ITEM)
-    whole, real, moment = time_as_sql(time, found[time])
+    check_time(time, found[time])
+    read = (
+        f"SELECT {user_sql} AS user_id, {item_sql} AS item_id, "
+        f"{kind_as_sql(event, found[event] if event else '')} AS event, {quoted(time)} AS time_read FROM {relation}"
+    )
     session.run(
         f"CREATE {'VIEW' if rows.read_again and not is_text(found[time]) else 'TABLE'} staged AS "
-        f"SELECT {user_sql} AS user_id, {item_sql} AS item_id, "
-        f"{kind_as_sql(event, found[event] if event else '')} AS event, {quoted(time)} AS time_read, "
-        f"{whole} AS whole, {real} AS real, {moment} AS moment FROM {relation}"
+        + with_times(f"({read})", "time_read", found[time])
     )
-    return Staged(columns, {"user_id": user_type, "item_id": item_type}, session.value("SELECT count(*) FROM staged"))
+    n_rows = session.value("SELECT count(*) FROM staged")
+    return Staged(columns, {"user_id": user_type, "item_id": item_type}, found[time], n_rows)
 
 
 def validate(staged: Staged, session: Session, config: PrepareConfig) -> Verdict:
@@ -96,6 +104,7 @@ def validate(staged: Staged, session: Session, config: PrepareConfig) -> Verdict
     """
     unit = config.time_unit if config.time_unit != "auto" else find_unit(session, "staged")
     kinds, bots = judge(staged, session, config, unit)
+    count_events(session)
     left_out = unknown_kinds(kinds, config.kinds)
     rare = rank_items(session, config.min_item_events)
     n_events = session.value("SELECT coalesce(sum(events), 0)::BIGINT FROM items")
@@ -106,7 +115,7 @@ def validate(staged: Staged, session: Session, config: PrepareConfig) -> Verdict
 
 
 def judge(staged: Staged, session: Session, config: PrepareConfig, unit: str) -> tuple[dict[str, int], int]:
-    """What can be judged user by user: make `events`, `human` and `counted`, the events of each item and kind.
+    """What can be judged user by user: make `events` and `human`.
 
     Returns:
         (number of rows of each kind where only some kinds are wanted, number of bots).
@@ -122,8 +131,12 @@ def judge(staged: Staged, session: Session, config: PrepareConfig, unit: str) ->
     session.run(f"CREATE VIEW judged AS SELECT *, {_reason_as_sql(staged)} AS reason FROM named {wanted}")
     _choose_events(staged, session, config)
     bots = _find_bots(session, config.max_user_events)
-    session.run("CREATE TABLE counted AS SELECT item_id, kind, count(*) AS events FROM human GROUP BY ALL")
     return kinds, bots
+
+
+def count_events(session: Session) -> None:
+    """Make `counted`, the events of each item and kind."""
+    session.run("CREATE TABLE counted AS SELECT item_id, kind, count(*) AS events FROM human GROUP BY ALL")
 
 
 def unknown_kinds(counts: dict[str, int], wanted: Sequence[str]) -> dict[str, int]:
