@@ -12,20 +12,19 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import time
 
 import numpy as np
 import torch
 from made_up import random_table, skewed_log
-from ranker_training import like, loss_of, mixed, padded_inputs, sampler
+from ranker_training import like, loss_of, mixed, plain_updates, sampler, updates
 from side_by_side import in_turn, parser, ratio, report
-from torch import nn
 
 from heedful.events.candidates import Candidates
 from heedful.events.log import EventLog
-from heedful.ranking.instances import Batch, Position
+from heedful.ranking.instances import Position
 from heedful.ranking.neural import _TrainingPass
-from heedful.ranking.objective import OBJECTIVES
 from heedful.ranking.rankers import AttentionRanker
 from heedful.ranking.training import _Run
 from heedful.ranking.trend import TrendIndex
@@ -94,14 +93,14 @@ def agreement(log: EventLog) -> dict[str, float]:
 def training(log: EventLog, preset: str, options: argparse.Namespace) -> dict[str, object]:
     sides, waits = {}, {}
     for size in options.batches:
-        sides[f"gpu, {size}"] = updates(ranker_on("cuda", log, preset, size), log, options.steps, waits, f"gpu, {size}")
+        sides[f"gpu, {size}"] = own(ranker_on("cuda", log, preset, size), log, options.steps, waits, f"gpu, {size}")
     largest = options.batches[-1]
     half = f"gpu, {largest}, bfloat16"
-    sides[half] = updates(ranker_on("cuda", log, preset, largest, "bfloat16"), log, options.steps, waits, half)
-    sides["cpu, 64"] = updates(ranker_on("cpu", log, preset), log, max(options.steps // 10, 1), waits, "cpu, 64")
+    sides[half] = own(ranker_on("cuda", log, preset, largest, "bfloat16"), log, options.steps, waits, half)
+    sides["cpu, 64"] = own(ranker_on("cpu", log, preset), log, max(options.steps // 10, 1), waits, "cpu, 64")
     if preset == "paper":
         for size in options.batches:
-            sides[f"plain on the gpu, {size}"] = plain_updates(log, size, options.steps)
+            sides[f"plain on the gpu, {size}"] = plain(log, size, options.steps)
     rates = in_turn(sides, options.rounds)
     pairs = [(name, "cpu, 64") for name in rates if name != "cpu, 64"]
     if preset == "paper":
@@ -113,20 +112,13 @@ def training(log: EventLog, preset: str, options: argparse.Namespace) -> dict[st
     }
 
 
-def updates(ranker: AttentionRanker, log: EventLog, steps: int, waits: dict[str, tuple[float, float]], name: str):
+def own(ranker: AttentionRanker, log: EventLog, steps: int, waits: dict[str, tuple[float, float]], name: str):
     """A round of heedful's own training: users a second."""
     run = training_run(ranker, log)
     batches = run.batches()
 
     def measure() -> float:
-        users, waited, started = 0, 0.0, time.perf_counter()
-        for _ in range(steps):
-            before = time.perf_counter()
-            batch, _ = next(batches)
-            waited += time.perf_counter() - before
-            run._update(batch)
-            users += len(batch.now)
-        took = time.perf_counter() - started
+        users, waited, took = updates(run, batches, steps)
         before = waits.get(name, (0.0, 0.0))
         waits[name] = before[0] + waited, before[1] + took
         return users / took
@@ -134,35 +126,14 @@ def updates(ranker: AttentionRanker, log: EventLog, steps: int, waits: dict[str,
     return measure
 
 
-def plain_updates(log: EventLog, size: int, steps: int):
+def plain(log: EventLog, size: int, steps: int):
     """A round of the plain module on the GPU, its batches made beforehand."""
     ranker = ranker_on("cuda", log, "paper", size)
     module = like(ranker).to(ranker._device)
     adam = torch.optim.Adam(module.parameters(), lr=0.002, fused=True)
     found = sampler(ranker, log).batches(Position())
-    made: list[Batch] = mixed([next(found)[0] for _ in range(max(2048 // size, 2))], False, size)
-
-    def measure() -> float:
-        users, started = 0, time.perf_counter()
-        for step in range(steps):
-            batch = made[step % len(made)]
-            adam.zero_grad()
-            x, used, xq = padded_inputs(ranker, batch)
-            logits = module(x, used.to(x.device), xq)
-            loss = plain_loss(logits, batch)
-            loss.backward()
-            nn.utils.clip_grad_norm_(module.parameters(), 10.0)
-            adam.step()
-            loss.item()
-            users += len(batch.now)
-        return users / (time.perf_counter() - started)
-
-    return measure
-
-
-def plain_loss(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-    positive, weights = (torch.from_numpy(array).to(logits.device) for array in (batch.positive, batch.weights))
-    return OBJECTIVES["logistic"](logits, positive, weights)
+    made = itertools.cycle(mixed([next(found)[0] for _ in range(max(2048 // size, 2))], False, size))
+    return lambda: plain_updates(ranker, module, adam, made, steps)
 
 
 def requests(ranker: AttentionRanker, number: int):

@@ -124,12 +124,42 @@ def sampler(ranker: AttentionRanker, log: EventLog):
 
 
 def loss_of(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-    return OBJECTIVES["logistic"](logits, torch.from_numpy(batch.positive), torch.from_numpy(batch.weights))
+    positive, weights = (torch.from_numpy(array).to(logits.device) for array in (batch.positive, batch.weights))
+    return OBJECTIVES["logistic"](logits, positive, weights)
 
 
 def padded_inputs(ranker: AttentionRanker, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    used = torch.from_numpy((batch.memory.counts > 0).astype(np.float32))
+    used = torch.from_numpy((batch.memory.counts > 0).astype(np.float32)).to(ranker._device)
     return ranker._inputs(batch.memory.rows), used, ranker._inputs(batch.candidates)
+
+
+def updates(run: _Run, batches: Iterator[tuple[Batch, Position]], steps: int) -> tuple[int, float, float]:
+    """Some updates of heedful's own training: (users, seconds that they waited for batches, seconds in all)."""
+    users, waited, started = 0, 0.0, time.perf_counter()
+    for _ in range(steps):
+        before = time.perf_counter()
+        batch, _ = next(batches)
+        waited += time.perf_counter() - before
+        run._update(batch)
+        users += len(batch.now)
+    return users, waited, time.perf_counter() - started
+
+
+def plain_updates(
+    ranker: AttentionRanker, module: PlainAttention, adam: torch.optim.Adam, batches: Iterator[Batch], steps: int
+) -> float:
+    """Some updates of the plain module: users per second."""
+    users, started = 0, time.perf_counter()
+    for _ in range(steps):
+        batch = next(batches)
+        adam.zero_grad()
+        loss = loss_of(module(*padded_inputs(ranker, batch)), batch)
+        loss.backward()
+        nn.utils.clip_grad_norm_(module.parameters(), 10.0)
+        adam.step()
+        loss.item()  # who trains looks at the loss; a GPU is waited for then, as on heedful's side
+        users += len(batch.now)
+    return users / (time.perf_counter() - started)
 
 
 class Sides:
@@ -147,15 +177,9 @@ class Sides:
         self.by_batch, self.by_log = (itertools.cycle(mixed(epoch, whole)) for whole in (False, True))
 
     def heedful(self) -> float:
-        users, started = 0, time.perf_counter()
-        for _ in range(self.steps):
-            before = time.perf_counter()
-            batch, _ = next(self.batches)
-            self.waited += time.perf_counter() - before
-            self.run._update(batch)
-            users += len(batch.now)
-        self.worked += time.perf_counter() - started
-        return users / (time.perf_counter() - started)
+        users, waited, took = updates(self.run, self.batches, self.steps)
+        self.waited, self.worked = self.waited + waited, self.worked + took
+        return users / took
 
     def bfloat16(self) -> float:
         single, self.ranker.config = self.ranker.config, replace(self.ranker.config, precision="bfloat16")
@@ -164,15 +188,7 @@ class Sides:
         return rate
 
     def plain(self, batches: Iterator[Batch], steps: int) -> float:
-        users, started = 0, time.perf_counter()
-        for _ in range(steps):
-            batch = next(batches)
-            self.adam.zero_grad()
-            loss_of(self.module(*padded_inputs(self.ranker, batch)), batch).backward()
-            nn.utils.clip_grad_norm_(self.module.parameters(), 10.0)
-            self.adam.step()
-            users += len(batch.now)
-        return users / (time.perf_counter() - started)
+        return plain_updates(self.ranker, self.module, self.adam, batches, steps)
 
 
 def mixed(batches: list[Batch], whole: bool, size: int = 64) -> list[Batch]:

@@ -17,7 +17,7 @@ from heedful.errors import ConfigError, FolderError, InputError
 from heedful.events.log import EventLog
 from heedful.events.preparing import PrepareConfig, prepare, read_events
 from heedful.events.session import open_session
-from heedful.events.times import choose_unit, count_magnitudes, find_unit
+from heedful.events.times import choose_unit, count_magnitudes
 
 DAY = 86400
 START = 1_600_000_000
@@ -197,24 +197,28 @@ def test_units_are_told_by_magnitude(unit, form):
 
 
 @pytest.mark.parametrize(
-    "values",
+    ("values", "dates", "unit"),
     [
-        [START, START + DAY],  # one unit, told by the bounds
-        [START * 1000, START * 1000 + 5],
-        [START, START * 1000, START * 1000 + 5],  # two units: the median decides
-        [-START, START * 1000, START * 1000],
-        [20240131, START],  # one looks like a calendar date
-        [-20240131, 20240131, 5],
-        [START * 10**9, None],
-        [None, None],
+        ([START, START + DAY], 0, "s"),  # one unit, told by the bounds
+        ([START * 1000, START * 1000 + 5], 0, "ms"),
+        ([START, START * 1000, START * 1000 + 5], 0, "ms"),  # two units: the median decides
+        ([-START, START * 1000, START * 1000], 0, "ms"),
+        ([20240131, START], 1, "s"),  # one looks like a calendar date
+        ([5, 20240131, START], 1, "s"),
+        ([-20240131, 20240131, 5], 2, "s"),
+        ([START * 10**9, None], 0, "ns"),
+        ([None, None], 0, "s"),
     ],
 )
-def test_the_bounds_of_times_tell_the_unit_that_all_of_them_tell(tmp_path, values):
+def test_the_bounds_of_times_tell_the_unit_that_all_of_them_tell(tmp_path, values, dates, unit):
     with open_session(tmp_path, memory_limit="500MB", threads=1) as session:
         session.run("CREATE TABLE staged (whole BIGINT, real DOUBLE)")
         listed = ", ".join(f"({'NULL' if value is None else value}, NULL)" for value in values)
         session.run(f"INSERT INTO staged VALUES {listed}")
-        assert find_unit(session, "staged") == choose_unit(count_magnitudes(session, "staged"))
+        counted = count_magnitudes(session, "staged")
+    sizes = [abs(value) for value in values if value is not None]
+    assert counted == [len(sizes), dates, *(sum(size < limit for size in sizes) for limit in (1e11, 1e14, 1e17))]
+    assert choose_unit(counted) == unit
 
 
 def test_parquet_that_is_damaged_somewhere_is_refused(tmp_path):

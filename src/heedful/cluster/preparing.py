@@ -41,7 +41,7 @@ from heedful.events.log import KIND, EventLog
 from heedful.events.preparing import REJECTED_ORDER, PrepareConfig, described
 from heedful.events.reading import Rows, Source, expand, open_source, read_errors
 from heedful.events.session import Session, identifier, literal, open_session
-from heedful.events.times import choose_unit, count_magnitudes, is_number_or_moment, with_times
+from heedful.events.times import choose_unit, count_magnitudes, is_number_or_moment, time_as_sql
 from heedful.events.validating import (
     Staged,
     Verdict,
@@ -222,8 +222,10 @@ class _Split(_Part):
             with read_errors(rows):
                 staged = stage(rows, session, self.options)
             magnitudes = count_magnitudes(session, "staged")
+            # The parts of a time that are soon told again, in the bucket, need not be written.
+            columns = "* EXCLUDE (whole, real, moment)" if is_number_or_moment(staged.time_type) else "*"
             session.run(
-                f"COPY (SELECT {_columns(staged)}, {_bucket_as_sql(self.borders, 0)} AS bucket FROM staged) "
+                f"COPY (SELECT {columns}, {_bucket_as_sql(self.borders, 0)} AS bucket FROM staged) "
                 f"TO {literal(str(folder))} (FORMAT parquet, PARTITION_BY (bucket), OVERWRITE_OR_IGNORE true)"
             )
             files: dict[str, list[str]] = {}
@@ -246,8 +248,8 @@ class _Bucket(_Part):
         with _session(self.options) as session, self.work.gathered(files) as place:
             session.run("SET preserve_insertion_order = false")
             staged, rows = Staged(**self.staged), _parquet([place / file for file in files])
-            told_again = with_times(rows, "time_read", staged.time_type)
-            session.run(f"CREATE VIEW staged AS {told_again if _columns(staged) != '*' else f'FROM {rows}'}")
+            parts = f", {time_as_sql('time_read', staged.time_type)}" if is_number_or_moment(staged.time_type) else ""
+            session.run(f"CREATE VIEW staged AS SELECT *{parts} FROM {rows}")
             yield session, *judge(staged, session, self.options, self.unit)
 
 
@@ -400,11 +402,6 @@ def _buckets(files: list[dict[str, list[str]]]) -> list[list[str]]:
     names = {bucket for of_part in files for bucket in of_part}
     in_order = sorted(names, key=lambda name: int(name.removeprefix("bucket=")))
     return [[file for of_part in files for file in of_part.get(bucket, [])] for bucket in in_order]
-
-
-def _columns(staged: Staged) -> str:
-    """What of the staged rows is written by bucket: not the parts of a time that are soon told again."""
-    return "user_id, item_id, event, time_read" if is_number_or_moment(staged.time_type) else "*"
 
 
 def _bucket_as_sql(borders: list[Any], first: int) -> str:

@@ -13,16 +13,8 @@ from heedful.errors import InputError
 from heedful.events.session import Session, identifier
 
 __all__ = [
-    "NANOSECONDS",
-    "check_time",
-    "choose_unit",
-    "count_magnitudes",
-    "find_unit",
-    "is_number_or_moment",
-    "is_text",
-    "moment_as_sql",
-    "with_times",
-]
+    "NANOSECONDS", "choose_unit", "count_magnitudes", "is_number_or_moment", "is_text", "moment_as_sql", "time_as_sql",
+]  # fmt: skip
 
 NANOSECONDS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 _LAST = 4_102_444_800  # 2100-01-01 in unix seconds
@@ -34,13 +26,18 @@ _KEPT_BY_PARQUET = frozenset({"DOUBLE", "DATE", "TIMESTAMP", "TIMESTAMP_NS", "TI
 _UPPER = (("s", 1e11), ("ms", 1e14), ("us", 1e17))
 
 
-def _time_as_sql(column: str, kind: str) -> tuple[str, str, str]:
-    """SQL of `whole`, `real` and `moment` for a column of DuckDB type `kind`.
+def time_as_sql(column: str, kind: str) -> str:
+    """SQL of `whole`, `real` and `moment`, named so, for a column of DuckDB type `kind`.
 
     Raises:
         InputError: the type is no time.
 
     """
+    whole, real, moment = _parts(column, kind)
+    return f"{whole} AS whole, {real} AS real, {moment} AS moment"
+
+
+def _parts(column: str, kind: str) -> tuple[str, str, str]:
     name = identifier(column)
     if kind in _INTEGERS:
         return f"{name}::BIGINT", "NULL::DOUBLE", "NULL::BIGINT"
@@ -62,22 +59,6 @@ def _time_as_sql(column: str, kind: str) -> tuple[str, str, str]:
     )
 
 
-def check_time(column: str, kind: str) -> None:
-    """See that a column of DuckDB type `kind` can be a time.
-
-    Raises:
-        InputError: the type is no time.
-
-    """
-    _time_as_sql(column, kind)
-
-
-def with_times(relation: str, column: str, kind: str) -> str:
-    """SQL of a relation with `whole`, `real` and `moment` of one of its columns, whose type `check_time` takes."""
-    whole, real, moment = _time_as_sql(column, kind)
-    return f"SELECT *, {whole} AS whole, {real} AS real, {moment} AS moment FROM {relation}"
-
-
 def is_number_or_moment(kind: str) -> bool:
     """Whether times of a DuckDB type are read quickly, and alike after a way through Parquet."""
     return kind in _INTEGERS or kind in _KEPT_BY_PARQUET
@@ -86,16 +67,6 @@ def is_number_or_moment(kind: str) -> bool:
 def is_text(kind: str) -> bool:
     """Whether times of a DuckDB type are read from text, which takes long."""
     return kind in ("VARCHAR", "NULL", '"NULL"') or kind.startswith("ENUM(")
-
-
-def find_unit(session: Session, table: str) -> str:
-    """The unit of the numbers in `whole` and `real` of a table, as `choose_unit` does.
-
-    Raises:
-        InputError: all numbers read like calendar dates.
-
-    """
-    return choose_unit(count_magnitudes(session, table))
 
 
 def count_magnitudes(session: Session, table: str) -> list[int]:

@@ -23,7 +23,7 @@ from heedful.events.columns import EVENT, ITEM, TIME, USER, find_column, id_as_s
 from heedful.events.reading import Rows
 from heedful.events.session import Session, literal
 from heedful.events.session import identifier as quoted
-from heedful.events.times import check_time, find_unit, is_text, moment_as_sql, with_times
+from heedful.events.times import choose_unit, count_magnitudes, is_text, moment_as_sql, time_as_sql
 
 if TYPE_CHECKING:
     from heedful.events.preparing import PrepareConfig
@@ -81,14 +81,11 @@ def stage(rows: Rows, session: Session, config: PrepareConfig) -> Staged:
     found = session.types(relation)
     user_sql, user_type = id_as_sql(user, found[user], USER)
     item_sql, item_type = id_as_sql(item, found[item], ITEM)
-    check_time(time, found[time])
-    read = (
-        f"SELECT {user_sql} AS user_id, {item_sql} AS item_id, "
-        f"{kind_as_sql(event, found[event] if event else '')} AS event, {quoted(time)} AS time_read FROM {relation}"
-    )
     session.run(
         f"CREATE {'VIEW' if rows.read_again and not is_text(found[time]) else 'TABLE'} staged AS "
-        + with_times(f"({read})", "time_read", found[time])
+        f"SELECT {user_sql} AS user_id, {item_sql} AS item_id, "
+        f"{kind_as_sql(event, found[event] if event else '')} AS event, {quoted(time)} AS time_read, "
+        f"{time_as_sql(time, found[time])} FROM {relation}"
     )
     n_rows = session.value("SELECT count(*) FROM staged")
     return Staged(columns, {"user_id": user_type, "item_id": item_type}, found[time], n_rows)
@@ -102,7 +99,7 @@ def validate(staged: Staged, session: Session, config: PrepareConfig) -> Verdict
         ConfigError: a kind to keep that the log does not have.
 
     """
-    unit = config.time_unit if config.time_unit != "auto" else find_unit(session, "staged")
+    unit = config.time_unit if config.time_unit != "auto" else choose_unit(count_magnitudes(session, "staged"))
     kinds, bots = judge(staged, session, config, unit)
     count_events(session)
     left_out = unknown_kinds(kinds, config.kinds)
