@@ -20,6 +20,7 @@ from heedful.cluster.parts import open_work, run_parts
 from heedful.cluster.storage import Place, here
 from heedful.errors import ConfigError, FolderError, InputError, TrainingError
 from heedful.recommending.requests import ROW_GROUP_REQUESTS
+from heedful.recommending.retrieval import Retriever
 
 pytestmark = [
     pytest.mark.usefixtures("ray_session"),
@@ -127,6 +128,27 @@ def test_ranking_gives_the_same_bytes(
     assert cluster.recommend_requests(model, requests, out, k=3) == report
     assert (tmp_path / "here.parquet").read_bytes() == here(out).read_bytes()
     assert storage.names() == {"model", "requests.parquet", "out.parquet"}
+
+
+def test_retrieval_then_ranking_gives_the_same_bytes(
+    shop: Shop, far: Place, tmp_path: Path, one_thread: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranking, "_PART_REQUESTS", ROW_GROUP_REQUESTS)
+    model, requests, index, out = far / "model", far / "requests.parquet", far / "index", far / "out.parquet"
+    heedful.load_ranker(shop.model).save(tmp_path / "packed", pack=True)
+    model.send(tmp_path / "packed")
+    requests.send(shop.requests)
+    ranker = heedful.load_ranker(shop.model)
+    lists = Retriever(ranker, candidates=20, index="lists")
+    lists.save(tmp_path / "index")
+    index.send(tmp_path / "index")
+    # Twenty retrieved items of 200 are other answers than the best of all, so that the option is seen to arrive.
+    heedful.recommend_requests(ranker, shop.requests, tmp_path / "all.parquet", k=3)
+    for retriever, given in ((Retriever(ranker, candidates=20), None), (lists, index)):
+        report = heedful.recommend_requests(ranker, shop.requests, tmp_path / "here.parquet", k=3, retriever=retriever)
+        assert (tmp_path / "here.parquet").read_bytes() != (tmp_path / "all.parquet").read_bytes()
+        assert cluster.recommend_requests(model, requests, out, k=3, retrieve=20, index=given) == report
+        assert (tmp_path / "here.parquet").read_bytes() == here(out).read_bytes()
 
 
 def test_an_error_of_a_worker_is_the_error_of_one_machine(shop: Shop, tmp_path: Path) -> None:
