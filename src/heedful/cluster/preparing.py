@@ -62,6 +62,9 @@ _PART_ROWS = 4_000_000
 _SAMPLE = 2000
 _BUCKET_ROWS = 8_000_000
 _PARQUET = (".parquet", ".pq")
+# For integer ids half the bytes and three quarters of the processor time of the defaults, for text ids the same as these.
+# Larger dictionaries take twice the time.
+_ROWS_BY_BUCKET = "FORMAT parquet, PARTITION_BY (bucket), PARQUET_VERSION v2, DICTIONARY_SIZE_LIMIT 1000"
 _ARRAYS: dict[str, type[np.generic]] = {"items": np.int32, "times": np.int64, "kinds": np.uint8}
 
 
@@ -226,7 +229,7 @@ class _Split(_Part):
             columns = "* EXCLUDE (whole, real, moment)" if is_number_or_moment(staged.time_type) else "*"
             session.run(
                 f"COPY (SELECT {columns}, {_bucket_as_sql(self.borders, 0)} AS bucket FROM staged) "
-                f"TO {literal(str(folder))} (FORMAT parquet, PARTITION_BY (bucket), OVERWRITE_OR_IGNORE true)"
+                f"TO {literal(str(folder))} ({_ROWS_BY_BUCKET}, OVERWRITE_OR_IGNORE true)"
             )
             files: dict[str, list[str]] = {}
             for file in sorted(folder.glob("bucket=*/*")):
