@@ -1,4 +1,7 @@
-"""Work in numbered parts: Ray Data hands them to one worker for each processor, each part leaves files, then its report.
+"""Work in numbered parts: Ray hands them to one worker for each processor, each part leaves files, then its report.
+
+Workers that are worth keeping (a ranker with its table) are the actors of Ray Data; parts that need none are tasks of Ray's
+core, which start at once. Ray Data took as long to hand out the parts of `prepare` as they took themselves.
 
 A part that has its report is finished and is never done again, by whomever; one without is done anew and writes the very
 same files. So a worker or node that dies, or the whole command, costs no more than the parts in hand, and nothing is there
@@ -10,9 +13,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -24,6 +27,9 @@ from heedful.progress import progress, say
 __all__ = ["PartWorker", "open_work", "run_parts"]
 
 _INPUTS = "inputs.json"
+# So often a part is begun anew when its worker has died.
+_DEATHS = 16
+_How: TypeAlias = tuple[type, dict[str, Any], Place, str]
 
 
 class PartWorker(Protocol):
@@ -71,25 +77,15 @@ def run_parts(
     waiting = [number for number in range(len(parts)) if _report(stage, number) not in done_before]
     if waiting:
         import ray
-        from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 
-        DataContext.get_current().enable_progress_bars = False
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
-        n = min(cpus(), len(waiting))
-        rows = [{"number": number, "part": json.dumps(parts[number])} for number in waiting]
-        numbers = ray.data.from_items(rows, override_num_blocks=len(rows))
+        rows = [(number, json.dumps(parts[number])) for number in waiting]
         how = (worker, dict(arguments), work, stage)
-        if kept:
-            pool = ActorPoolStrategy(min_size=1, max_size=n, initial_size=n, max_tasks_in_flight_per_actor=2)
-            done = numbers.map_batches(_Worker, batch_size=1, num_cpus=1, compute=pool, fn_constructor_args=how)
-        else:
-            done = numbers.map_batches(_do_one, batch_size=1, num_cpus=1, compute=TaskPoolStrategy(n), fn_args=how)
         with progress(stage, len(parts), "parts") as meter:
             meter.resume_at(len(parts) - len(waiting))
             try:
-                for row in done.iter_rows():
-                    if row["error"]:
-                        raise_facts(json.loads(row["error"]))
+                for error in (_by_actors if kept else _by_tasks)(rows, how):
+                    if error:
+                        raise_facts(json.loads(error))
                     meter.advance()
             except ray.exceptions.RayError as error:
                 what = str(error).strip().splitlines()[-1]
@@ -99,8 +95,37 @@ def run_parts(
     return [json.loads((work / _report(stage, number)).read_text()) for number in range(len(parts))]
 
 
+def _by_actors(rows: list[tuple[int, str]], how: _How) -> Iterator[str]:
+    """Have the parts done by workers that are kept; the error of each, empty if there is none, as they end."""
+    import ray
+    from ray.data import ActorPoolStrategy, DataContext
+
+    DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    n = min(cpus(), len(rows))
+    pool = ActorPoolStrategy(min_size=1, max_size=n, initial_size=n, max_tasks_in_flight_per_actor=2)
+    numbers = ray.data.from_items([{"number": number, "part": part} for number, part in rows], override_num_blocks=len(rows))
+    done = numbers.map_batches(_Kept, batch_size=1, num_cpus=1, compute=pool, fn_constructor_args=how)
+    yield from (row["error"] for row in done.iter_rows())
+
+
+def _by_tasks(rows: list[tuple[int, str]], how: _How) -> Iterator[str]:
+    """Have the parts done by tasks; the error of each, empty if there is none, as they end."""
+    import ray
+
+    task = ray.remote(num_cpus=1, max_retries=_DEATHS)(_do_one)
+    waiting = [task.remote(number, part, *how) for number, part in rows]
+    try:
+        while waiting:
+            ended, waiting = ray.wait(waiting)
+            yield from ray.get(ended)
+    finally:
+        for reference in waiting:
+            ray.cancel(reference)
+
+
 class _Worker:
-    """One worker of `run_parts`, in the form that Ray Data calls."""
+    """One worker of `run_parts`."""
 
     def __init__(self, worker: type, arguments: dict[str, Any], work: Place, stage: str) -> None:
         self._work, self._stage = work, stage
@@ -110,8 +135,8 @@ class _Worker:
         except HeedfulError as error:
             self._error = error
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
-        (number,), (part,) = batch["number"].tolist(), batch["part"].tolist()
+    def do(self, number: int, part: str) -> str:
+        """Do one part; its error as JSON, empty if there is none."""
         report = _report(self._stage, number)
         try:
             if self._error is not None:
@@ -120,14 +145,20 @@ class _Worker:
                 facts = self._worker.run(json.loads(part), folder / report.removesuffix(".json"))
             (self._work / report).write_text(json.dumps(facts))
         except HeedfulError as error:
-            return {"number": [number], "error": [json.dumps(as_facts(error))]}
-        return {"number": [number], "error": [""]}
+            return json.dumps(as_facts(error))
+        return ""
 
 
-def _do_one(
-    batch: dict[str, np.ndarray], worker: type, arguments: dict[str, Any], work: Place, stage: str
-) -> dict[str, list[Any]]:
-    return _Worker(worker, arguments, work, stage)(batch)
+class _Kept(_Worker):
+    """A worker in the form that Ray Data calls."""
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
+        (number,), (part,) = batch["number"].tolist(), batch["part"].tolist()
+        return {"number": [number], "error": [self.do(number, part)]}
+
+
+def _do_one(number: int, part: str, worker: type, arguments: dict[str, Any], work: Place, stage: str) -> str:
+    return _Worker(worker, arguments, work, stage).do(number, part)
 
 
 def _report(stage: str, number: int) -> str:
