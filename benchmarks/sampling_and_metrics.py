@@ -11,7 +11,7 @@ from side_by_side import in_turn, parser, ratio, report, seconds
 
 from heedful.embeddings.alias import alias_table, draw, smoothed_weights
 from heedful.embeddings.streams import first_state, next_random
-from heedful.evaluation.metrics import ndcg, ranks
+from heedful.metrics import ndcg, ranks
 
 
 @njit(nogil=True)

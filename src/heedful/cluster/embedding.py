@@ -74,9 +74,8 @@ def _embed(arguments: dict[str, Any]) -> None:
     with team_errors(arguments["work"]) as wanted:
         if not wanted:
             return
-        config = {name: tuple(value) if isinstance(value, list) else value for name, value in arguments["config"].items()}
         together = _Together()
-        table = SkipGram(**config).fit(EventLog.load(here(arguments["sequences"])), train=together)
+        table = SkipGram(**arguments["config"]).fit(EventLog.load(here(arguments["sequences"])), train=together)
         if distributed.get_rank() == 0:
             size = distributed.get_world_size()
             cluster = {"workers": size, "bytes_sent": together.bytes_sent, "rounds": together.rounds}
