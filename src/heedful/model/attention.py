@@ -62,7 +62,8 @@ class Attention(Term):
         """The logit of each candidate, float [B, C]."""
         if attention_cpu.is_faster(self, inputs.x_BLD, inputs.used_BL > 0, inputs.xq_BCD):
             return attention_cpu.logits(self, inputs.x_BLD, inputs.used_BL > 0, inputs.xq_BCD)
-        return (self._attend(inputs, _read) @ self.phi.T).squeeze(-1)
+        logits_BC: torch.Tensor = (self._attend(inputs, _read) @ self.phi.T).squeeze(-1)
+        return logits_BC
 
     def _attend(self, inputs: Inputs, read: Read) -> torch.Tensor:
         """z^K, float [B, C, H]."""
