@@ -18,10 +18,10 @@ from typing import Any, Literal
 import numba
 import numpy as np
 
-from heedful.embeddings.alias import alias_table, draw, smoothed_weights
-from heedful.embeddings.streams import next_random
 from heedful.errors import TrainingError
 from heedful.events.histories import Histories
+from heedful.kernels.alias import alias_table, draw, smoothed_weights
+from heedful.kernels.rng import next_random
 from heedful.ranking.memory import Memory, build_memory
 from heedful.ranking.trend import Known, TrendIndex
 

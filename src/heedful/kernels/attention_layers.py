@@ -1,16 +1,17 @@
-"""All layers of the attention on scores alone (see `attention`), one user at a time: what a user needs stays in the caches.
+"""All layers of attention in score space (see `attention_cpu`), one user at a time: what a user needs stays in the caches.
 
-A user's memory has N = L + M rows in each layer, R = K N in all. The past items are first taken through the linear maps of
-`maps`: for every layer k the D columns of f^k(x)^T h and of f^k(x)^T g^j for j < k, then what each layer's scores start
-with, and what each layer's reading is worth to the logit. With P the weights, [R, C],
+A user's memory has N = L + M rows in each layer, R = K N in all. The past items are first taken through the matrices of
+`attention_folding`: for every layer k the D columns of f^k(x)^T h and of f^k(x)^T g^j for j < k, then what each layer's
+scores start with, and what each layer's reading adds to the logit. With P the weights,
+[R, C],
 
     scores^k = start^k + [own^k | between^k0 | ... | between^k,k-1] [Xq; P^0; ...; P^k-1],    P^k = softmax(scores^k),
 
 where between^kj = (X f^kT g^j) X^T is [N, N]. So a layer is one product with a matrix that grows by the layer's own
-weights, and backward the same matrix stands on the other side. The products are those of `tiles`.
+weights, and backward the same matrix stands on the other side. The products are those of `matmul`.
 
 Shapes: T past items of all users end to end, B users, L past items of one, M null rows, N = L + M, R = K N, C candidates,
-D embedding width, K layers, E columns of `maps`; C, D, N and R are padded where `tiles` needs it.
+D embedding width, K layers, E columns of `attention_folding`; C, D, N and R are padded where `matmul` needs it.
 """
 
 from __future__ import annotations
@@ -26,17 +27,17 @@ import torch
 from numba.np.numpy_support import carray
 from torch.autograd.function import once_differentiable
 
-from heedful.ranking.maps import first_column, n_columns
-from heedful.ranking.team import at, in_team
-from heedful.ranking.tiles import LANES, floats_at, integers_at, multiply, next_task, softmax, softmax_gradient, transpose
+from heedful.kernels.attention_folding import first_column, n_columns
+from heedful.kernels.matmul import LANES, floats_at, integers_at, multiply, next_task, softmax, softmax_gradient, transpose
+from heedful.kernels.openmp import at, run_on_threads
 
-__all__ = ["LANES", "Layers"]
+__all__ = ["AttentionLayers"]
 
 # Users of one task: null rows have their gradients summed task by task, so that the sum is the same whoever does them.
 _TASK_USERS = 4
 
 
-class Layers(torch.autograd.Function):
+class AttentionLayers(torch.autograd.Function):
     """sum_kn p_n^k worth^k_n of each candidate, and its gradients for the linear maps and the null rows.
 
     What is kept for the gradient is written over by it, so that it can be taken once only.
@@ -50,7 +51,7 @@ class Layers(torch.autograd.Function):
         """The layers of a batch, float [B, C].
 
         Args:
-            maps_DE: linear maps (see `maps`).
+            maps_DE: linear maps (see `attention_folding`).
             null_maps_GE: the null rows under these maps, G = K M.
             null_KMD: the null rows, M may be 0.
             x_TD: past items, user by user; D is a multiple of `LANES`.
@@ -61,19 +62,27 @@ class Layers(torch.autograd.Function):
         maps_TE, kept = _room(len(x_TD) * maps_DE.shape[1]), _room(int(sizes.kept[-1]))
         torch.mm(x_TD, maps_DE, out=_matrix(maps_TE, len(x_TD), maps_DE.shape[1]))
         tensors = [maps_TE, *(tensor.contiguous() for tensor in (null_maps_GE, null_KMD, x_TD, xq_BCD)), kept]
-        logits_BC = torch.empty(xq_BCD.shape[:2])
-        in_team(_forward_users, *_facts(sizes, x_TD), *tensors, logits_BC)
+        logits_BC = x_TD.new_empty(xq_BCD.shape[:2])
+        run_on_threads(_forward_users, *_facts(sizes, x_TD), *tensors, logits_BC)
         ctx.sizes, ctx.tensors = sizes, tensors
         return logits_BC
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient_BC: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """The same users again, from the last layer to the first."""
+        """The same users again, from the last layer to the first.
+
+        Raises:
+            RuntimeError: a second call; the first one overwrites what is kept.
+        """
+        if ctx.tensors is None:
+            raise RuntimeError(
+                "attention_cpu: backward was called twice; its buffers are overwritten, so call forward again"
+            )
         maps_TE, null_maps_GE, null_KMD, x_TD, _, kept = tensors = ctx.tensors
         tasks = -(-len(ctx.sizes.lengths) // _TASK_USERS)
-        d_null_maps, d_null = torch.zeros(tasks, *null_maps_GE.shape), torch.zeros(tasks, *null_KMD.shape)
-        in_team(_backward_users, *_facts(ctx.sizes, x_TD), *tensors, gradient_BC.contiguous(), d_null_maps, d_null)
+        d_null_maps, d_null = (x_TD.new_zeros(tasks, *part.shape) for part in (null_maps_GE, null_KMD))
+        run_on_threads(_backward_users, *_facts(ctx.sizes, x_TD), *tensors, gradient_BC.contiguous(), d_null_maps, d_null)
         d_maps_DE = x_TD.T @ _matrix(maps_TE, len(x_TD), null_maps_GE.shape[1])
         ctx.tensors = None
         _SPARE.extend((maps_TE, kept))
@@ -91,7 +100,7 @@ def _room(numbers: int) -> torch.Tensor:
             spare = _SPARE.popleft()
             if len(spare) >= numbers:
                 return spare
-    return torch.empty(numbers + numbers // 4)
+    return torch.empty(numbers + numbers // 4, dtype=torch.float32)
 
 
 def _matrix(memory: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
@@ -206,7 +215,7 @@ def _kept_of(batch: Any, user: int) -> Any:
 
 
 def _forward_users(address: Any) -> None:
-    """Take tasks until there are none; run by every thread of the team."""
+    """Take tasks until there are none; run by every thread."""
     call = carray(address, _TENSORS + 7)
     batch, users = _batch(call), call[1]
     logits_BC = carray(floats_at(call[_TENSORS + 6]), (users, batch.candidates))
@@ -219,7 +228,7 @@ def _forward_users(address: Any) -> None:
 
 
 def _backward_users(address: Any) -> None:
-    """Take tasks until there are none; run by every thread of the team."""
+    """Take tasks until there are none; run by every thread."""
     call = carray(address, _TENSORS + 9)
     batch, gradients, users = _batch(call), _gradients(call), call[1]
     while True:
