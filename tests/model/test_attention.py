@@ -1,44 +1,16 @@
-"""The attention against a slow, obvious transcription of section 4.1 in float64, with nothing absorbed."""
+"""The attention against the plain form of section 4.1 in float64, which projects every past item in every layer."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
+from heedful.kernels import attention_cpu
+from heedful.kernels.reference import PlainAttention
 from heedful.model.attention import Attention
-from heedful.ranking import team
+from heedful.model.inputs import Inputs
 
 LENGTHS = [1, 2, 3, 5, 40]
-
-
-class Transcription:
-    """Section 4.1 with the full f, g, h and phi, one user and one candidate at a time.
-
-    The matrices are those of an `Attention`; the bias of f, which that does not keep, is drawn at random.
-    """
-
-    def __init__(self, model: Attention, seed: int = 0) -> None:
-        draw = torch.Generator().manual_seed(seed)
-        self.leaves = {name: p.detach().double().requires_grad_() for name, p in model.named_parameters()}
-        self.depth, hidden = len(model.f), model.phi.shape[1]
-        self.c_f = [torch.randn(hidden, generator=draw, dtype=torch.float64).requires_grad_() for _ in range(self.depth)]
-
-    def h(self, x: torch.Tensor) -> torch.Tensor:
-        return self.leaves["h.weight"] @ x + self.leaves["h.bias"]
-
-    def f(self, k: int, x: torch.Tensor) -> torch.Tensor:
-        return self.leaves[f"f.{k}"] @ x + self.c_f[k]
-
-    def g(self, k: int, x: torch.Tensor) -> torch.Tensor:
-        return self.leaves[f"g.{k}.weight"] @ x + self.leaves[f"g.{k}.bias"]
-
-    def logit(self, past: torch.Tensor, candidate: torch.Tensor) -> torch.Tensor:
-        z = self.h(candidate)
-        for k in range(self.depth):
-            rows = [*past, *self.leaves.get(f"null.{k}", [])]
-            weights = torch.softmax(torch.stack([self.f(k, x) @ z for x in rows]), 0)
-            z = z + sum(weight * self.g(k, x) for weight, x in zip(weights, rows, strict=True))
-        return self.leaves["phi"][0] @ z
 
 
 def batch(width: int, candidates: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -51,92 +23,9 @@ def batch(width: int, candidates: int, seed: int = 0) -> tuple[torch.Tensor, tor
     return x_BLD, log_weight_BL, torch.randn(len(LENGTHS), candidates, width, generator=draw)
 
 
-@pytest.mark.parametrize("on_scores", [False, True])
-@pytest.mark.parametrize("null_rows", [0, 3])
-@pytest.mark.parametrize("depth", [1, 4])
-def test_output_and_gradients_are_those_of_section_4_1(
-    depth: int, null_rows: int, on_scores: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Attention, "_on_scores", lambda *_: on_scores)
-    torch.manual_seed(depth)
-    model = Attention(width=6, hidden=10, depth=depth, null_rows=null_rows, scale=2.0).train()
-    with torch.no_grad():  # biases start at zero, where a wrong one would not be noticed
-        for name, parameter in model.named_parameters():
-            if name.endswith("bias"):
-                parameter.normal_()
-    x_BLD, log_weight_BL, xq_BCD = batch(6, 4)
-    # Scores alone have no gradients for the inputs, and are not chosen where these are wanted.
-    inputs = [tensor.clone().requires_grad_(not on_scores) for tensor in (x_BLD, xq_BCD)]
-    logits_BC = model(inputs[0], log_weight_BL, inputs[1])
-    cotangent = torch.randn(logits_BC.shape)
-    (logits_BC * cotangent).sum().backward()
-
-    slow = Transcription(model)
-    slow_x, slow_xq = x_BLD.double().requires_grad_(), xq_BCD.double().requires_grad_()
-    expected = torch.stack(
-        [torch.stack([slow.logit(slow_x[b, :length], q) for q in slow_xq[b]]) for b, length in enumerate(LENGTHS)]
-    )
-    (expected * cotangent).sum().backward()
-
-    def close(got: torch.Tensor | None, want: torch.Tensor | None) -> None:
-        assert got is not None and want is not None
-        assert torch.allclose(got.double(), want, rtol=1e-5, atol=1e-5 * max(1.0, want.abs().max().item()))
-
-    close(logits_BC, expected)
-    for name, parameter in model.named_parameters():
-        assert slow.leaves[name].grad is not None and slow.leaves[name].grad.abs().max() > 0, name
-        close(parameter.grad, slow.leaves[name].grad)
-    if not on_scores:
-        close(inputs[0].grad, slow_x.grad)
-        close(inputs[1].grad, slow_xq.grad)
-    for c_f in slow.c_f:  # inert: it moves all scores of a candidate alike
-        assert c_f.grad is not None and c_f.grad.abs().max() < 1e-12
-
-
-def test_it_has_the_paper_s_parameters() -> None:
-    model = Attention(width=64, hidden=128, depth=10, null_rows=0, scale=1.0)
-    kept = sum(p.numel() for p in model.parameters())
-    assert kept == 173_568
-    inert = 10 * 128  # the biases of f
-    assert kept + inert == 174_848
-
-
-def test_initialisation_is_orthogonal() -> None:
-    model = Attention(width=8, hidden=16, depth=2, null_rows=0, scale=1.0)
-    for matrix in (model.h.weight, *model.f, *(layer.weight for layer in model.g)):
-        assert torch.allclose(matrix.T @ matrix, torch.eye(8), atol=1e-5)
-    assert model.phi.norm().item() == pytest.approx(1.0, abs=1e-5)
-    assert all((layer.bias == 0).all() for layer in (model.h, *model.g))
-
-
-def test_padding_changes_nothing() -> None:
-    model = Attention(width=6, hidden=10, depth=3, null_rows=2, scale=1.0)
-    x_BLD, log_weight_BL, xq_BCD = batch(6, 4)
-    padded = model(x_BLD, log_weight_BL, xq_BCD)
-    other = model(torch.where(log_weight_BL[..., None] == 0, x_BLD, 100.0), log_weight_BL, xq_BCD)
-    assert torch.equal(padded, other)
-    for user, length in enumerate(LENGTHS):
-        one = slice(user, user + 1)
-        alone = model(x_BLD[one, :length], log_weight_BL[one, :length], xq_BCD[one])
-        assert torch.allclose(padded[one], alone, atol=1e-5)
-
-
-def test_the_same_candidates_for_every_user() -> None:
-    model = Attention(width=6, hidden=10, depth=3, null_rows=2, scale=1.0)
-    x_BLD, log_weight_BL, xq_BCD = batch(6, 4)
-    shared = model(x_BLD, log_weight_BL, xq_BCD[:1])
-    assert torch.allclose(shared, model(x_BLD, log_weight_BL, xq_BCD[:1].expand(len(LENGTHS), -1, -1)), atol=1e-6)
-
-
-def test_with_one_past_item_only_null_rows_let_it_interact_with_the_candidate() -> None:
-    """Without them the weight of a lone item is always 1: the logit is a sum of a term of each, never of both."""
-    for null_rows, interacts in ((0, False), (2, True)):
-        torch.manual_seed(0)
-        model = Attention(width=6, hidden=10, depth=2, null_rows=null_rows, scale=2.0)
-        x_2D, q_2D = 3 * torch.randn(2, 6), 3 * torch.randn(2, 6)
-        logits = model(x_2D[:, None], torch.zeros(2, 1), q_2D[None])
-        mixed = logits[0, 0] - logits[0, 1] - logits[1, 0] + logits[1, 1]
-        assert (abs(mixed.item()) > 1e-3) == interacts
+def logits_of(model: Attention, x: torch.Tensor, log_weight: torch.Tensor, xq: torch.Tensor) -> torch.Tensor:
+    used = (log_weight == 0).to(x.dtype)
+    return model(Inputs(x, used, used, xq))
 
 
 def randomly_biased(**options: int) -> Attention:
@@ -149,22 +38,118 @@ def randomly_biased(**options: int) -> Attention:
     return model
 
 
-@pytest.mark.parametrize("null_rows", [0, 3])
+@pytest.mark.parametrize("on_cpu_kernels", [False, True])
+@pytest.mark.parametrize("null_tokens", [0, 3])
+@pytest.mark.parametrize("depth", [1, 4])
+def test_output_and_gradients_are_those_of_section_4_1(
+    depth: int, null_tokens: int, on_cpu_kernels: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention_cpu, "is_faster", lambda *_: on_cpu_kernels)
+    torch.manual_seed(depth)
+    model = randomly_biased(width=6, hidden=10, depth=depth, null_tokens=null_tokens)
+    x_BLD, log_weight_BL, xq_BCD = batch(6, 4)
+    # The kernels have no gradients for the inputs, and are not chosen where these are wanted.
+    inputs = [tensor.clone().requires_grad_(not on_cpu_kernels) for tensor in (x_BLD, xq_BCD)]
+    logits_BC = logits_of(model, inputs[0], log_weight_BL, inputs[1])
+    cotangent = torch.randn(logits_BC.shape)
+    (logits_BC * cotangent).sum().backward()
+
+    slow = PlainAttention.of(model).double()
+    for layer in slow.f:  # the model does not keep the bias of f
+        layer.bias.data.normal_()
+    slow_x, slow_xq = x_BLD.double().requires_grad_(), xq_BCD.double().requires_grad_()
+    expected = torch.cat([slow(slow_x[b : b + 1, :n], no_padding(n), slow_xq[b : b + 1]) for b, n in enumerate(LENGTHS)])
+    (expected * cotangent).sum().backward()
+
+    close(logits_BC, expected)
+    for got, want in zip(parameters_of(model), parameters_of(slow), strict=True):
+        assert want.grad is not None and want.grad.abs().max() > 0
+        close(got.grad, want.grad)
+    if not on_cpu_kernels:
+        close(inputs[0].grad, slow_x.grad)
+        close(inputs[1].grad, slow_xq.grad)
+    for layer in slow.f:  # inert: it moves all scores of a candidate alike
+        assert layer.bias.grad.abs().max() < 1e-12
+
+
+def no_padding(length: int) -> torch.Tensor:
+    return torch.ones(1, length, dtype=torch.bool)
+
+
+def parameters_of(module: Attention | PlainAttention) -> list[torch.Tensor]:
+    """Those that both have, in one order."""
+    f = [getattr(f, "weight", f) for f in module.f]
+    phi = getattr(module.phi, "weight", module.phi)
+    return [*module.h.parameters(), *f, *module.g.parameters(), phi, *module.null]
+
+
+def close(got: torch.Tensor | None, want: torch.Tensor | None) -> None:
+    assert got is not None and want is not None
+    assert torch.allclose(got.double(), want, rtol=1e-5, atol=1e-5 * max(1.0, want.abs().max().item()))
+
+
+def test_it_has_the_paper_s_parameters() -> None:
+    model = Attention(width=64, hidden=128, depth=10, null_tokens=0, scale=1.0)
+    kept = sum(p.numel() for p in model.parameters())
+    assert kept == 173_568
+    inert = 10 * 128  # the biases of f
+    assert kept + inert == 174_848
+
+
+def test_initialisation_is_orthogonal() -> None:
+    model = Attention(width=8, hidden=16, depth=2, null_tokens=0, scale=1.0)
+    for matrix in (model.h.weight, *model.f, *(layer.weight for layer in model.g)):
+        assert torch.allclose(matrix.T @ matrix, torch.eye(8), atol=1e-5)
+    assert model.phi.norm().item() == pytest.approx(1.0, abs=1e-5)
+    assert all((layer.bias == 0).all() for layer in (model.h, *model.g))
+
+
+def test_padding_changes_nothing() -> None:
+    model = Attention(width=6, hidden=10, depth=3, null_tokens=2, scale=1.0)
+    x_BLD, log_weight_BL, xq_BCD = batch(6, 4)
+    padded = logits_of(model, x_BLD, log_weight_BL, xq_BCD)
+    other = logits_of(model, torch.where(log_weight_BL[..., None] == 0, x_BLD, 100.0), log_weight_BL, xq_BCD)
+    assert torch.equal(padded, other)
+    for user, length in enumerate(LENGTHS):
+        one = slice(user, user + 1)
+        alone = logits_of(model, x_BLD[one, :length], log_weight_BL[one, :length], xq_BCD[one])
+        assert torch.allclose(padded[one], alone, atol=1e-5)
+
+
+def test_the_same_candidates_for_every_user() -> None:
+    model = Attention(width=6, hidden=10, depth=3, null_tokens=2, scale=1.0)
+    x_BLD, log_weight_BL, xq_BCD = batch(6, 4)
+    shared = logits_of(model, x_BLD, log_weight_BL, xq_BCD[:1])
+    assert torch.allclose(shared, logits_of(model, x_BLD, log_weight_BL, xq_BCD[:1].expand(len(LENGTHS), -1, -1)), atol=1e-6)
+
+
+def test_with_one_past_item_only_null_tokens_let_it_interact_with_the_candidate() -> None:
+    """Without them the weight of a lone item is always 1: the logit is a sum of a term of each, never of both."""
+    for null_tokens, interacts in ((0, False), (2, True)):
+        torch.manual_seed(0)
+        model = Attention(width=6, hidden=10, depth=2, null_tokens=null_tokens, scale=2.0)
+        x_2D, q_2D = 3 * torch.randn(2, 6), 3 * torch.randn(2, 6)
+        logits = logits_of(model, x_2D[:, None], torch.zeros(2, 1), q_2D[None])
+        mixed = logits[0, 0] - logits[0, 1] - logits[1, 0] + logits[1, 1]
+        assert (abs(mixed.item()) > 1e-3) == interacts
+
+
+@pytest.mark.parametrize("null_tokens", [0, 3])
 @pytest.mark.parametrize(("width", "hidden", "depth", "candidates"), [(6, 10, 4, 7), (16, 20, 1, 16), (64, 128, 10, 110)])
 def test_both_forms_are_the_same_function(
-    null_rows: int, width: int, hidden: int, depth: int, candidates: int, monkeypatch: pytest.MonkeyPatch
+    null_tokens: int, width: int, hidden: int, depth: int, candidates: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a training step, whatever the widths, with padding in every place where compiled code could read it."""
     torch.manual_seed(0)
-    model = randomly_biased(width=width, hidden=hidden, depth=depth, null_rows=null_rows)
+    model = randomly_biased(width=width, hidden=hidden, depth=depth, null_tokens=null_tokens)
     x_BLD, log_weight_BL, xq_BCD = batch(width, candidates)
     x_BLD, xq_BCD = (2 * tensor / width**0.5 for tensor in (x_BLD, xq_BCD))
     cotangent = torch.randn(len(LENGTHS), candidates)
     found = []
-    for on_scores in (True, False):
-        monkeypatch.setattr(Attention, "_on_scores", lambda *_, chosen=on_scores: chosen)
+    for on_cpu_kernels in (True, False):
+        monkeypatch.setattr(attention_cpu, "is_faster", lambda *_, chosen=on_cpu_kernels: chosen)
         model.zero_grad()
-        logits = model(x_BLD, log_weight_BL, xq_BCD)
+        logits = logits_of(model, x_BLD, log_weight_BL, xq_BCD)
         (logits * cotangent).sum().backward()
         found.append([logits.detach(), *(parameter.grad for parameter in model.parameters())])
     for one, other in zip(*found, strict=True):
@@ -172,39 +157,16 @@ def test_both_forms_are_the_same_function(
         assert torch.allclose(one, other, atol=2e-5 * max(1.0, other.abs().max().item()))
 
 
-def test_scores_alone_are_the_same_for_a_user_in_any_company(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Users are dealt to threads; memory of earlier batches is used again, whatever stands in it."""
-    monkeypatch.setattr(Attention, "_on_scores", lambda *_: True)
-    model = randomly_biased(width=16, hidden=20, depth=3, null_rows=2)
-    x_BLD, log_weight_BL, xq_BCD = batch(16, 9)
-    together = model(x_BLD, log_weight_BL, xq_BCD)
-    together.sum().backward()  # gives its memory back
-    shared = model(x_BLD, log_weight_BL, xq_BCD[:1])
-    for user, length in enumerate(LENGTHS):
-        one = slice(user, user + 1)
-        alone = model(x_BLD[one, :length], log_weight_BL[one, :length], xq_BCD[one])
-        assert torch.allclose(alone, together[one], atol=1e-5)
-        assert torch.allclose(shared[one], model(x_BLD[one], log_weight_BL[one], xq_BCD[:1]), atol=1e-5)
-
-
-def test_scores_alone_without_a_team_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """PyTorch may be built without the threads that compiled code joins."""
-    monkeypatch.setattr(Attention, "_on_scores", lambda *_: True)
-    model = randomly_biased(width=16, hidden=20, depth=3, null_rows=0)
-    inputs = batch(16, 9)
-    together = model(*inputs)
-    monkeypatch.setattr(team, "_PARALLEL", None)
-    assert torch.equal(model(*inputs), together)
-
-
-def test_short_pasts_are_trained_on_scores_alone_and_long_ones_absorbed() -> None:
-    model = Attention(width=64, hidden=128, depth=10, null_rows=0, scale=1.0)
-
-    def chosen(past: int, **options: bool) -> bool:
-        x_BLD, xq_BCD = torch.zeros(64, past, 64, **options), torch.zeros(64, 110, 64)
-        return model._on_scores(x_BLD, torch.ones(x_BLD.shape[:2], dtype=torch.bool), xq_BCD)
-
-    assert [chosen(past) for past in (0, 1, 30, 60, 500)] == [False, True, True, False, False]
-    assert not chosen(1, requires_grad=True)
-    with torch.no_grad():
-        assert not chosen(1)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_are_trained_without_kernels(dtype: torch.dtype) -> None:
+    """The kernels would read and write beyond the ends of such tensors, or half of them."""
+    torch.manual_seed(0)
+    model = randomly_biased(width=16, hidden=20, depth=3, null_tokens=2)
+    x_BLD, log_weight_BL, xq_BCD = batch(16, 110)
+    assert attention_cpu.is_faster(model, x_BLD, log_weight_BL == 0, xq_BCD)
+    expected = logits_of(model, x_BLD, log_weight_BL, xq_BCD)
+    logits = logits_of(model.to(dtype), x_BLD.to(dtype), log_weight_BL.to(dtype), xq_BCD.to(dtype))
+    assert logits.dtype == dtype
+    assert (logits.float() - expected).abs().mean() < 0.05  # they are some 2 each
+    logits.sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
