@@ -80,7 +80,7 @@ class Scripted:
         return self._training_logit * (1 + self.module.weight)
 
     def train(self, *, checkpoints: Path | None = None, resume: bool = False, **options: Any) -> TrainingReport:
-        config = TrainingConfig(**{"schedule": "plateau", "objective": "logistic", "assess_every": 1, **options})
+        config = TrainingConfig(**{"schedule": "plateau", "objective": "logistic", "validate_every": 1, **options})
         folder = {"checkpoints": checkpoints, "resume": resume}
         return train_module(self.module, self, self, config, title="script", **folder)  # type: ignore[arg-type]
 
@@ -146,7 +146,7 @@ def test_gradients_are_scaled_down_to_the_norm(steps_taken: list[Any]) -> None:
 
 
 def test_the_linear_schedule_rises_and_falls(steps_taken: list[Any]) -> None:
-    report = Scripted(itertools.repeat(0.0)).train(schedule="linear", steps=200, assess_every=90, learning_rate=1.0)
+    report = Scripted(itertools.repeat(0.0)).train(schedule="linear", steps=200, validate_every=90, learning_rate=1.0)
     rates = [rate for rate, _, _ in steps_taken]
     assert len(rates) == report.steps == 200
     assert rates[0] == pytest.approx(1 / 50) and max(rates) == rates[49]
@@ -169,8 +169,8 @@ def test_the_running_average_is_what_is_assessed_and_kept() -> None:
 
     plain.__class__ = Watching
     options = {"schedule": "linear", "steps": 30, "learning_rate": 0.1}
-    plain.train(**options, assess_every=1)
-    averaged.train(**options, assess_every=30, average=0.9)
+    plain.train(**options, validate_every=1)
+    averaged.train(**options, validate_every=30, average=0.9)
     expected = path[0]
     for step, weight in enumerate(path[1:]):
         decay = min(0.9, (step + 1) / (step + 10))
@@ -187,7 +187,7 @@ def test_the_paper_preset_is_section_4_3() -> None:
     expected = {
         "learning_rate": 0.002, "batch_users": 64, "gradient_norm": 10.0, "schedule": "plateau", "noise": 0.0,
         "steps": 0, "gamma": 0.75, "positives": 10, "negatives": 100, "depth": 10, "hidden": 128, "cuts": "last",
-        "objective": "logistic", "null_rows": 0, "relations": 0, "user_tower": False, "trend": False, "average": 0.0,
+        "objective": "logistic", "null_tokens": 0, "relations": 0, "user_tower": False, "trend": False, "average": 0.0,
         "avoid_history": False,
     }  # fmt: skip
     assert {name: getattr(config, name) for name in expected} == expected
@@ -204,16 +204,16 @@ def test_options_overrule_the_preset() -> None:
 
 
 def test_the_paper_model_has_the_paper_s_parameters(log: EventLog) -> None:
-    ranker = AttentionRanker(preset="paper", steps=1, assess_every=1, device="cpu")
+    ranker = AttentionRanker(preset="paper", steps=1, validate_every=1, device="cpu")
     ranker.fit(log, table_of(log.catalog.items.ids, width=64))
     assert ranker.n_parameters == 173_568 == 174_848 - 10 * 128
 
 
 BAD = [
-    ("batch_users", 0), ("positives", 0), ("negatives", 0), ("max_history", 0), ("steps", -1), ("assess_every", -1),
-    ("holdout_users", -1), ("seed", -1), ("learning_rate", 0.0), ("learning_rate", math.nan), ("gradient_norm", math.inf),
+    ("batch_users", 0), ("positives", 0), ("negatives", 0), ("max_history", 0), ("steps", -1), ("validate_every", -1),
+    ("validation_users", -1), ("seed", -1), ("learning_rate", 0.0), ("learning_rate", math.nan), ("gradient_norm", math.inf),
     ("average", 1.0), ("gamma", math.inf), ("schedule", "cosine"), ("objective", "hinge"), ("cuts", "random"),
-    ("scale", -1.0), ("depth", -1), ("hidden", 0), ("null_rows", -1), ("relations", -1),
+    ("scale", -1.0), ("depth", -1), ("hidden", 0), ("null_tokens", -1), ("relations", -1),
 ]  # fmt: skip
 
 
@@ -231,9 +231,9 @@ def test_no_such_device() -> None:
 
 
 def test_what_is_not_set_is_chosen_by_the_log(log: EventLog) -> None:
-    ranker = new(steps=30, assess_every=0).fit(log, table_of(log.catalog.items.ids))
+    ranker = new(steps=30, validate_every=0).fit(log, table_of(log.catalog.items.ids))
     eligible = int((log.histories.lengths >= 2).sum())
-    assert ranker.config.assess_every == 3 and ranker.config.holdout_users == eligible // 20
+    assert ranker.config.validate_every == 3 and ranker.config.validation_users == eligible // 20
     assert ranker.report is not None and [step for step, *_ in ranker.report.losses] == list(range(3, 31, 3))
 
 
@@ -249,7 +249,7 @@ def test_kinds_of_targets_and_histories(log: EventLog) -> None:
 
 def test_it_learns_and_leaves_the_world_alone(log: EventLog) -> None:
     before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
-    ranker = new(steps=180, assess_every=60).fit(log, table_of(log.catalog.items.ids))
+    ranker = new(steps=180, validate_every=60).fit(log, table_of(log.catalog.items.ids))
     assert ranker.report is not None
     assert ranker.report.best_loss == min(loss for *_, loss in ranker.report.losses)
     assert ranker.report.best_loss < math.log(1 + SMALL["negatives"]) + 0.5
@@ -268,7 +268,7 @@ from ranking_worlds import QUICK, random_log, table_of
 from heedful.ranking import training
 from heedful.rankers.registry import MODELS
 name, schedule, folder = sys.argv[1:]
-options = {**QUICK[name], "schedule": schedule, "steps": 47, "assess_every": 8, "average": 0.9, "learning_rate": 0.05}
+options = {**QUICK[name], "schedule": schedule, "steps": 47, "validate_every": 8, "average": 0.9, "learning_rate": 0.05}
 save, count = training._Run._save, [0]
 def save_and_die(run):
     save(run)
@@ -298,7 +298,7 @@ def test_killed_and_resumed_ends_with_the_very_same_weights(name: str, schedule:
         assert json.loads(file.metadata()["state"])["step"] == 16
     log = random_log()
     table = table_of(log.catalog.items.ids)
-    options = {**QUICK[name], "schedule": schedule, "steps": 47, "assess_every": 8, "average": 0.9, "learning_rate": 0.05}
+    options = {**QUICK[name], "schedule": schedule, "steps": 47, "validate_every": 8, "average": 0.9, "learning_rate": 0.05}
     models = {"attention": AttentionRanker, "averaging": AveragingRanker}
     resumed = models[name](**options).fit(log, table, checkpoints=tmp_path / "training", resume=True)
     whole = models[name](**options).fit(log, table)
@@ -417,7 +417,7 @@ def test_a_loss_that_is_not_finite_before_the_first_assessment(log: EventLog, mo
 
 def test_a_log_too_small_for_hold_out_users() -> None:
     log = log_of([[0, 1, 2], [2, 1]])
-    ranker = new(steps=20, holdout_users=5).fit(log, table_of(log.catalog.items.ids))
+    ranker = new(steps=20, validation_users=5).fit(log, table_of(log.catalog.items.ids))
     assert ranker.report is not None and ranker.report.best_loss < math.inf
 
 

@@ -23,7 +23,7 @@ WAYS = ["last", "fresh", "moments"]
 N_ITEMS = 60
 OPTIONS: dict[str, Any] = {
     "batch_users": 16, "cuts": "last", "positives": 10, "negatives": 20, "gamma": 0.75, "avoid_history": True,
-    "max_history": 100, "holdout_users": 10, "seed": 3,
+    "max_history": 100, "validation_users": 10, "seed": 3,
 }  # fmt: skip
 
 
@@ -79,7 +79,7 @@ def owner_of(past: list[int], users: int = 40) -> int:
 def test_last_holds_out_the_last_distinct_items() -> None:
     histories = walks()
     sequences = users_by_sequence(histories)
-    found = instances_of(epoch_of(sampler_of(histories, holdout_users=0)))
+    found = instances_of(epoch_of(sampler_of(histories, validation_users=0)))
     assert len(found) == sum(len(set(s)) > 1 for s in sequences)
     for past, positives, _, _ in found:
         items = distinct(sequences[owner_of(past)])
@@ -89,7 +89,7 @@ def test_last_holds_out_the_last_distinct_items() -> None:
         assert sorted(past + positives) == sorted(items)
     assert {len(positives) for _, positives, _, _ in found} >= {1, 10}
     # always the same ones
-    again = instances_of(epoch_of(sampler_of(histories, holdout_users=0), 7))
+    again = instances_of(epoch_of(sampler_of(histories, validation_users=0), 7))
     assert sorted((sorted(p), sorted(s)) for p, s, _, _ in found) == sorted((sorted(p), sorted(s)) for p, s, _, _ in again)
 
 
@@ -97,7 +97,7 @@ def test_fresh_draws_any_cut_but_never_parts_a_basket() -> None:
     histories = walks()
     cuts: dict[int, set[int]] = {}
     for epoch in range(12):
-        for past, positives, _, now in instances_of(epoch_of(sampler_of(histories, cuts="fresh", holdout_users=0), epoch)):
+        for past, positives, _, now in instances_of(epoch_of(sampler_of(histories, cuts="fresh", validation_users=0), epoch)):
             user = owner_of(past)
             own = slice(histories.offsets[user], histories.offsets[user + 1])
             items, times = histories.items[own], histories.times[own]
@@ -114,7 +114,7 @@ def test_one_basket_is_parted_anywhere() -> None:
     for way in ("fresh", "moments"):
         sizes = set()
         for epoch in range(20):
-            found = instances_of(epoch_of(sampler_of(histories, 7, cuts=way, holdout_users=0), epoch))
+            found = instances_of(epoch_of(sampler_of(histories, 7, cuts=way, validation_users=0), epoch))
             assert len(found) == 2
             for past, positives, _, now in found:
                 assert set(past) | set(positives) in ({0, 1, 2, 3}, {4, 5, 6}) and now == START
@@ -131,7 +131,7 @@ def test_moments_see_only_what_was_before_and_ask_only_for_the_days_after() -> N
     ]
     made = 0
     for epoch in range(6):
-        sampler = sampler_of(histories, cuts="moments", horizon=horizon, holdout_users=0)
+        sampler = sampler_of(histories, cuts="moments", horizon=horizon, validation_users=0)
         for past, positives, _, now in instances_of(epoch_of(sampler, epoch)):
             fitting = 0
             for _, items, times in pairs:
@@ -149,7 +149,7 @@ def test_moments_are_even_over_the_time_in_which_they_make_sense() -> None:
     histories = histories_of([[0, 1, 2], [3, 4]], [START + day * DAY, [START, START]])
     moments = []
     for epoch in range(600):
-        sampler = sampler_of(histories, 5, cuts="moments", horizon=2 * DAY, holdout_users=0, negatives=1)
+        sampler = sampler_of(histories, 5, cuts="moments", horizon=2 * DAY, validation_users=0, negatives=1)
         found = instances_of(epoch_of(sampler, epoch))
         moments += [(now - START) / DAY for past, _, _, now in found if past[-1] == 0]
     days = np.array(moments)
@@ -167,7 +167,7 @@ def test_no_moment_is_earlier_than_since() -> None:
     moments = []
     for epoch in range(100):
         sampler = sampler_of(
-            histories, 5, cuts="moments", horizon=2 * DAY, holdout_users=0, negatives=1, since=START + 10 * DAY
+            histories, 5, cuts="moments", horizon=2 * DAY, validation_users=0, negatives=1, since=START + 10 * DAY
         )
         moments += [(now - START) / DAY for _, _, _, now in instances_of(epoch_of(sampler, epoch))]
     assert len(moments) == 100  # none of the second user
@@ -179,7 +179,7 @@ def test_moments_to_the_second() -> None:
     histories = histories_of([[0, 1], [2, 3]], [[START, START + 1], [START, START + 3]])
     moments: dict[int, set[int]] = {0: set(), 2: set()}
     for epoch in range(60):
-        sampler = sampler_of(histories, 4, cuts="moments", horizon=2, holdout_users=0, negatives=1)
+        sampler = sampler_of(histories, 4, cuts="moments", horizon=2, validation_users=0, negatives=1)
         for past, positives, _, now in instances_of(epoch_of(sampler, epoch)):
             assert positives == [past[0] + 1]
             moments[past[0]].add(now - START)
@@ -191,7 +191,7 @@ def test_only_target_kinds_are_positives(way: str) -> None:
     histories = walks()
     targets = np.random.default_rng(0).random(len(histories.items)) < 0.4
     sequences = users_by_sequence(histories)
-    sampler = sampler_of(histories, targets=targets, cuts=way, horizon=20 * DAY, holdout_users=0)
+    sampler = sampler_of(histories, targets=targets, cuts=way, horizon=20 * DAY, validation_users=0)
     found = instances_of(epoch_of(sampler))
     assert len(found) > 5
     for past, positives, _, _ in found:
@@ -205,7 +205,7 @@ def test_too_many_new_items_are_sampled_evenly() -> None:
     histories = histories_of([[0, *range(1, 21)], [21, 22]], [[START, *[START + DAY] * 20], [START, START + DAY]])
     counts = np.zeros(23)
     for epoch in range(400):
-        sampler = sampler_of(histories, 23, cuts="fresh", positives=5, negatives=1, holdout_users=0)
+        sampler = sampler_of(histories, 23, cuts="fresh", positives=5, negatives=1, validation_users=0)
         for past, positives, _, _ in instances_of(epoch_of(sampler, epoch)):
             if past == [0]:
                 assert len(set(positives)) == 5
@@ -242,7 +242,7 @@ def test_negatives_have_the_distribution_of_equation_5(gamma: float) -> None:
     sequences = [[0, *(i for i in range(2, 30) if randoms.random() < i / 40), 1] for _ in range(200)]
     histories = histories_of(sequences)
     users = count_items(histories, 30)[1]
-    sampler = sampler_of(histories, 30, gamma=gamma, avoid_history=False, negatives=100, positives=1, holdout_users=0)
+    sampler = sampler_of(histories, 30, gamma=gamma, avoid_history=False, negatives=100, positives=1, validation_users=0)
     counts, draws = np.zeros(30), 0
     for epoch in range(3):
         for _, positives, negatives, _ in instances_of(epoch_of(sampler, epoch)):
@@ -267,7 +267,7 @@ def test_smoothed_popularity() -> None:
 def test_a_user_who_has_nearly_the_whole_catalogue(way: str) -> None:
     histories = histories_of([list(range(12)), [0, 1], [1, 0]])
     for avoid_history in (False, True):
-        sampler = sampler_of(histories, 12, cuts=way, avoid_history=avoid_history, holdout_users=0, positives=5, negatives=8)
+        sampler = sampler_of(histories, 12, cuts=way, avoid_history=avoid_history, validation_users=0, positives=5, negatives=8)
         for past, positives, negatives, _ in instances_of(epoch_of(sampler)):
             assert positives and not set(positives) & (set(past) | set(negatives))
 
@@ -275,7 +275,7 @@ def test_a_user_who_has_nearly_the_whole_catalogue(way: str) -> None:
 def test_a_user_who_has_all_of_it_gets_no_negative_that_is_a_positive() -> None:
     """Two items, both users have both: the only item that is no positive is in the history."""
     histories = histories_of([[0, 1], [1, 0]])
-    for batch in epoch_of(sampler_of(histories, 2, cuts="fresh", holdout_users=0, negatives=3)):
+    for batch in epoch_of(sampler_of(histories, 2, cuts="fresh", validation_users=0, negatives=3)):
         for past, positives, negatives, _ in instances_of([batch]):
             assert len(past) == 1 and len(positives) == 1 and set(negatives) <= set(past)
 
@@ -341,7 +341,7 @@ def test_threads_that_make_batches_at_once_make_the_same_in_the_same_order() -> 
 def test_each_user_once_an_epoch_and_hold_out_users_never() -> None:
     histories = walks(users=40)
     eligible = {u for u, s in enumerate(users_by_sequence(histories)) if len(set(s)) > 1}
-    sampler = sampler_of(histories, holdout_users=12)
+    sampler = sampler_of(histories, validation_users=12)
     held_out = {owner_of(past) for past, *_ in instances_of(sampler.holdout())}
     trained = [owner_of(past) for past, *_ in instances_of(epoch_of(sampler) + epoch_of(sampler, 1))]
     assert held_out and not held_out & set(trained)
@@ -355,27 +355,27 @@ def test_each_user_once_an_epoch_and_hold_out_users_never() -> None:
 def test_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("heedful.training.sampler._SHARD_USERS", 10)
     histories = walks(users=40)
-    sampler = sampler_of(histories, batch_users=4, holdout_users=0)
+    sampler = sampler_of(histories, batch_users=4, validation_users=0)
     made = list(itertools.islice(sampler.batches(Position()), 25))
     assert {position.shard for _, position in made if position.epoch == 0} >= {0, 1, 2, 3}
     owners = [owner_of(past) for batch, position in made if position.epoch == 0 for past, *_ in instances_of([batch])]
     assert len(owners) == len(set(owners)) == 40
     for start in (2, 6, 13):
-        resumed = itertools.islice(sampler_of(histories, batch_users=4, holdout_users=0).batches(made[start][1]), 5)
+        resumed = itertools.islice(sampler_of(histories, batch_users=4, validation_users=0).batches(made[start][1]), 5)
         for (one, _), (other, _) in zip(resumed, made[start + 1 :], strict=False):
             assert same(one, other)
 
 
 def test_batches_are_of_like_length() -> None:
     histories = histories_of([[u, *range(40, 40 + 1 + 50 * (u % 2))] for u in range(40)])
-    batches = epoch_of(sampler_of(histories, 200, batch_users=10, holdout_users=0))
+    batches = epoch_of(sampler_of(histories, 200, batch_users=10, validation_users=0))
     assert len(batches) == 4
     assert sorted(batch.memory.rows.shape[1] for batch in batches)[:2] == [1, 1]
 
 
 def test_max_history_keeps_the_newest() -> None:
     histories = histories_of([list(range(30)), [1, 2]])
-    for past, *_ in instances_of(epoch_of(sampler_of(histories, 30, max_history=4, holdout_users=0))):
+    for past, *_ in instances_of(epoch_of(sampler_of(histories, 30, max_history=4, validation_users=0))):
         assert past in ([19, 18, 17, 16], [1])
 
 
@@ -393,6 +393,6 @@ def test_logs_with_nothing_to_learn_are_refused() -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_users_who_only_repeat_themselves_end_with_an_error_not_for_ever(way: str) -> None:
-    sampler = sampler_of(histories_of([[0, 0, 0], [1, 1]]), 2, cuts=way, holdout_users=0)
+    sampler = sampler_of(histories_of([[0, 0, 0], [1, 1]]), 2, cuts=way, validation_users=0)
     with pytest.raises(TrainingError, match="no user with anything new after a past"):
         next(sampler.batches(Position()))
