@@ -28,7 +28,7 @@ SMALL: dict[str, Any] = {
 }  # fmt: skip
 SESSIONS: dict[str, Any] = {"factors": 8, "blocks": 1, "session_length": 12, "epochs": 2, "negatives": 20}
 QUICK: dict[str, dict[str, Any]] = {
-    "attention": {**SMALL, "depth": 2, "null_tokens": 2, "relations": 2},
+    "attention": {**SMALL, "depth": 2, "null_tokens": 2},
     "averaging": SMALL,
     "weighted-sum": {"evaluations": 20, "negatives": 10, "positives": 3},
     "last-item": {},
