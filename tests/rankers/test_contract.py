@@ -418,12 +418,19 @@ class TestFolders:
             return tmp_path / "forged"
 
         self.check(load_ranker(forged({})), text_ranker)
+        for version in (1, 3):
+            words = rf"another version of heedful; got: model format {version}; expected: .*2; to fix: train the model again"
+            with pytest.raises(FolderError, match=words):
+                load_ranker(forged({"model_format": version}))
         with pytest.raises(FolderError, match="holds an unknown model; got: oracle; expected: attention"):
             load_ranker(forged({"model": "oracle"}))
         with pytest.raises(HeedfulError, match=r"unknown option for .*Config; got: nonsense"):
             load_ranker(forged({"config": {"nonsense": 1}}))
         with pytest.raises(FolderError, match=r"config.json.*kinds"):
             settings.pop("kinds")
+            load_ranker(forged({}))
+        with pytest.raises(FolderError, match=r"got: model format 1; .*to fix: train the model again"):
+            settings.pop("model_format")  # the first folders did not say
             load_ranker(forged({}))
 
 

@@ -15,6 +15,7 @@ from heedful.errors import InputError
 from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories
 from heedful.model.attention import Attention
+from heedful.model.popularity import PopularityIndex, PopularityOverTime
 from heedful.rankers.attention import AttentionRanker
 from heedful.rankers.averaging import AveragingRanker
 from heedful.rankers.base import Ranker
@@ -196,10 +197,18 @@ def test_contributions_add_up_to_the_score(ranker: Ranker, gamma: float | None) 
 
 
 def test_popularity_now_is_that_of_the_end_of_the_log(attention: AttentionRanker) -> None:
-    """Without what was learnt beside it, it is the log share of first actions."""
+    """What was learnt is what is beside the log share; without a term of a time there is nothing."""
     log = random_log()
     ranker = AttentionRanker(**QUICK["attention"]).fit(log, table_of(log.catalog.items.ids))
     learnt = ranker.popularity_now - ranker.log_shares[:]
+    rows = np.arange(len(log.catalog))
+    index = PopularityIndex(log.histories, len(rows))
+    features, _ = index.features(rows, np.full(len(rows), index.end))
+    term = ranker.model.named_terms()["popularity_over_time"]
+    assert isinstance(term, PopularityOverTime)
+    with torch.no_grad():
+        expected = term.learnt(torch.from_numpy(features)).numpy()
+    np.testing.assert_allclose(learnt, expected, atol=1e-5)
     assert np.abs(learnt).max() > 1e-3
     np.testing.assert_array_equal(ranker.popularity_now, attention.popularity_now)
     unseen = Popularity().fit(log)
@@ -243,7 +252,6 @@ def test_words_of_what_is_popular_or_trending_with_everyone() -> None:
     for parameter in silent.model.parameters():
         parameter.data.zero_()
     rare = int(np.argmin(silent.users_of_item))
-    silent.at_time = {name: np.zeros_like(values) for name, values in silent.at_time.items()}
     assert words(silent, ["item9", "item30"], rare) == "no past item raises its score"
     silent.at_time["popularity_over_time"][rare] += 100
     assert words(silent, ["item9", "item30"], rare) == "trending; no past item raises its score"

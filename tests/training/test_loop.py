@@ -386,9 +386,7 @@ def test_a_loss_that_is_not_finite(
     kept: dict[str, torch.Tensor] = {}
     with monkeypatch.context() as patch:
         patch.setattr(TrainingForward, "__call__", poisoned)
-        at = (
-            "the training loss became (nan|inf) at step 18" if when == "training" else "the validation loss became (nan|inf)"
-        )
+        at = f"the {when} loss became (nan|inf)" + (" at step 18" if when == "training" else "")
         with pytest.raises(TrainingError, match=rf"{at}.*expected: a finite number.*checkpoint.safetensors has step 10"):
             ranker.fit(log, table, checkpoints=tmp_path)
         kept = weights_of(ranker)
