@@ -65,7 +65,7 @@ def _command(model: type[Ranker]) -> click.Command:
         else:
             _train_here(ranker, sequences, out, overwrite, given)
 
-    command: Command = run
+    command: Any = run
     for decorate in (*_model_options(model), config_options(model.config_class)):
         command = decorate(command)
     line = (model.__doc__ or "").partition("\n")[0]

@@ -28,9 +28,9 @@ from torch import distributed
 from heedful.cluster.connection import check_paths
 from heedful.cluster.storage import Place, check_free, delivered, here
 from heedful.cluster.team import checkpoint_in, finish, run_team, team_errors
-from heedful.embeddings.kernel import train_users
 from heedful.embeddings.skipgram import SkipGram, TrainingRun, chunk_bounds
 from heedful.events.log import EventLog
+from heedful.kernels.skipgram import train_users
 
 __all__ = ["embed"]
 

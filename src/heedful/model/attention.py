@@ -25,9 +25,9 @@ import torch
 from torch import nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
+from heedful.kernels import attention_cpu
 from heedful.model.inputs import Inputs
 from heedful.model.score import Term
-from heedful.ranking import attention_cpu
 
 __all__ = ["Attention"]
 
@@ -62,12 +62,13 @@ class Attention(Term):
         """The logit of each candidate, float [B, C]."""
         if attention_cpu.is_faster(self, inputs.x_BLD, inputs.used_BL > 0, inputs.xq_BCD):
             return attention_cpu.logits(self, inputs.x_BLD, inputs.used_BL > 0, inputs.xq_BCD)
-        return (self._attend(inputs, _read) @ self.phi.T).squeeze(-1)
+        logits_BC: torch.Tensor = (self._attend(inputs, _read) @ self.phi.T).squeeze(-1)
+        return logits_BC
 
     def _attend(self, inputs: Inputs, read: Read) -> torch.Tensor:
         """z^K, float [B, C, H]."""
         x_BLD, users = inputs.x_BLD, len(inputs.x_BLD)
-        z_BCH = self.h(inputs.xq_BCD).expand(users, -1, -1)
+        z_BCH: torch.Tensor = self.h(inputs.xq_BCD).expand(users, -1, -1)
         padded = not bool((inputs.used_BL > 0).all())
         log_weight_BL = torch.log(inputs.used_BL) if padded else None
         for k, (f, g) in enumerate(zip(self.f, self.g, strict=True)):
@@ -77,8 +78,7 @@ class Attention(Term):
                 memory_BND = torch.cat([x_BLD, null_BMD], dim=1)
                 if log_weight_BN is not None:
                     log_weight_BN = pad(log_weight_BN, (0, null_BMD.shape[1]))
-            read_BCH: torch.Tensor = g(read(memory_BND, z_BCH @ f, log_weight_BN))
-            z_BCH = z_BCH + read_BCH
+            z_BCH = z_BCH + g(read(memory_BND, z_BCH @ f, log_weight_BN))
         return z_BCH
 
     def attention(self, inputs: Inputs) -> torch.Tensor | None:

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
-from heedful.embeddings.alias import draw, smoothed_weights
-from heedful.embeddings.streams import next_random
+from heedful.kernels.alias import draw, smoothed_weights
+from heedful.kernels.rng import next_random
 from heedful.model.popularity import PopularityIndex, before
 from heedful.training.batch import CandidatePopularity
 from heedful.training.splits import Events, Marks, Plan, seeded

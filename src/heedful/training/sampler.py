@@ -13,9 +13,9 @@ from typing import Literal
 
 import numpy as np
 
-from heedful.embeddings.alias import alias_table
 from heedful.errors import TrainingError
 from heedful.events.histories import Histories
+from heedful.kernels.alias import alias_table
 from heedful.model.encode import encode
 from heedful.model.popularity import PopularityIndex
 from heedful.training.batch import Batch, BatchShare

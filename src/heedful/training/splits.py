@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
-from heedful.embeddings.streams import next_random
+from heedful.kernels.rng import next_random
 
 __all__ = ["LAST_ITEMS", "RANDOM_TIME", "SPLITS", "Events", "Marks", "Plan", "SplitRule", "plan_splits", "seeded"]
 

@@ -13,9 +13,9 @@ import numba
 import numpy as np
 
 from heedful.config import Config, option, require
-from heedful.embeddings.streams import first_state, next_random
 from heedful.events.histories import Histories
 from heedful.folders import Folder
+from heedful.kernels.rng import first_state, next_random
 from heedful.rankers.external.base import FactorRanker, bag, imported, one_blas_thread
 
 __all__ = ["ALS", "BPR", "ALSConfig", "BPRConfig"]

@@ -1,7 +1,8 @@
-"""The linear maps of a past item that `layers` needs, side by side in one matrix, from the matrices of the attention.
+"""The matrices between the layers of attention, folded to the width of an item: f^kT h and f^kT g^j for j < k.
 
-Of layer k they are f^kT [h, g^0, ..., g^(k-1)]; after all of these come the vectors whose products with an item are what
-each layer's scores start with, and what each layer's reading is worth.
+Side by side they are one matrix, whose product with an item is all that `attention_layers` needs of it. Of layer k they
+are f^kT [h, g^0, ..., g^(k-1)]. After all of these come the vectors whose products with an item are what each layer's
+scores start with, and what each layer's reading adds to the logit.
 
 Shapes: K layers, H hidden width, D embedding width (a multiple of `LANES`), X = (K + 1) D, E columns.
 """
@@ -16,10 +17,10 @@ import torch
 from numba.np.numpy_support import carray
 from torch.autograd.function import once_differentiable
 
-from heedful.ranking.team import at, in_team
-from heedful.ranking.tiles import LANES, floats_at, multiply, next_task, transpose
+from heedful.kernels.matmul import LANES, floats_at, multiply, next_task, transpose
+from heedful.kernels.openmp import at, run_on_threads
 
-__all__ = ["Maps", "first_column", "n_columns"]
+__all__ = ["FoldedMatrices", "first_column", "n_columns"]
 
 
 @numba.njit(inline="always")
@@ -34,7 +35,7 @@ def n_columns(depth: Any, width: Any) -> Any:
     return (first_column(depth, width) + 2 * depth + LANES - 1) // LANES * LANES
 
 
-class Maps(torch.autograd.Function):
+class FoldedMatrices(torch.autograd.Function):
     """The maps and their gradients. A library spends more than twice as long on so many products of this size."""
 
     @staticmethod
@@ -45,7 +46,7 @@ class Maps(torch.autograd.Function):
         depth, hidden, width = f_KHD.shape
         maps_DE, ends = f_KHD.new_zeros(width, n_columns(depth, width)), first_column(depth, width)
         maps_DE[:, ends : ends + depth], maps_DE[:, ends + depth : ends + 2 * depth] = start_KD.T, worth_KD.T
-        in_team(_multiply_out, depth, hidden, width, f_KHD, hg_HX, maps_DE)
+        run_on_threads(_multiply_out, depth, hidden, width, f_KHD, hg_HX, maps_DE)
         ctx.save_for_backward(f_KHD, hg_HX)
         return maps_DE
 
@@ -57,7 +58,7 @@ class Maps(torch.autograd.Function):
         depth, hidden, width = f_KHD.shape
         d_maps_DE, ends = d_maps_DE.contiguous(), first_column(depth, width)
         d_f_KHD, d_hg_HX = torch.empty_like(f_KHD), torch.zeros_like(hg_HX)
-        in_team(_multiply_back, depth, hidden, width, f_KHD, hg_HX, d_maps_DE, d_f_KHD, d_hg_HX)
+        run_on_threads(_multiply_back, depth, hidden, width, f_KHD, hg_HX, d_maps_DE, d_f_KHD, d_hg_HX)
         d_start_DK, d_worth_DK = d_maps_DE[:, ends : ends + depth], d_maps_DE[:, ends + depth : ends + 2 * depth]
         return d_f_KHD, d_hg_HX, d_start_DK.T, d_worth_DK.T
 

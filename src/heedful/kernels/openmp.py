@@ -16,16 +16,19 @@ import numpy as np
 import torch
 from numba import types
 
-__all__ = ["at", "in_team"]
+__all__ = ["at", "run_on_threads"]
 
 
-def in_team(work: Callable[[Any], None], *facts: int | np.ndarray | torch.Tensor) -> None:
-    """Have every thread of the team run `work` once, and wait for all of them.
+def run_on_threads(work: Callable[[Any], None], *facts: int | np.ndarray | torch.Tensor) -> None:
+    """Have every thread run `work` once, and wait for all of them.
 
     Args:
-        work: compiled when it is first needed; takes tasks (`tiles.next_task`) until there are none. Its argument is the
+        work: compiled when it is first needed; takes tasks (`matmul.next_task`) until there are none. Its argument is the
             address of int64 numbers: the counter of tasks, then the facts, for arrays and tensors their addresses.
-        facts: numbers, and arrays and tensors that are contiguous.
+        facts: numbers, and contiguous int64 arrays and float32 tensors in CPU memory.
+
+    Raises:
+        TypeError: an array or tensor that the compiled code would read or write as what it is not.
     """
     numbers = np.array([0, *(fact if isinstance(fact, int) else _address(fact) for fact in facts)], np.int64)
     compiled = _compiled(work)
@@ -36,7 +39,14 @@ def in_team(work: Callable[[Any], None], *facts: int | np.ndarray | torch.Tensor
 
 
 def _address(fact: np.ndarray | torch.Tensor) -> int:
-    return fact.data_ptr() if isinstance(fact, torch.Tensor) else fact.ctypes.data
+    if isinstance(fact, np.ndarray):
+        if fact.dtype != np.int64 or not fact.flags.c_contiguous:
+            raise TypeError(f"kernels take contiguous int64 arrays; got: {fact.dtype}, strides {fact.strides}")
+        return fact.ctypes.data
+    if fact.dtype != torch.float32 or fact.device.type != "cpu" or not fact.is_contiguous():
+        found = f"{fact.dtype} on {fact.device}, strides {fact.stride()}"
+        raise TypeError(f"kernels take contiguous float32 tensors on the CPU; got: {found}")
+    return fact.data_ptr()
 
 
 @functools.cache

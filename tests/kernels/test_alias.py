@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from numba import njit
 
-from heedful.embeddings.alias import alias_table, draw, smoothed_weights
-from heedful.embeddings.streams import next_random
 from heedful.errors import InputError
+from heedful.kernels.alias import alias_table, draw, smoothed_weights
+from heedful.kernels.rng import next_random
 
 
 def distribution(probability, alias):

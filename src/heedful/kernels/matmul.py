@@ -1,7 +1,7 @@
 """Small matrix products and softmax in registers, for one user's attention, where matrix libraries spend more on the call.
 
 Everything is read and written by address, row-major float32; strides count floats, and the columns of results and of the
-right-hand matrix are padded to a multiple of `LANES`. The instructions are emitted (`heedful.embeddings.vectors`).
+right-hand matrix are padded to a multiple of `LANES`. The instructions are emitted (`heedful.kernels.simd`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from llvmlite import ir
 from numba import types
 from numba.np.numpy_support import carray
 
-from heedful.embeddings.vectors import (
+from heedful.kernels.simd import (
     FAST,
     FLOAT,
     INT,

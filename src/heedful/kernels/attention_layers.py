@@ -1,16 +1,17 @@
-"""All layers of the attention on scores alone (see `attention`), one user at a time: what a user needs stays in the caches.
+"""All layers of attention in score space (see `attention_cpu`), one user at a time: what a user needs stays in the caches.
 
-A user's memory has N = L + M rows in each layer, R = K N in all. The past items are first taken through the linear maps of
-`maps`: for every layer k the D columns of f^k(x)^T h and of f^k(x)^T g^j for j < k, then what each layer's scores start
-with, and what each layer's reading is worth to the logit. With P the weights, [R, C],
+A user's memory has N = L + M rows in each layer, R = K N in all. The past items are first taken through the matrices of
+`attention_folding`: for every layer k the D columns of f^k(x)^T h and of f^k(x)^T g^j for j < k, then what each layer's
+scores start with, and what each layer's reading adds to the logit. With P the weights,
+[R, C],
 
     scores^k = start^k + [own^k | between^k0 | ... | between^k,k-1] [Xq; P^0; ...; P^k-1],    P^k = softmax(scores^k),
 
 where between^kj = (X f^kT g^j) X^T is [N, N]. So a layer is one product with a matrix that grows by the layer's own
-weights, and backward the same matrix stands on the other side. The products are those of `tiles`.
+weights, and backward the same matrix stands on the other side. The products are those of `matmul`.
 
-Shapes: T past items of all users end to end, B users, L past items of one, M null rows, N = L + M, R = K N, C candidates,
-D embedding width, K layers, E columns of `maps`; C, D, N and R are padded where `tiles` needs it.
+Shapes: T past items of all users end to end, B users, L past items of one, M null tokens, N = L + M, R = K N, C candidates,
+D embedding width, K layers, E columns of `attention_folding`; C, D, N and R are padded where `matmul` needs it.
 """
 
 from __future__ import annotations
@@ -26,18 +27,18 @@ import torch
 from numba.np.numpy_support import carray
 from torch.autograd.function import once_differentiable
 
-from heedful.ranking.maps import first_column, n_columns
-from heedful.ranking.team import at, in_team
-from heedful.ranking.tiles import LANES, floats_at, integers_at, multiply, next_task, softmax, softmax_gradient, transpose
+from heedful.kernels.attention_folding import first_column, n_columns
+from heedful.kernels.matmul import LANES, floats_at, integers_at, multiply, next_task, softmax, softmax_gradient, transpose
+from heedful.kernels.openmp import at, run_on_threads
 
-__all__ = ["LANES", "Layers"]
+__all__ = ["AttentionLayers"]
 
-# Users of one task: null rows have their gradients summed task by task, so that the sum is the same whoever does them.
+# Users of one task: null tokens have their gradients summed task by task, so that the sum is the same whoever does them.
 _TASK_USERS = 4
 
 
-class Layers(torch.autograd.Function):
-    """sum_kn p_n^k worth^k_n of each candidate, and its gradients for the linear maps and the null rows.
+class AttentionLayers(torch.autograd.Function):
+    """sum_kn p_n^k worth^k_n of each candidate, and its gradients for the linear maps and the null tokens.
 
     What is kept for the gradient is written over by it, so that it can be taken once only.
     """
@@ -50,9 +51,9 @@ class Layers(torch.autograd.Function):
         """The layers of a batch, float [B, C].
 
         Args:
-            maps_DE: linear maps (see `maps`).
-            null_maps_GE: the null rows under these maps, G = K M.
-            null_KMD: the null rows, M may be 0.
+            maps_DE: linear maps (see `attention_folding`).
+            null_maps_GE: the null tokens under these maps, G = K M.
+            null_KMD: the null tokens, M may be 0.
             x_TD: past items, user by user; D is a multiple of `LANES`.
             xq_BCD: candidates.
             lengths: L of each user, int64 [B].
@@ -61,19 +62,27 @@ class Layers(torch.autograd.Function):
         maps_TE, kept = _room(len(x_TD) * maps_DE.shape[1]), _room(int(sizes.kept[-1]))
         torch.mm(x_TD, maps_DE, out=_matrix(maps_TE, len(x_TD), maps_DE.shape[1]))
         tensors = [maps_TE, *(tensor.contiguous() for tensor in (null_maps_GE, null_KMD, x_TD, xq_BCD)), kept]
-        logits_BC = torch.empty(xq_BCD.shape[:2])
-        in_team(_forward_users, *_facts(sizes, x_TD), *tensors, logits_BC)
+        logits_BC = x_TD.new_empty(xq_BCD.shape[:2])
+        run_on_threads(_forward_users, *_facts(sizes, x_TD), *tensors, logits_BC)
         ctx.sizes, ctx.tensors = sizes, tensors
         return logits_BC
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient_BC: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """The same users again, from the last layer to the first."""
+        """The same users again, from the last layer to the first.
+
+        Raises:
+            RuntimeError: a second call; the first one overwrites what is kept.
+        """
+        if ctx.tensors is None:
+            raise RuntimeError(
+                "attention_cpu: backward was called twice; its buffers are overwritten, so call forward again"
+            )
         maps_TE, null_maps_GE, null_KMD, x_TD, _, kept = tensors = ctx.tensors
         tasks = -(-len(ctx.sizes.lengths) // _TASK_USERS)
-        d_null_maps, d_null = torch.zeros(tasks, *null_maps_GE.shape), torch.zeros(tasks, *null_KMD.shape)
-        in_team(_backward_users, *_facts(ctx.sizes, x_TD), *tensors, gradient_BC.contiguous(), d_null_maps, d_null)
+        d_null_maps, d_null = (x_TD.new_zeros(tasks, *part.shape) for part in (null_maps_GE, null_KMD))
+        run_on_threads(_backward_users, *_facts(ctx.sizes, x_TD), *tensors, gradient_BC.contiguous(), d_null_maps, d_null)
         d_maps_DE = x_TD.T @ _matrix(maps_TE, len(x_TD), null_maps_GE.shape[1])
         ctx.tensors = None
         _SPARE.extend((maps_TE, kept))
@@ -91,7 +100,7 @@ def _room(numbers: int) -> torch.Tensor:
             spare = _SPARE.popleft()
             if len(spare) >= numbers:
                 return spare
-    return torch.empty(numbers + numbers // 4)
+    return torch.empty(numbers + numbers // 4, dtype=torch.float32)
 
 
 def _matrix(memory: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
@@ -105,7 +114,7 @@ def _up(n: Any) -> Any:
 
 class _Sizes(NamedTuple):
     depth: int
-    null_rows: int
+    null_tokens: int
     candidates: int
     width: int
     lengths: np.ndarray
@@ -115,11 +124,11 @@ class _Sizes(NamedTuple):
 
 def _sizes(lengths: np.ndarray, null_shape: tuple[int, ...], candidates: int) -> _Sizes:
     """Where each user's past begins, and what is kept of them for the gradient."""
-    depth, null_rows, width = null_shape
+    depth, null_tokens, width = null_shape
     starts = np.concatenate([[0], np.cumsum(lengths)])
-    rows = lengths + null_rows
+    rows = lengths + null_tokens
     kept = depth * rows * _matrix_columns(rows, depth, width) + (width + depth * rows) * _up(candidates)
-    return _Sizes(depth, null_rows, candidates, width, lengths, starts, np.concatenate([[0], np.cumsum(kept)]))
+    return _Sizes(depth, null_tokens, candidates, width, lengths, starts, np.concatenate([[0], np.cumsum(kept)]))
 
 
 @numba.extending.register_jitable
@@ -136,7 +145,7 @@ class _Batch(NamedTuple):
     """The arguments of a call as compiled code sees them."""
 
     depth: int
-    null_rows: int
+    null_tokens: int
     candidates: int
     width: int
     lengths: np.ndarray
@@ -151,7 +160,7 @@ class _Batch(NamedTuple):
 
 
 class _Gradients(NamedTuple):
-    """What the backward call has besides; gradients of the null rows stand there once for each task, S tasks."""
+    """What the backward call has besides; gradients of the null tokens stand there once for each task, S tasks."""
 
     logits_BC: np.ndarray
     null_maps_SGE: np.ndarray
@@ -164,19 +173,19 @@ _TENSORS = 10
 
 @numba.njit
 def _batch(call: Any) -> Any:
-    users, depth, null_rows, candidates, width, items = call[1], call[2], call[3], call[4], call[5], call[6]
+    users, depth, null_tokens, candidates, width, items = call[1], call[2], call[3], call[4], call[5], call[6]
     columns, kept_from = n_columns(depth, width), carray(integers_at(call[9]), users + 1)
     return _Batch(
         depth,
-        null_rows,
+        null_tokens,
         candidates,
         width,
         carray(integers_at(call[7]), users),
         carray(integers_at(call[8]), users + 1),
         kept_from,
         carray(floats_at(call[_TENSORS]), (items, columns)),
-        carray(floats_at(call[_TENSORS + 1]), (depth * null_rows, columns)),
-        carray(floats_at(call[_TENSORS + 2]), (depth * null_rows, width)),
+        carray(floats_at(call[_TENSORS + 1]), (depth * null_tokens, columns)),
+        carray(floats_at(call[_TENSORS + 2]), (depth * null_tokens, width)),
         carray(floats_at(call[_TENSORS + 3]), (items, width)),
         carray(floats_at(call[_TENSORS + 4]), (users * candidates, width)),
         carray(floats_at(call[_TENSORS + 5]), kept_from[users]),
@@ -185,19 +194,19 @@ def _batch(call: Any) -> Any:
 
 @numba.njit
 def _gradients(call: Any) -> Any:
-    users, depth, null_rows, candidates, width = call[1], call[2], call[3], call[4], call[5]
+    users, depth, null_tokens, candidates, width = call[1], call[2], call[3], call[4], call[5]
     columns, tasks = n_columns(depth, width), (users + _TASK_USERS - 1) // _TASK_USERS
     return _Gradients(
         carray(floats_at(call[_TENSORS + 6]), (users, candidates)),
-        carray(floats_at(call[_TENSORS + 7]), (tasks, depth * null_rows, columns)),
-        carray(floats_at(call[_TENSORS + 8]), (tasks, depth * null_rows, width)),
+        carray(floats_at(call[_TENSORS + 7]), (tasks, depth * null_tokens, columns)),
+        carray(floats_at(call[_TENSORS + 8]), (tasks, depth * null_tokens, width)),
     )
 
 
 @numba.njit
 def _kept_of(batch: Any, user: int) -> Any:
     """A user's part of what is kept: [own | between] of all layers, and [Xq; P]."""
-    rows = batch.lengths[user] + batch.null_rows
+    rows = batch.lengths[user] + batch.null_tokens
     columns, padded = _matrix_columns(rows, batch.depth, batch.width), _up(batch.candidates)
     first = batch.kept_from[user]
     middle = first + batch.depth * rows * columns
@@ -206,7 +215,7 @@ def _kept_of(batch: Any, user: int) -> Any:
 
 
 def _forward_users(address: Any) -> None:
-    """Take tasks until there are none; run by every thread of the team."""
+    """Take tasks until there are none; run by every thread."""
     call = carray(address, _TENSORS + 7)
     batch, users = _batch(call), call[1]
     logits_BC = carray(floats_at(call[_TENSORS + 6]), (users, batch.candidates))
@@ -219,7 +228,7 @@ def _forward_users(address: Any) -> None:
 
 
 def _backward_users(address: Any) -> None:
-    """Take tasks until there are none; run by every thread of the team."""
+    """Take tasks until there are none; run by every thread."""
     call = carray(address, _TENSORS + 9)
     batch, gradients, users = _batch(call), _gradients(call), call[1]
     while True:
@@ -233,7 +242,7 @@ def _backward_users(address: Any) -> None:
 @numba.njit
 def _forward_user(batch: Any, user: int, logits_C: Any) -> None:
     """The layers of one user, from the first to the last; what `_backward_user` needs is kept."""
-    depth, extra, width = batch.depth, batch.null_rows, batch.width
+    depth, extra, width = batch.depth, batch.null_tokens, batch.width
     past, first, ends = batch.lengths[user], batch.starts[user], first_column(depth, width)
     rows = past + extra
     matrix, stack = _kept_of(batch, user)
@@ -265,7 +274,7 @@ def _forward_user(batch: Any, user: int, logits_C: Any) -> None:
 @numba.njit
 def _between(batch: Any, user: int, matrix: Any) -> None:
     """What layer j adds to the scores of layer k > j, [N, N] each, written beside the place of layer k's own columns."""
-    depth, extra, width = batch.depth, batch.null_rows, batch.width
+    depth, extra, width = batch.depth, batch.null_tokens, batch.width
     past, first = batch.lengths[user], batch.starts[user]
     rows, stride, wide = past + extra, batch.maps_TE.shape[1], matrix.shape[1]
     memory_DN = np.zeros((width, _up(rows)), np.float32)
@@ -296,7 +305,7 @@ def _backward_user(batch: Any, gradients: Any, user: int, null_maps_GE: Any, nul
 
     The gradients of the maps are written over the maps of this user.
     """
-    depth, extra, width = batch.depth, batch.null_rows, batch.width
+    depth, extra, width = batch.depth, batch.null_tokens, batch.width
     past, first, ends = batch.lengths[user], batch.starts[user], first_column(depth, width)
     rows, candidates = past + extra, batch.candidates
     matrix, stack = _kept_of(batch, user)

@@ -24,9 +24,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
-from heedful.embeddings.alias import draw
-from heedful.embeddings.products import LANES, NEGATIVES, add_products, dot_products, logistic_steps, prefetch
-from heedful.embeddings.streams import first_state, next_place, next_random
+from heedful.kernels.alias import draw
+from heedful.kernels.rng import first_state, next_place, next_random
+from heedful.kernels.skipgram_simd import LANES, NEGATIVES, add_products, dot_products, logistic_steps, prefetch
 
 __all__ = [
     "Plan",

@@ -2,30 +2,11 @@ import numpy as np
 import pytest
 from numba import njit
 
-from heedful.embeddings import kernel
-from heedful.embeddings.kernel import contexts_of, draw_radius, read_user, update
-from heedful.embeddings.products import LANES, NEGATIVES
-from heedful.embeddings.streams import first_state, next_random
-
-
-def reference_loss(x, y, inputs, trues, negatives):
-    """Section 3 of the paper, in double precision."""
-
-    def log_sigmoid(z):
-        return -np.logaddexp(0, -z)
-
-    pairs = zip(inputs, trues, strict=True)
-    return -sum(log_sigmoid(x[i] @ y[j]) + log_sigmoid(-y[negatives] @ x[i]).sum() for i, j in pairs)
-
-
-def reference_gradient(x, y, inputs, trues, negatives):
-    x_gradient, y_gradient = np.zeros_like(x), np.zeros_like(y)
-    for i, j in zip(inputs, trues, strict=True):
-        for row, label in [(j, 1), *((n, 0) for n in negatives)]:
-            factor = 1 / (1 + np.exp(-x[i] @ y[row])) - label
-            x_gradient[i] += factor * y[row]
-            y_gradient[row] += factor * x[i]
-    return x_gradient, y_gradient
+from heedful.kernels import skipgram
+from heedful.kernels.reference import skipgram_gradient, skipgram_loss
+from heedful.kernels.rng import first_state, next_random
+from heedful.kernels.skipgram import contexts_of, draw_radius, read_user, update
+from heedful.kernels.skipgram_simd import LANES, NEGATIVES
 
 
 def with_room(negatives):
@@ -51,8 +32,8 @@ def test_update_is_the_gradient_step_of_the_loss(inputs, negatives, width):
     step = np.zeros((len(inputs), LANES), np.float32)
     arrays = np.array(inputs, np.int32), np.array(trues, np.int32), len(inputs), with_room(negatives), len(negatives)
     found = update(x_new, y_new, *arrays, np.float32(rate), step, True)
-    assert found == pytest.approx(reference_loss(x, y, inputs, trues, negatives), rel=1e-5)
-    x_gradient, y_gradient = reference_gradient(x, y, inputs, trues, negatives)
+    assert found == pytest.approx(skipgram_loss(x, y, inputs, trues, negatives), rel=1e-5)
+    x_gradient, y_gradient = skipgram_gradient(x, y, inputs, trues, negatives)
     np.testing.assert_allclose((x - x_new) / rate, x_gradient, atol=5e-5)
     np.testing.assert_allclose((y - y_new) / rate, y_gradient, atol=5e-5)
     assert not x_new[:, width:].any()
@@ -64,7 +45,7 @@ def test_a_row_that_is_named_twice_takes_both_steps():
     x_new, y_new, rate = x.astype(np.float32), y.astype(np.float32), 1e-4
     rows = np.array([1, 1], np.int32), np.array([2, 2], np.int32), 2, with_room([3, 3, 2]), 3
     update(x_new, y_new, *rows, np.float32(rate), np.zeros((2, LANES), np.float32), False)
-    x_gradient, y_gradient = reference_gradient(x, y, [1, 1], [2, 2], [3, 3, 2])
+    x_gradient, y_gradient = skipgram_gradient(x, y, [1, 1], [2, 2], [3, 3, 2])
     np.testing.assert_allclose((x - x_new) / rate, x_gradient, atol=5e-3)
     np.testing.assert_allclose((y - y_new) / rate, y_gradient, atol=5e-3)
 
@@ -79,8 +60,8 @@ def test_many_negatives_are_further_steps():
     # The same with the later negatives as the negatives of pairs without a true target: that of a row of zeros, put back.
     update(x_other, y_other, inputs, trues, 2, with_room([5, 6, 7, 8, 9]), 5, rate, step, False)
     for later in ([10, 11, 12, 13, 14], [15, 16]):
-        gradient = reference_gradient(x_other.astype(float), y_other.astype(float), [1, 2], [0, 0], later)
-        positive = reference_gradient(x_other.astype(float), y_other.astype(float), [1, 2], [0, 0], [])
+        gradient = skipgram_gradient(x_other.astype(float), y_other.astype(float), [1, 2], [0, 0], later)
+        positive = skipgram_gradient(x_other.astype(float), y_other.astype(float), [1, 2], [0, 0], [])
         x_other -= (rate * (gradient[0] - positive[0])).astype(np.float32)
         y_other -= (rate * (gradient[1] - positive[1])).astype(np.float32)
     np.testing.assert_allclose(x, x_other, atol=1e-6)
@@ -91,11 +72,11 @@ def test_reference_gradient_is_that_of_the_reference_loss():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(6, 5)), rng.normal(size=(6, 5))
     rows = [0, 1], [2, 3], [4, 5]
-    gradient, _ = reference_gradient(x, y, *rows)
+    gradient, _ = skipgram_gradient(x, y, *rows)
     for d in range(5):
         nudge = np.zeros_like(x)
         nudge[0, d] = 1e-6
-        change = reference_loss(x + nudge, y, *rows) - reference_loss(x - nudge, y, *rows)
+        change = skipgram_loss(x + nudge, y, *rows) - skipgram_loss(x - nudge, y, *rows)
         assert gradient[0, d] == pytest.approx(change / 2e-6, abs=1e-7)
 
 
@@ -146,7 +127,7 @@ def source_of(items, times, *, rows=None, kinds=None, used=None, keep=None):
     n_items = max(items) + 1
     used_kinds = np.zeros(256, bool)
     used_kinds[used if used is not None else slice(None)] = True
-    return kernel.Source(
+    return skipgram.Source(
         np.array([0, len(items)]),
         np.array(items, np.int32),
         np.array(times, np.int64),
@@ -201,7 +182,7 @@ def test_baskets_are_permuted_inside_equal_times_only():
     orders = set()
     for state in range(200):
         rows, times = np.arange(6, dtype=np.int32), np.array([0, 1, 1, 1, 2, 3])
-        kernel.shuffle_baskets(rows, times, 6, np.uint64(state))
+        skipgram.shuffle_baskets(rows, times, 6, np.uint64(state))
         assert rows[0] == 0 and rows[4:].tolist() == [4, 5]
         orders.add(tuple(rows[1:4].tolist()))
     assert len(orders) == 6

@@ -1,6 +1,6 @@
 """One step of skip-gram in registers: the small matrix products that its time goes into.
 
-The functions read and write rows of tables by address, and are emitted as vector instructions (`vectors`).
+The functions read and write rows of tables by address, and are emitted as vector instructions (`simd`).
 
 Shape suffixes: N pairs of an input and its true target, S = `LANES` places for the numbers of one: the true target, then
 the negatives that all pairs share, always `NEGATIVES`.
@@ -13,7 +13,7 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 
-from heedful.embeddings.vectors import (
+from heedful.kernels.simd import (
     FAST,
     INT,
     LANES,
