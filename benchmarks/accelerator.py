@@ -11,22 +11,20 @@ time and 64 at once. First the gradients of a batch and the scores of a ranker a
 from __future__ import annotations
 
 import argparse
-import copy
 import itertools
 import time
 
 import numpy as np
 import torch
-from made_up import random_table, skewed_log
-from ranker_training import like, loss_of, mixed, plain_updates, sampler, updates
+from made_up import skewed_log
+from ranker_training import Training, loss_of, mixed, plain_updates, updates
 from side_by_side import in_turn, parser, ratio, report
 
 from heedful.events.candidates import Candidates
 from heedful.events.log import EventLog
-from heedful.model.popularity import PopularityIndex
+from heedful.kernels.reference import PlainAttention
 from heedful.rankers.attention import AttentionRanker
 from heedful.training.forward import TrainingForward
-from heedful.training.loop import TrainingRun
 from heedful.training.sampler import Position
 
 PAST, CANDIDATES, TOGETHER = 200, 1000, 64
@@ -51,39 +49,24 @@ def main() -> None:
     report(chosen, result)
 
 
-def ranker_on(device: str, log: EventLog, preset: str, batch_users: int = 64, precision: str = "float32") -> AttentionRanker:
-    """A ranker after one update."""
-    ranker = AttentionRanker(
-        preset=preset, steps=1, assess_every=1, holdout_users=1, cuts="fresh", batch_users=batch_users, device=device,
-        precision=precision,
-    )  # fmt: skip
-    return ranker.fit(log, random_table(log))
-
-
-def training_run(ranker: AttentionRanker, log: EventLog) -> TrainingRun:
-    histories = ranker._learn_catalogue(log, ranker.embeddings)
-    trend = PopularityIndex(histories, len(ranker.items)) if ranker.config.trend else None
-    batches = ranker._sampler(log, histories, trend, None)
-    return TrainingRun(ranker._net, TrainingForward(ranker), batches, ranker.config, "", None)
+def on(device: str, log: EventLog, preset: str, batch_users: int = 64) -> Training:
+    """A ranker before its first step; the same weights on every device."""
+    return Training(log, preset, batch_users=batch_users, device=device)
 
 
 def agreement(log: EventLog) -> dict[str, float]:
     """Largest differences between the devices with the same weights: gradients over the largest one, and scores."""
-    cpu = ranker_on("cpu", log, "paper")
-    gpu = copy.copy(cpu)
-    gpu._device = torch.device("cuda")
-    gpu._net = copy.deepcopy(cpu._net).to(gpu._device)
-    gpu._take_table(gpu.embeddings)
-    batch, _ = next(sampler(cpu, log).batches(Position()))
+    sides = [on(device, log, "paper") for device in ("cpu", "cuda")]
+    batch, _ = next(sides[0].sampler.batches(Position()))
     gradients = []
-    for ranker in (cpu, gpu):
-        ranker._net.zero_grad()
-        logits = ranker._forward(ranker._past(batch.memory), ranker._inputs(batch.candidates)).cpu()
+    for side in sides:
+        logits = TrainingForward(side.ranker.model, side.ranker.inputs)(batch)
         loss_of(logits, batch).backward()
-        gradients.append([p.grad.cpu() for p in ranker._net.parameters() if p.grad is not None])
+        gradients.append([p.grad.cpu() for p in side.ranker.model.parameters() if p.grad is not None])
     largest = max(float(g.abs().max()) for g in gradients[0])
-    histories, candidates = requests(cpu, 8)
-    scores = [np.concatenate([r.score_rows(h, c) for h, c in zip(histories, candidates, strict=True)]) for r in (cpu, gpu)]
+    histories, candidates = requests(sides[0].ranker, 8)
+    asked = list(zip(histories, candidates, strict=True))
+    scores = [np.concatenate([side.ranker.score_rows(h, c) for h, c in asked]) for side in sides]
     return {
         "gradient": max(float((a - b).abs().max()) for a, b in zip(*gradients, strict=True)) / largest,
         "score": float(np.abs(scores[0] - scores[1]).max()),
@@ -93,11 +76,8 @@ def agreement(log: EventLog) -> dict[str, float]:
 def training(log: EventLog, preset: str, options: argparse.Namespace) -> dict[str, object]:
     sides, waits = {}, {}
     for size in options.batches:
-        sides[f"gpu, {size}"] = own(ranker_on("cuda", log, preset, size), log, options.steps, waits, f"gpu, {size}")
-    largest = options.batches[-1]
-    half = f"gpu, {largest}, bfloat16"
-    sides[half] = own(ranker_on("cuda", log, preset, largest, "bfloat16"), log, options.steps, waits, half)
-    sides["cpu, 64"] = own(ranker_on("cpu", log, preset), log, max(options.steps // 10, 1), waits, "cpu, 64")
+        sides[f"gpu, {size}"] = own(on("cuda", log, preset, size), options.steps, waits, f"gpu, {size}")
+    sides["cpu, 64"] = own(on("cpu", log, preset), max(options.steps // 10, 1), waits, "cpu, 64")
     if preset == "paper":
         for size in options.batches:
             sides[f"plain on the gpu, {size}"] = plain(log, size, options.steps)
@@ -112,13 +92,13 @@ def training(log: EventLog, preset: str, options: argparse.Namespace) -> dict[st
     }
 
 
-def own(ranker: AttentionRanker, log: EventLog, steps: int, waits: dict[str, tuple[float, float]], name: str):
+def own(training: Training, steps: int, waits: dict[str, tuple[float, float]], name: str):
     """A round of heedful's own training: users a second."""
-    run = training_run(ranker, log)
-    batches = run.batches()
+    loop = training.loop()
+    batches = loop.batches()
 
     def measure() -> float:
-        users, waited, took = updates(run, batches, steps)
+        users, waited, took = updates(loop, batches, steps)
         before = waits.get(name, (0.0, 0.0))
         waits[name] = before[0] + waited, before[1] + took
         return users / took
@@ -128,12 +108,12 @@ def own(ranker: AttentionRanker, log: EventLog, steps: int, waits: dict[str, tup
 
 def plain(log: EventLog, size: int, steps: int):
     """A round of the plain module on the GPU, its batches made beforehand."""
-    ranker = ranker_on("cuda", log, "paper", size)
-    module = like(ranker).to(ranker._device)
+    training = on("cuda", log, "paper", size)
+    module = PlainAttention.of(training.attention).to("cuda")
     adam = torch.optim.Adam(module.parameters(), lr=0.002, fused=True)
-    found = sampler(ranker, log).batches(Position())
+    found = training.sampler.batches(Position())
     made = itertools.cycle(mixed([next(found)[0] for _ in range(max(2048 // size, 2))], False, size))
-    return lambda: plain_updates(ranker, module, adam, made, steps)
+    return lambda: plain_updates(training, module, adam, made, steps)
 
 
 def requests(ranker: AttentionRanker, number: int):
@@ -146,7 +126,7 @@ def scoring(log: EventLog, options: argparse.Namespace) -> dict[str, object]:
     found: dict[str, object] = {}
     rates: dict[str, float] = {}
     for device in ("cpu", "cuda"):
-        ranker = ranker_on(device, log, "paper")
+        ranker = on(device, log, "paper").ranker
         histories, candidates = requests(ranker, TOGETHER)
         times = []
         for _ in range(options.rounds + 1):

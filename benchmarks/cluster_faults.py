@@ -30,7 +30,7 @@ from ray_nodes import Nodes, can_make_namespaces, memory_mb
 
 from heedful.events.log import EventLog
 
-QUICK = {"embed": ["--epochs", "1"], "train": ["--steps", "100", "--assess-every", "50"]}
+QUICK = {"embed": ["--epochs", "1"], "train": ["--steps", "100", "--validate-every", "50"]}
 
 
 def main() -> None:
@@ -128,7 +128,7 @@ def most_memory(nodes: Nodes, told: dict, name: str) -> Iterator[None]:
 def stages(work: Path, options: argparse.Namespace) -> dict[str, list[str]]:
     here = work / "here"
     embed = QUICK["embed"] if options.quick else ["--epochs", "6"]
-    train = QUICK["train"] if options.quick else ["--steps", "600", "--assess-every", "20"]
+    train = QUICK["train"] if options.quick else ["--steps", "600", "--validate-every", "20"]
     return {
         "prepare": ["prepare", f"{work}/log/events", "--items", f"{work}/log/items.parquet"],
         "embed": ["embed", f"{here}/prepare", *embed],

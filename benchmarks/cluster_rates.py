@@ -100,7 +100,8 @@ def train(options: Any, nodes: Nodes, side: str, more: list[Any]) -> tuple[float
         with sampled("TrainWorker", memory):
             seconds[steps] = nodes.heedful(
                 "train", sequences(options, nodes), "--embeddings", options.work / "embed-here", "--out", out, "--overwrite",
-                "--steps", steps, "--assess-every", steps, "--batch-users", options.batch_users, *depth, *more)  # fmt: skip
+                "--steps", steps, "--validate-every", steps, "--batch-users", options.batch_users,
+                *depth, *more)  # fmt: skip
     users = (options.steps - FEW_STEPS) * options.batch_users
     losses = json.loads((out / "config.json").read_text())["report"]["losses"]
     told = {"seconds": seconds, "losses": losses, "memory_mb": list(memory.values())}

@@ -59,7 +59,7 @@ def planted_log(users: int, items: int, events: int, seed: int) -> heedful.Event
 def trained(past: heedful.EventLog, steps: int) -> dict[str, Any]:
     """The five models of the paper, trained briefly."""
     items = heedful.SkipGram(epochs=1).fit(past)
-    neural = {"steps": steps, "assess_every": steps}
+    neural = {"steps": steps, "validate_every": steps}
     models = {
         "attention": heedful.AttentionRanker(**neural),
         "averaging": heedful.AveragingRanker(**neural),

@@ -51,7 +51,7 @@ def words(log, threads: int) -> float:
 
 
 def paper(log) -> AttentionRanker:
-    options = {"steps": 1, "assess_every": 1, "holdout_users": 1, "cuts": "fresh"}
+    options = {"steps": 1, "validate_every": 1, "validation_users": 1}
     return AttentionRanker(preset="paper", **options).fit(log, random_table(log))
 
 

@@ -14,10 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 from made_up import random_table, skewed_log
-from ranker_training import like
 from side_by_side import in_turn, parser, ratio, report
 
 from heedful.events.candidates import Candidates
+from heedful.kernels.reference import PlainAttention
 from heedful.rankers.attention import AttentionRanker
 
 
@@ -37,9 +37,10 @@ def main() -> None:
         )
         for _ in range(chosen.requests)
     ]
-    plain = like(ranker).eval()
+    plain = PlainAttention.of(ranker.model.terms["attention"]).eval()
     inputs = [
-        (ranker._inputs(h.items[None]), torch.ones(1, chosen.past), ranker._inputs(c.rows[None])) for h, c in asked[:20]
+        (ranker.inputs(h.items[None]), torch.ones(1, chosen.past, dtype=torch.bool), ranker.inputs(c.rows[None]))
+        for h, c in asked[:20]
     ]
     latencies: list[float] = []
 
@@ -76,9 +77,8 @@ def main() -> None:
 
 def paper_ranker(items: int, *, text: bool = False) -> AttentionRanker:
     log = skewed_log(300, items, text=text)
-    return AttentionRanker(preset="paper", steps=1, assess_every=1, holdout_users=1, cuts="fresh").fit(
-        log, random_table(log)
-    )
+    ranker = AttentionRanker(preset="paper", steps=1, validate_every=1, validation_users=1)
+    return ranker.fit(log, random_table(log))
 
 
 def many_at_once(ranker: AttentionRanker, asked: list, threads: int) -> float:

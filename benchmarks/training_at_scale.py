@@ -27,7 +27,7 @@ from heedful.events.log import EventLog
 from heedful.progress import show_progress
 from heedful.rankers.attention import AttentionRanker
 from heedful.training.forward import TrainingForward
-from heedful.training.loop import TrainingRun
+from heedful.training.loop import TrainingLoop
 
 WIDTH, BLOCK_ROWS, WARM_UP_STEPS = 64, 1_000_000, 50
 EPOCH_USERS, HOURS = 40_000_000, 3600
@@ -71,20 +71,21 @@ def measured(chosen: argparse.Namespace) -> dict[str, object]:
     """Steady rate, waiting and memory; what comes before the first step (opening, counting, planning) is told apart."""
     opened = time.perf_counter()
     log, table = EventLog.load(chosen.place / "sequences"), ItemEmbeddings.load(chosen.place / "embeddings")
-    ranker = AttentionRanker(preset="paper", steps=1, assess_every=1, seed=1).fit(log, table)
-    sampler = ranker._sampler(log, log.histories, None, None)
-    run = TrainingRun(ranker._net, TrainingForward(ranker), sampler, ranker.config, "", None)
+    ranker = AttentionRanker(preset="paper", steps=1, validate_every=1, seed=1)
+    histories = ranker.begin(log, table)
+    forward = TrainingForward(ranker.model, ranker.inputs)
+    loop = TrainingLoop(ranker.model, forward, ranker.sampler(log, histories, None), ranker.config)
     torch.set_flush_denormal(True)
-    ahead = run.batches()
+    ahead = loop.batches()
     for _ in range(WARM_UP_STEPS):
-        run._update(next(ahead)[0])
+        loop.update(next(ahead)[0])
     started, users, steps, waited, past = time.perf_counter(), 0, 0, 0.0, 0
     while time.perf_counter() - started < chosen.seconds:
         before = time.perf_counter()
         batch, _ = next(ahead)
         waited += time.perf_counter() - before
-        run._update(batch)
-        users, steps, past = users + len(batch.now), steps + 1, past + int(batch.memory.lengths.sum())
+        loop.update(batch)
+        users, steps, past = users + len(batch.now), steps + 1, past + int(batch.history.lengths.sum())
     seconds = time.perf_counter() - started
     return {
         "users_per_second": users / seconds,

@@ -89,3 +89,29 @@ def test_nothing_is_left_to_do_in_a_comment() -> None:
 def test_every_module_and_package_says_what_it_is() -> None:
     for source in SOURCES:
         assert len(ast.get_docstring(ast.parse(source.read_text())) or "") > 10, source
+
+
+# What is read and changed most must stay easy to read.
+SMALL_PACKAGES = [package for package in ("model", "training", "rankers", "kernels") if (ROOT / package).is_dir()]
+SMALL_FILES = [file for package in SMALL_PACKAGES for file in sorted((ROOT / package).rglob("*.py"))]
+MOST_LINES, MOST_BODY_LINES = 400, 40
+
+
+def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines from the first statement to the last, without the docstring."""
+    statements = function.body[1:] if ast.get_docstring(function) is not None else function.body
+    return (statements[-1].end_lineno or 0) - statements[0].lineno + 1 if statements else 0
+
+
+@pytest.mark.parametrize("source", SMALL_FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_and_functions_are_small(source: Path) -> None:
+    assert len(source.read_text().splitlines()) <= MOST_LINES
+    functions = [node for node in ast.walk(ast.parse(source.read_text())) if isinstance(node, ast.FunctionDef)]
+    assert {one.name: body_lines(one) for one in functions if body_lines(one) > MOST_BODY_LINES} == {}
+
+
+def test_sizes_are_measured() -> None:
+    text = 'def f():\n    """One.\n\n    Two.\n    """\n    x = 1\n\n    return (\n        x\n    )\n'
+    (function,) = ast.parse(text).body
+    assert isinstance(function, ast.FunctionDef) and body_lines(function) == 5
+    assert len(SMALL_FILES) > 30

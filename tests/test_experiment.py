@@ -23,6 +23,7 @@ from heedful.progress import show_progress
 from heedful.rankers.attention import AttentionRanker
 from heedful.rankers.neural import NeuralRanker
 from heedful.rankers.registry import MODELS
+from heedful.training.forward import TrainingForward
 from ranking_worlds import DAY, QUICK, START, random_log, table_of
 
 
@@ -108,27 +109,27 @@ def test_training_that_was_killed_goes_on(log: EventLog, tmp_path: Path, monkeyp
     class Killed(BaseException):
         pass
 
-    from heedful.ranking import training
+    from heedful.training import loop
 
-    save = training._Run._save
+    save = loop.save_checkpoint
 
-    def save_and_die(self: Any) -> None:
-        save(self)
+    def save_and_die(*given: Any) -> None:
+        save(*given)
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(training._Run, "_save", save_and_die)
+        patch.setattr(loop, "save_checkpoint", save_and_die)
         with pytest.raises(Killed):
             run(log, tmp_path / "killed", names=("attention",))
     assert len(list((tmp_path / "killed" / "stages" / "attention.training").glob("*/checkpoint.safetensors"))) == 1
     steps = []
-    update = training._Run._update
+    update = loop.TrainingLoop.update
 
     def counted(self: Any, batch: Any) -> float:
         steps.append(1)
         return update(self, batch)
 
-    monkeypatch.setattr(training._Run, "_update", counted)
+    monkeypatch.setattr(loop.TrainingLoop, "update", counted)
     again = run(log, tmp_path / "killed", names=("attention",))
     assert len(steps) == 10  # of 20
     assert str(again.comparison) == str(whole.comparison)
@@ -139,16 +140,14 @@ def test_a_checkpoint_of_other_options_is_not_in_the_way(
     log: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run that failed leaves its checkpoint; the next, with other options, must not trip over it."""
-    from heedful.ranking import neural
-
-    good, calls = neural._TrainingPass.__call__, []
+    good, calls = TrainingForward.__call__, []
 
     def poisoned(self: Any, batch: Any) -> Any:
         calls.append(1)
         return good(self, batch) * (float("nan") if len(calls) > 15 else 1.0)
 
     with monkeypatch.context() as patch:
-        patch.setattr(neural._TrainingPass, "__call__", poisoned)
+        patch.setattr(TrainingForward, "__call__", poisoned)
         with pytest.raises(TrainingError, match="loss became nan"):
             run(log, tmp_path, names=("attention",))
     assert (tmp_path / "stages" / "attention.training").exists()

@@ -30,7 +30,7 @@ from heedful.errors import InputError
 from heedful.events.log import EventLog
 from heedful.folders import open_folder
 from heedful.progress import show_progress
-from heedful.rankers.registry import MODELS, load_ranker
+from heedful.rankers.registry import ALL_MODELS, MODELS, load_ranker
 from ranking_worlds import DAY, START, heedful, python, quiet_environment, unprivileged
 
 N_ITEMS = 40
@@ -119,7 +119,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def train_arguments(world: Path, model: str, out: Path) -> list[object]:
     folders = [world / "sequences", "--embeddings", world / "embeddings", "--out", out]
-    return ["train", *folders, "--model", model, *QUICK[model]]
+    return ["train", model, *folders, *QUICK[model]]
 
 
 # Every command, end to end
@@ -190,7 +190,7 @@ def test_train_score_and_recommend(world: Path, tmp_path: Path, run: Run, model:
 def test_train_says_what_it_made_and_leaves_no_checkpoint(world: Path, tmp_path: Path, run: Run) -> None:
     text = done(run(*train_arguments(world, "attention", tmp_path / "m"), "--pack"))
     report = load_ranker(tmp_path / "m")._settings()  # type: ignore[attr-defined]
-    assert f"{tmp_path}/m: attention, {report['n_parameters']:,} parameters, 20 steps, hold-out loss " in text
+    assert f"{tmp_path}/m: attention, {report['n_parameters']:,} parameters, 20 steps, validation loss " in text
     assert f"next: heedful recommend {tmp_path}/m requests.parquet" in text
     assert names_in(tmp_path) == ["m"] and (tmp_path / "m" / "embeddings").is_dir()
     shutil.move(tmp_path / "m", tmp_path / "moved")
@@ -255,7 +255,7 @@ def test_models_with_presets_and_depths(world: Path, tmp_path: Path, run: Run, m
     assert list(seen["rankers"]) == ["attention (paper)"] and seen["depth_model"] == "attention (paper)"
     assert seen["depths"][1].config.null_tokens == 0
     failed(run(*common, "--models", "popularity", "--depth-preset", "paper", "--depths", "1,10"), "seen")
-    assert seen["depths"][10].config.relations == 0
+    assert seen["depths"][10].config.terms == ("attention",)
 
 
 @pytest.mark.parametrize(
@@ -366,7 +366,41 @@ def test_every_command_explains_itself(run: Run, command: str) -> None:
     explained = importlib.import_module(cli._COMMANDS[command][0]).COMMANDS[command]
     assert explained.name == command and explained.help
     options = [parameter for parameter in explained.params if isinstance(parameter, click.Option)]
-    assert all(option.help and option.opts[0] in text for option in options)
+    assert all(option.help and (option.hidden or option.opts[0] in text) for option in options)
+
+
+def commands_below(command: click.Command, name: str) -> Iterator[tuple[str, click.Command]]:
+    """A command, and the sub-commands that it may have."""
+    yield name, command
+    for sub, below in getattr(command, "commands", {}).items():
+        yield from commands_below(below, f"{name} {sub}")
+
+
+def test_no_command_shows_more_than_30_options() -> None:
+    shown = {}
+    for command in COMMANDS:
+        explained = importlib.import_module(cli._COMMANDS[command][0]).COMMANDS[command]
+        for name, one in commands_below(explained, command):
+            options = [parameter for parameter in one.params if isinstance(parameter, click.Option)]
+            shown[name] = sum(not option.hidden for option in options)
+    assert {f"train {model}" for model in ALL_MODELS} <= set(shown)
+    assert {name: count for name, count in shown.items() if count > 30} == {}
+    assert shown["train attention"] > 15  # they are counted
+
+
+def test_train_without_the_name_of_a_model_trains_attention(world: Path, tmp_path: Path, run: Run) -> None:
+    done(run(*(word for word in train_arguments(world, "attention", tmp_path / "m") if word != "attention")))
+    one, other = load_ranker(world / "attention"), load_ranker(tmp_path / "m")
+    assert one.name == other.name == "attention" and one.config == other.config
+    np.testing.assert_array_equal(one.score(["i1", "i2"], ["i4", "i5"]), other.score(["i1", "i2"], ["i4", "i5"]))
+
+
+@pytest.mark.parametrize("model", list(ALL_MODELS))
+def test_train_explains_each_model(run: Run, model: str) -> None:
+    text = done(run("train", model, "--help"))
+    assert text.startswith(f"Usage: heedful train {model} [OPTIONS] SEQUENCES")
+    assert ("--preset" in text) == (model in ("attention", "averaging"))
+    assert model in done(run("train", "--help"))
 
 
 @pytest.mark.parametrize(
@@ -376,7 +410,10 @@ def test_every_command_explains_itself(run: Run, command: str) -> None:
         (["prepare"], "Missing argument 'SOURCES...'"),
         (["prepare", "x.parquet"], "Missing option '--out'"),
         (["embed", "s", "--out", "e", "--width", "wide"], "'wide' is not a valid integer"),
-        (["train", "s", "--embeddings", "e", "--out", "m", "--model", "oracle"], "'oracle' is not one of"),
+        (["train", "oracle", "s", "--embeddings", "e", "--out", "m"], "unexpected extra argument (s)"),
+        (["train", "popularity", "s", "--out", "m", "--depth", 3], "No such option '--depth'"),
+        (["train", "s", "--out", "m", "--evaluations", 3], "No such option '--evaluations'"),
+        (["train", "last-item", "s", "--out", "m", "--resume"], "No such option '--resume'"),
         (["score", "m", "r", "--out", "o", "--pool-gamma", "some"], "'some' is neither a number nor none"),
         (["verify", "a", "b"], "unexpected extra argument (b)"),
         (["embed", "s", "--out", "e", "--wings", "2"], "No such option"),
@@ -397,8 +434,6 @@ def test_errors_end_with_1_and_one_line(world: Path, tmp_path: Path, run: Run) -
         (["embed", sequences, "--out", out, "--width", 0], ["option 'width' is out of range; got: 0"]),
         (["import", tmp_path / "none.npy", "--out", out], ["none.npy"]),
         (["train", sequences, "--embeddings", tmp_path, "--out", out], ["is no finished folder of embeddings"]),
-        (["train", sequences, "--embeddings", embeddings, "--out", out, "--model", "popularity", "--depth", 3],
-         ["popularity does not have these options; got: --depth"]),
         (["train", sequences, "--embeddings", embeddings, "--out", out, "--depth", -1], ["option 'depth' is out of range"]),
         (["train", sequences, "--embeddings", embeddings, "--out", out, "--target-kinds", "gift"], ["got: gift"]),
         (["score", embeddings, world / "requests.parquet", "--out", out], ["holds something else", "expected: model"]),
@@ -429,7 +464,7 @@ def test_existing_output_is_not_replaced_unasked(world: Path, tmp_path: Path, ru
         "prepare": [world / "events.parquet"],
         "embed": [world / "sequences", "--epochs", 1, "--width", 4],
         "import": [world / "vectors.npy", "--ids", world / "ids.txt"],
-        "train": [world / "sequences", "--embeddings", world / "embeddings", "--model", "popularity"],
+        "train": ["popularity", world / "sequences", "--embeddings", world / "embeddings"],
     }
     for command, arguments in stages.items():
         out = tmp_path / command
@@ -604,15 +639,15 @@ def test_ctrl_c_while_embedding(world: Path, tmp_path: Path) -> None:
 
 
 def test_ctrl_c_while_training_keeps_the_checkpoint(world: Path, tmp_path: Path) -> None:
-    arguments = [*train_arguments(world, "attention", tmp_path / "m"), "--steps", 10_000_000, "--assess-every", 20]
+    arguments = [*train_arguments(world, "attention", tmp_path / "m"), "--steps", 10_000_000, "--validate-every", 20]
     with running(*arguments) as process:
-        read_until(process, "hold-out")
+        read_until(process, "validation")
         interrupted(process)
     assert names_in(tmp_path) == ["m.training"]
     assert names_in(tmp_path / "m.training") == ["checkpoint.safetensors"]
     with running(*arguments, "--resume") as process:
         read_until(process, "resumed at step ")
-        read_until(process, "hold-out")
+        read_until(process, "validation")
         interrupted(process)
     assert names_in(tmp_path) == ["m.training"]
 

@@ -50,7 +50,7 @@ def sequences(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_train_score_and_recommend(model: str, options: list[object], sequences: Path, tmp_path: Path) -> None:
-    assert run("train", sequences, "--model", model, *options, "--out", tmp_path / "model") == 0
+    assert run("train", model, sequences, *options, "--out", tmp_path / "model") == 0
     ranker = load_ranker(tmp_path / "model")
     assert ranker.name == model and ranker.embeddings is None
     requests = {"request_id": [1, 2], "history": [["i1", "i2"], ["i3", "who"]], "candidates": [["i4", "i5"], ["i6", "what"]]}
@@ -72,8 +72,10 @@ def test_attention_needs_embeddings(sequences: Path, tmp_path: Path, capsys: pyt
 
 
 def test_options_of_another_model(sequences: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("train", sequences, "--model", "ease", "--alpha", 3, "--out", tmp_path / "model") == 1
-    assert "ease does not have these options; got: --alpha" in capsys.readouterr().err
+    assert run("train", "ease", sequences, "--alpha", 3, "--out", tmp_path / "model") == 2
+    assert "No such option '--alpha'" in capsys.readouterr().err
+    assert run("train", "ease", sequences, "--embeddings", tmp_path, "--out", tmp_path / "model") == 2
+    assert "No such option '--embeddings'" in capsys.readouterr().err
 
 
 def test_evaluate_compares_them(sequences: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

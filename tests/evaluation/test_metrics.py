@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heedful.errors import ConfigError, InputError
-from heedful.metrics import Ranks, hit_rate, ndcg, nested_ranks, ranks, recall
+from heedful.metrics import Ranks, batch_ndcg, hit_rate, ndcg, nested_ranks, ranks, recall
 
 
 def mean_ranks(scores: list[float], positive: list[bool]) -> list[float]:
@@ -140,3 +140,11 @@ def test_clear_errors() -> None:
 def test_restricting_to_some_positives_keeps_their_ranks() -> None:
     found = one([3.0, 2.0, 1.0], [True, False, True])
     assert found.where(np.array([False, True])).values.tolist() == [2.0]
+
+
+def test_ndcg_of_padded_lists_by_hand() -> None:
+    scores = np.array([[0.1, 0.9, 0.5, -np.inf], [0.1, 0.9, 0.5, 7.0], [0.9, 0.1, 9.0, 9.0]])
+    positive = np.array([[False, True, False, False], [True, False, True, False], [False, True, False, False]])
+    used = np.array([[True] * 4, [True, True, True, False], [True, True, False, False]])
+    expected = [1.0, (1 / np.log2(3) + 1 / 2) / (1 + 1 / np.log2(3)), 1 / np.log2(3)]
+    assert batch_ndcg(scores, positive, used).tolist() == pytest.approx(expected)

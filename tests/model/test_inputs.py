@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from heedful.ranking import vectors
 
 from heedful.model import inputs
 from heedful.model.inputs import ItemVectors, mean_vector

@@ -46,7 +46,7 @@ def table(log: EventLog) -> ItemEmbeddings:
 
 def fit(model: type[Ranker], log: EventLog, table: ItemEmbeddings, *features: str) -> Ranker:
     terms = tuple(name for name in model(preset="default").config.terms if name != "popularity_over_time")
-    options = {"steps": 150, "learning_rate": 0.01, "terms": terms, "noise": 0.0, "split": "last_items"}
+    options = {"steps": 300, "learning_rate": 0.01, "terms": terms, "noise": 0.0}
     return model(features=features, **options).fit(log, table)
 
 

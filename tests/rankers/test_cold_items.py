@@ -1,4 +1,4 @@
-"""Trained rankers that take up new items: the old scores stay, the new ones are sound, and no foreign table gets in."""
+"""Trained rankers that take new items: the old scores stay, the new ones are sound, and no foreign table gets in."""
 
 from __future__ import annotations
 
@@ -67,12 +67,12 @@ def test_new_items_count_in_histories_and_among_candidates(ranker: Ranker, log: 
     )
 
 
-def test_an_item_that_nobody_touched_is_not_put_at_the_top(log: EventLog) -> None:
-    """In training an item without actions is always one about to be touched, which must not show."""
+def test_an_item_without_users_is_not_put_at_the_top(log: EventLog) -> None:
+    """In training an item without actions is always one that somebody is about to use, which must not show."""
     ranker = MODELS["attention"](**{**QUICK["attention"], "steps": 200}).fit(log, base_table(log))
     longer = extended(ranker, extension_of(base_table(log)))
-    assert isinstance(longer, NeuralRanker) and longer._item_term is not None
-    standing = longer._item_term + longer.prior(0.0)
+    assert isinstance(longer, NeuralRanker)
+    standing = longer.item_bias + longer.prior(0.0)
     assert standing[-2:].max() < np.quantile(standing[:-2], 0.5)
 
 
@@ -104,15 +104,15 @@ def test_a_model_folder_takes_an_extension_and_no_other_table(ranker: Ranker, lo
     )
 
 
-def test_what_is_no_extension(ranker: Ranker, log: EventLog) -> None:
+def test_what_is_not_an_extension(ranker: Ranker, log: EventLog) -> None:
     other = table_of([f"other{n}" for n in range(70)], seed=3)
-    with pytest.raises(MismatchError, match="is no extension of the one that the ranker was trained on"):
+    with pytest.raises(MismatchError, match="is not an extension of the one that the ranker was trained on"):
         extended(ranker, other)
 
 
 def test_a_ranker_that_knows_the_log_alone(log: EventLog) -> None:
     ease = EASE(**QUICK["ease"]).fit(log)
-    with pytest.raises(ConfigError, match="ease cannot take up new items"):
+    with pytest.raises(ConfigError, match="ease cannot take new items"):
         extended(ease, extension_of(base_table(log)))
 
 
@@ -125,14 +125,14 @@ def test_users_of_new_items_are_taken_over(log: EventLog) -> None:
     extension = extend_table(table, late)
     longer = extended(ranker, extension.table)
     assert longer.users_of_item[-2:].tolist() == extension.users.tolist() and extension.users.min() > 0
-    assert isinstance(longer, NeuralRanker) and longer._item_term is not None
+    assert isinstance(longer, NeuralRanker)
     # More users, more popular: to everyone alike.
     nobody = extended(ranker, extension_of(table))
-    assert isinstance(nobody, NeuralRanker) and nobody._item_term is not None
-    assert (longer._item_term + longer.prior(0.0))[-1] > (nobody._item_term + nobody.prior(0.0))[-1]
+    assert isinstance(nobody, NeuralRanker)
+    assert (longer.item_bias + longer.prior(0.0))[-1] > (nobody.item_bias + nobody.prior(0.0))[-1]
 
 
-def test_features_of_newborn_items_are_those_of_an_even_log() -> None:
+def test_features_of_new_items_are_those_of_an_even_log() -> None:
     """A log of even flow: item 0 all along, item 1 once in each of the last 8 of 256 days, item 2 once on the last."""
     times = [START + np.arange(256) * DAY, START + (248 + np.arange(8)) * DAY, START + np.array([255]) * DAY]
     histories = histories_of([[0] * 256, [1] * 8, [2]], times)
@@ -140,9 +140,9 @@ def test_features_of_newborn_items_are_those_of_an_even_log() -> None:
     for row, log, users in ((1, alone[0], 8), (2, alone[1], 1)):
         owners = [[item] for item in log.items]  # each action by a user of its own, so that first actions are all actions
         single = histories_of(owners, [[time] for time in log.times])
-        trend = PopularityIndex(single, 3)
-        expected, _ = trend.features(np.array([row]), np.array([trend.end]))
-        age = float(trend.end - log.times[log.items == row][0])
-        found = new_item_features(np.array([users]), np.array([age]), trend.span)
+        index = PopularityIndex(single, 3)
+        expected, _ = index.features(np.array([row]), np.array([index.end]))
+        age = float(index.end - log.times[log.items == row][0])
+        found = new_item_features(np.array([users]), np.array([age]), index.span)
         np.testing.assert_allclose(found, expected, atol=0.35)
         assert np.abs(found - expected).mean() < 0.1

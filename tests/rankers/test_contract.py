@@ -24,12 +24,12 @@ from ranking_worlds import DAY, QUICK, START, log_of, random_log, table_of
 
 N_ITEMS = 60
 KINDS = ("view", "purchase")
-# The trained models also as the paper has them: other code paths (no trend, no null rows, no other terms).
+# The trained models also as the paper has them: other code paths (one term, no null tokens, no popularity over time).
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, QUICK[name]) for name in ALL_MODELS} | {
     "attention-paper": ("attention", {**QUICK["attention"], "preset": "paper"}),
-    "averaging-sum": ("averaging", {**QUICK["averaging"], "form": "sum", "trend": False}),
+    "averaging-sum": ("averaging", {**QUICK["averaging"], "form": "sum", "terms": ("averaging",)}),
 }
-VARIANTS["attention-paper"][1].update(null_tokens=0, relations=0, depth=3)
+VARIANTS["attention-paper"][1].update(null_tokens=0, depth=3)
 IDS: dict[str, Callable[[int], Any]] = {"text": lambda n: f"sku-{n}", "integer": lambda n: 10_000 + 7 * n}
 
 
@@ -137,8 +137,8 @@ class TestScores:
         candidates = candidates_of(ranker, len(histories))
         expected = ranker.score_rows(histories, candidates), ranker.score_catalogue(histories)
         monkeypatch.setattr("heedful.rankers.base._PART_CANDIDATES", 10)
-        monkeypatch.setattr("heedful.rankers.neural._SCORING_ELEMENTS", 2000)
-        monkeypatch.setattr("heedful.rankers.neural._SCORED_ITEMS", 7)
+        monkeypatch.setattr("heedful.rankers.scoring._ELEMENTS", 2000)
+        monkeypatch.setattr("heedful.rankers.scoring._BLOCK_ITEMS", 7)
         monkeypatch.setattr("heedful.rankers.heuristics._CHUNK_ITEMS", 7)
         close(ranker.score_rows(histories, candidates), expected[0])
         close(ranker.score_catalogue(histories), expected[1])
@@ -232,7 +232,7 @@ class TestPrior:
     @pytest.mark.parametrize("gamma", [np.nan, np.inf])
     def test_it_must_be_a_number(self, ranker: Ranker, gamma: float) -> None:
         if ranker.uses_prior:
-            with pytest.raises(ConfigError, match=r"pool_gamma is not a number; got: (nan|inf)"):
+            with pytest.raises(ConfigError, match=r"invalid pool_gamma; got: (nan|inf); expected: a finite number"):
                 ranker.score([], [], pool_gamma=gamma)
 
 
@@ -418,12 +418,19 @@ class TestFolders:
             return tmp_path / "forged"
 
         self.check(load_ranker(forged({})), text_ranker)
+        for version in (1, 3):
+            words = rf"another version of heedful; got: model format {version}; expected: .*2; to fix: train the model again"
+            with pytest.raises(FolderError, match=words):
+                load_ranker(forged({"model_format": version}))
         with pytest.raises(FolderError, match="holds an unknown model; got: oracle; expected: attention"):
             load_ranker(forged({"model": "oracle"}))
         with pytest.raises(HeedfulError, match=r"unknown option for .*Config; got: nonsense"):
             load_ranker(forged({"config": {"nonsense": 1}}))
         with pytest.raises(FolderError, match=r"config.json.*kinds"):
             settings.pop("kinds")
+            load_ranker(forged({}))
+        with pytest.raises(FolderError, match=r"got: model format 1; .*to fix: train the model again"):
+            settings.pop("model_format")  # the first folders did not say
             load_ranker(forged({}))
 
 
@@ -490,11 +497,7 @@ class TestLogs:
         log = the_log("text")
         vectors = np.random.default_rng(0).normal(size=(N_ITEMS, 8)).astype(np.float32)
         vectors[:5], vectors[5:10] = 0, 1e6
-        options = {} if variant != "attention-paper" else {"scale": 0.0}
-        name, chosen = VARIANTS[variant]
-        ranker = ALL_MODELS[name](**{**chosen, **options})
-        if options:
-            vectors[5:10] = 10
+        ranker = new(variant)
         ranker.fit(log, ItemEmbeddings.from_arrays(log.catalog.items.ids, vectors))
         ids = ranker.items.ids.to_pylist()
         assert np.isfinite(ranker.score(ids[:2], ids)).all() and np.isfinite(ranker.score(ids[3:12], ids)).all()

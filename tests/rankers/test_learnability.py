@@ -66,13 +66,13 @@ def area_under_curve(ranker: Ranker) -> float:
     return float(((pairs > 0) + 0.5 * (pairs == 0))[wanted].mean())
 
 
-SETTINGS = {"steps": 250, "validate_every": 125, "device": "cpu", "cuts": "last", "trend": False}
+SETTINGS = {"steps": 250, "validate_every": 125, "device": "cpu", "split": "last_items"}
+WITHOUT_POPULARITY = ("attention", "item_interactions", "user_tower")
 ATTENTION = {
-    "default": {"preset": "default", "batch_users": 32, "negatives": 20, **SETTINGS},
+    "default": {"preset": "default", "terms": WITHOUT_POPULARITY, "batch_users": 32, "negatives": 20, **SETTINGS},
     "paper": {"preset": "paper", **SETTINGS, "steps": 100, "validate_every": 50},
-    "without terms beside the attention": {
-        "depth": 2, "hidden": 32, "relations": 0, "user_tower": False, "null_tokens": 0, "batch_users": 32, "negatives": 20,
-        **SETTINGS,
+    "attention alone": {
+        "depth": 2, "hidden": 32, "terms": ("attention",), "null_tokens": 0, "batch_users": 32, "negatives": 20, **SETTINGS,
     },
 }  # fmt: skip
 
@@ -85,7 +85,8 @@ def test_attention_finds_the_past_item_that_matters(which: str, planted_log: Eve
 
 @pytest.mark.parametrize("form", ["inner", "sum"])
 def test_averaging_cannot(form: str, planted_log: EventLog) -> None:
-    ranker = MODELS["averaging"](form=form, batch_users=32, negatives=20, **SETTINGS).fit(planted_log, vectors())
+    options = {"form": form, "terms": ("averaging",), "batch_users": 32, "negatives": 20, **SETTINGS}
+    ranker = MODELS["averaging"](**options).fit(planted_log, vectors())
     assert isinstance(ranker, NeuralRanker) and ranker.report is not None and ranker.report.best_loss < 3.0  # it did learn
     assert area_under_curve(ranker) < 0.65
 

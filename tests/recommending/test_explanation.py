@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,14 @@ from heedful.embeddings.table import ItemEmbeddings
 from heedful.errors import InputError
 from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories
+from heedful.model.attention import Attention
+from heedful.model.popularity import PopularityIndex, PopularityOverTime
 from heedful.rankers.attention import AttentionRanker
+from heedful.rankers.averaging import AveragingRanker
 from heedful.rankers.base import Ranker
 from heedful.rankers.heuristics import LastItem, WeightedSum
 from heedful.rankers.popularity import Popularity
 from heedful.rankers.registry import ALL_MODELS
-from heedful.ranking.weights import attention_weights, learnt_trend, score_parts
 from heedful.recommending.explanation import Explanation, explain, explain_items
 from heedful.recommending.recommender import Recommender
 from ranking_worlds import DAY, QUICK, START, log_of, random_log, table_of
@@ -30,7 +33,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, QUICK[name]) for
     "attention-short": ("attention", {**QUICK["attention"], "max_history": 3}),
     "attention-shallow": ("attention", {**QUICK["attention"], "depth": 0}),
 }
-VARIANTS["attention-paper"][1].update(null_tokens=0, relations=0)
+VARIANTS["attention-paper"][1].update(null_tokens=0)
 
 
 @pytest.fixture(scope="module", params=list(VARIANTS))
@@ -126,32 +129,92 @@ def test_items_older_than_the_memory_do_nothing() -> None:
 def test_attention_is_that_of_section_4_1(attention: AttentionRanker) -> None:
     """Against a float64 reference with keys and values projected for each past item, as the paper writes them."""
     history, rows = past_of(attention), np.array([8, 33])
-    found = attention_weights(attention, history, rows)
-    assert found is not None and found[1] == 2
-    module = attention._net.model.attention.double()
+    found, by_item = attention.attention_weights(history, rows), attention.by_history_item(history, rows)["attention"]
+    assert found is not None and found.shape == (2, 2, 5 + 2) and by_item.shape == (2, 5)
+    module = copy.deepcopy(attention.model.named_terms()["attention"]).double()
+    assert isinstance(module, Attention)
     past = [17, 1, 30, 4, 9]
     with torch.no_grad():
-        x = attention._inputs(np.array(past)).double()
-        z = module.h(attention._inputs(rows).double())
+        x = attention.inputs(np.array(past)).double()
+        z = module.h(attention.inputs(rows).double())
+        parts, rest = torch.zeros(2, 5, dtype=torch.float64), (z @ module.phi.T)[:, 0]
         for k in range(2):
             memory = torch.cat([x, module.null[k]])
             p = ((memory @ module.f[k].T) @ z.T).T.softmax(-1)
             z = z + torch.einsum("qn,nh->qh", p, module.g[k](memory))
-            np.testing.assert_allclose(found[0][:, k], p.numpy(), atol=1e-6)
+            worth = (module.g[k](memory) @ module.phi.T)[:, 0]
+            parts, rest = parts + p[:, :5] * worth[:5], rest + p[:, 5:] @ worth[5:]
+            np.testing.assert_allclose(found[:, k], p.numpy(), atol=1e-6)
         logits = (z @ module.phi.T)[:, 0].numpy()
-    module.float()
-    parts = score_parts(attention, history, rows)
-    np.testing.assert_allclose(parts["item"] + parts["attention"], logits, atol=1e-5)
+    value = attention.contributions(history, rows)["attention"]
+    np.testing.assert_allclose(value, logits, atol=1e-5)
+    np.testing.assert_allclose(by_item, parts.numpy(), atol=1e-5)
+    # What is due to the items, to the candidate alone and to the null tokens is all.
+    np.testing.assert_allclose(by_item.sum(axis=1) + rest.numpy(), value, atol=1e-5)
 
 
-def test_names_of_the_parts(attention: AttentionRanker) -> None:
+def test_interactions_are_divided_among_the_items(attention: AttentionRanker) -> None:
+    history, rows = past_of(attention), np.array([8, 33])
+    by_item = attention.by_history_item(history, rows)
+    assert list(by_item) == ["attention", "item_interactions"]
+    value = attention.contributions(history, rows)["item_interactions"]
+    np.testing.assert_allclose(by_item["item_interactions"].sum(axis=1), value, atol=1e-5)
+    assert np.abs(value).max() > 1e-4
+
+
+def test_an_explanation_divides_the_terms_among_the_past_items(ranker: Ranker) -> None:
+    explanation = explain_items(ranker, past_of(ranker), [8, 9])[1]
+    expected = ranker.by_history_item(past_of(ranker), np.array([8, 9]))
+    assert set(explanation.by_item) == set(expected)
+    for name, part in expected.items():
+        seen = part.shape[1]
+        assert explanation.by_item[name].shape == (5,) and (explanation.by_item[name][seen:] == 0).all()
+        np.testing.assert_allclose(explanation.by_item[name][:seen], part[1], atol=1e-6)
+    if not isinstance(ranker, AttentionRanker):
+        assert expected == {}
+
+
+def test_names_of_the_contributions(attention: AttentionRanker) -> None:
     rows = np.array([3])
-    assert list(score_parts(attention, past_of(attention), rows)) == [
-        "prior", "trend", "item", "attention", "relevance", "user",
+    assert list(attention.contributions(past_of(attention), rows)) == [
+        "attention", "item_interactions", "user_tower", "popularity_over_time", "prior",
     ]  # fmt: skip
     log = random_log()
-    plain = LastItem().fit(log, table_of(log.catalog.items.ids))
-    assert list(score_parts(plain, past_of(plain), rows)) == ["match"]
+    table = table_of(log.catalog.items.ids)
+    averaging = AveragingRanker(**QUICK["averaging"]).fit(log, table)
+    assert list(averaging.contributions(past_of(averaging), rows)) == ["averaging", "popularity_over_time", "prior"]
+    plain = LastItem().fit(log, table)
+    assert list(plain.contributions(past_of(plain), rows)) == ["match"]
+
+
+@pytest.mark.parametrize("gamma", [0.0, 1.0, None])
+def test_contributions_add_up_to_the_score(ranker: Ranker, gamma: float | None) -> None:
+    rows = np.arange(40)
+    for history in (past_of(ranker), past_of(ranker, ["item7"]), past_of(ranker, [])):
+        found = ranker.contributions(history, rows, pool_gamma=gamma)
+        assert all(part.shape == (40,) and np.isfinite(part).all() for part in found.values())
+        np.testing.assert_allclose(sum(found.values()), scores_of(ranker, history, rows.tolist(), gamma), atol=1e-5)
+
+
+def test_popularity_now_is_that_of_the_end_of_the_log(attention: AttentionRanker) -> None:
+    """What was learnt is what is beside the log share; without a term of a time there is nothing."""
+    log = random_log()
+    ranker = AttentionRanker(**QUICK["attention"]).fit(log, table_of(log.catalog.items.ids))
+    learnt = ranker.popularity_now - ranker.log_shares[:]
+    rows = np.arange(len(log.catalog))
+    index = PopularityIndex(log.histories, len(rows))
+    features, _ = index.features(rows, np.full(len(rows), index.end))
+    term = ranker.model.named_terms()["popularity_over_time"]
+    assert isinstance(term, PopularityOverTime)
+    with torch.no_grad():
+        expected = term.learnt(torch.from_numpy(features)).numpy()
+    np.testing.assert_allclose(learnt, expected, atol=1e-5)
+    assert np.abs(learnt).max() > 1e-3
+    np.testing.assert_array_equal(ranker.popularity_now, attention.popularity_now)
+    unseen = Popularity().fit(log)
+    np.testing.assert_array_equal(unseen.popularity_now, unseen.log_shares[:])
+    paper = AttentionRanker(**VARIANTS["attention-paper"][1]).fit(log, table_of(log.catalog.items.ids))
+    np.testing.assert_array_equal(paper.popularity_now, paper.log_shares[:])
 
 
 def line_world(model: type[Ranker] = LastItem, **options: Any) -> Ranker:
@@ -172,28 +235,25 @@ def test_words_name_what_raises_the_score() -> None:
     assert words(ranker, ["item2", "item0"], 0) == "because of having had it before"
 
 
-def test_what_lowers_the_score_is_no_cause() -> None:
+def test_what_lowers_the_score_is_not_a_cause() -> None:
     ranker = line_world()
     found = explain_items(ranker, past_of(ranker, ["item0", "item2"]), [1, 3])
     assert [(reason.item, reason.fall > 0) for reason in found[0].reasons] == [("item0", False), ("item2", False)]
     assert found[0].text == "no past item raises its score"
 
 
-def test_words_of_what_is_popular_or_trending_with_everyone(attention: AttentionRanker) -> None:
+def test_words_of_what_is_popular_or_trending_with_everyone() -> None:
     log = random_log()
     popularity = Popularity().fit(log)
     most = int(np.argmax(popularity.users_of_item))
     assert words(popularity, ["item9", "item30"], most) == "popular with everyone; no past item raises its score"
     assert words(popularity, [], most) == "popular with everyone; nothing is known of this user"
-    trend = learnt_trend(attention)
-    assert trend is not None and learnt_trend(popularity) is None
     silent = AttentionRanker(**QUICK["attention"]).fit(log, table_of(log.catalog.items.ids))
-    for parameter in silent._net.model.parameters():
+    for parameter in silent.model.parameters():
         parameter.data.zero_()
     rare = int(np.argmin(silent.users_of_item))
-    assert silent._item_term is not None
     assert words(silent, ["item9", "item30"], rare) == "no past item raises its score"
-    silent._item_term[rare] += 100
+    silent.at_time["popularity_over_time"][rare] += 100
     assert words(silent, ["item9", "item30"], rare) == "trending; no past item raises its score"
 
 

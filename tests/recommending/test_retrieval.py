@@ -81,8 +81,8 @@ def test_candidates_are_distinct_enough_and_never_of_the_past(ranker: NeuralRank
         assert not set(rows) & set(histories.part(slice(user, user + 1)).items)
     alone = Retriever(ranker, candidates=10).retrieve(histories.part(slice(0, 1)))
     assert alone.rows.tolist() == found.part(slice(0, 1)).rows.tolist()
-    popular = np.argsort(-ranker.log_popularity, kind="stable")[:10]
-    assert sorted(ranker.log_popularity[found.part(slice(2, 3)).rows]) == sorted(ranker.log_popularity[popular])
+    popular = np.argsort(-ranker.log_shares[:], kind="stable")[:10]
+    assert sorted(ranker.log_shares[found.part(slice(2, 3)).rows]) == sorted(ranker.log_shares[popular])
 
 
 def test_more_recommendations_than_candidates(ranker: NeuralRanker) -> None:
@@ -94,10 +94,10 @@ def test_neighbours_are_those_of_the_latest_items(ranker: NeuralRanker) -> None:
     retriever = Retriever(ranker, candidates=10)
     histories = ranker.histories_of([["item3", "item8", "item3"]])
     found = retriever.neighbours(histories, 10)[0].reshape(5, 2)
-    terms = ranker.item_term + ranker.prior(0.0)
+    terms = ranker.item_bias + ranker.prior(0.0)
     x = ranker.input_vectors(np.arange(len(ranker.items)))
     for place, item in enumerate(["item3", "item8"]):
-        scores = x @ ranker.relevance_vectors(ranker.items.rows([item]))[0] + terms
+        scores = x @ ranker.interaction_vectors(ranker.items.rows([item]))[0] + terms
         assert found[place].tolist() == np.argsort(-scores, kind="stable")[:2].tolist()
     assert (found[2:] == -1).all()
 

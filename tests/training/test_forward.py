@@ -90,5 +90,5 @@ def test_times_of_ranking_are_those_of_the_newer_half_of_the_events() -> None:
 
 
 def test_noise_is_not_negative() -> None:
-    with pytest.raises(ConfigError, match="option 'noise' is out of range; got: -1.0"):
+    with pytest.raises(ConfigError, match=r"option 'noise' is out of range; got: -1\.0"):
         AttentionRanker(noise=-1.0)

@@ -208,7 +208,9 @@ def test_too_many_new_items_are_sampled_evenly() -> None:
     histories = histories_of([[0, *range(1, 21)], [21, 22]], [[START, *[START + DAY] * 20], [START, START + DAY]])
     counts = np.zeros(23)
     for epoch in range(400):
-        sampler = sampler_of(histories, 23, split="random_time", horizon=2 * DAY, positives=5, negatives=1, validation_users=0)
+        sampler = sampler_of(
+            histories, 23, split="random_time", horizon=2 * DAY, positives=5, negatives=1, validation_users=0
+        )
         for past, positives, _, _ in instances_of(epoch_of(sampler, epoch)):
             if past == [0]:
                 assert len(set(positives)) == 5
@@ -270,7 +272,9 @@ def test_smoothed_popularity() -> None:
 def test_a_user_who_has_nearly_the_whole_catalogue(way: str) -> None:
     histories = histories_of([list(range(12)), [0, 1], [1, 0]])
     for avoid_history in (False, True):
-        sampler = sampler_of(histories, 12, split=way, avoid_history=avoid_history, validation_users=0, positives=5, negatives=8)
+        sampler = sampler_of(
+            histories, 12, split=way, avoid_history=avoid_history, validation_users=0, positives=5, negatives=8
+        )
         for past, positives, negatives, _ in instances_of(epoch_of(sampler)):
             assert positives and not set(positives) & (set(past) | set(negatives))
 

@@ -13,7 +13,7 @@ from heedful.embeddings import skipgram
 from heedful.embeddings.table import ItemEmbeddings
 from heedful.folders import open_folder
 from heedful.progress import show_progress
-from heedful.ranking import neural
+from heedful.rankers import neural
 from heedful.tuning.judging import Judging
 from ranking_worlds import random_log
 
@@ -67,7 +67,7 @@ def test_an_interrupt_says_how_to_go_on(
 
 def test_embed_and_train_read_the_file(sequences: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "tuned.toml"
-    file.write_text("[embed]\nwidth = 8\nwindow = 3\nepochs = 1\n\n[train]\ndepth = 1\nscale = 2\ntrend = false\n")
+    file.write_text("[embed]\nwidth = 8\nwindow = 3\nepochs = 1\n\n[train]\ndepth = 1\nscale = 2\nterms = ['attention']\n")
     embed = ("embed", sequences, "--config", file, "--out")
     assert run(capsys, *embed, tmp_path / "e", "--window", 4)[0] == 0
     recorded = ItemEmbeddings.load(tmp_path / "e").provenance["config"]
@@ -76,9 +76,9 @@ def test_embed_and_train_read_the_file(sequences: Path, tmp_path: Path, capsys: 
     assert run(capsys, *train, tmp_path / "m", "--scale", 4)[0] == 0
     config = json.loads((tmp_path / "m" / "config.json").read_text())
     config = config.get("config", config)
-    assert (config["depth"], config["scale"], config["trend"], config["null_tokens"]) == (1, 4.0, False, 4)
-    code, _, err = run(capsys, *train, tmp_path / "n", "--model", "averaging")
-    assert code == 1 and "averaging does not have these options; got: --depth" in err
+    assert (config["depth"], config["scale"], config["terms"], config["null_tokens"]) == (1, 4.0, ["attention"], 4)
+    code, _, err = run(capsys, "train", "averaging", *train[1:], tmp_path / "n")
+    assert code == 1 and "unknown options in [train]" in err and "got: depth" in err
 
 
 def test_evaluate_reads_the_file(sequences: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

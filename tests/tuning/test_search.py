@@ -21,7 +21,7 @@ from heedful.errors import ConfigError, FolderError, InputError, MissingExtraErr
 from heedful.events.log import EventLog
 from heedful.folders import open_folder
 from heedful.progress import _state
-from heedful.ranking import neural
+from heedful.rankers import neural
 from heedful.tuning import search
 from heedful.tuning.judging import Judging, before
 from heedful.tuning.options import TuneConfig
@@ -66,7 +66,7 @@ def faked(monkeypatch: pytest.MonkeyPatch, score: Fake) -> list[dict[str, Any]]:
 
 
 def shallow(settings: dict[str, dict[str, Any]], seed: int) -> float:
-    """Best at depth 5 and few null rows; the default is depth 2, four null rows."""
+    """Best at depth 5 and few null tokens; the default is depth 2, four null tokens."""
     train = settings["train"]
     return 0.4 - 0.01 * abs(train.get("depth", 2) - 5) - 0.002 * train.get("null_tokens", 4)
 

@@ -14,7 +14,13 @@ from heedful.tuning.settings import read_section, to_toml
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "embed": {"window": 7, "subsample": 1e-05, "negative_exponent": -0.25, "kinds": ("a", 'with "quotes" and \\')},
-    "train": {"trend": False, "scale": 2.0, "cuts": "fresh", "learning_rate": 3e-4, "target_kinds": ()},
+    "train": {
+        "terms": ("attention", "user_tower"),
+        "scale": 2.0,
+        "split": "last_items",
+        "learning_rate": 3e-4,
+        "target_kinds": (),
+    },
 }
 
 
@@ -68,8 +74,8 @@ def test_what_is_refused(tmp_path: Path, text: str, error: type[HeedfulError], w
 
 
 def test_a_choice_is_checked(tmp_path: Path) -> None:
-    (tmp_path / "s.toml").write_text("[train]\ncuts = 'never'")
-    with pytest.raises(ConfigError, match="expected: 'moments' or 'fresh' or 'last'"):
+    (tmp_path / "s.toml").write_text("[train]\nsplit = 'never'")
+    with pytest.raises(ConfigError, match="expected: 'random_time' or 'last_items'"):
         read_section(tmp_path / "s.toml", "train", [AttentionConfig])
 
 

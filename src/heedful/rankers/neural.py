@@ -27,7 +27,7 @@ from heedful.events.log import EventLog
 from heedful.folders import Folder
 from heedful.model.encode import HistoryBatch, encode
 from heedful.model.inputs import InputLayer, ItemVectors, mean_vector
-from heedful.model.popularity import PopularityIndex
+from heedful.model.popularity import PopularityIndex, log_share
 from heedful.model.score import ScoreModel, Term
 from heedful.model.side_features import FeatureCodes, FeatureVectors
 from heedful.rankers.base import Ranker
@@ -127,7 +127,12 @@ class NeuralRanker(Ranker):
     @property
     def popularity_now(self) -> np.ndarray:
         """Log of each item's share of all users as the model sees it at the end of the log, float32 [I]."""
-        return self.item_bias + self.gamma * self.log_shares[:] if self.at_time else self.log_shares[:]
+        known = self.log_shares[:]
+        if not self.at_time:
+            return known
+        # Terms of a time smooth the shares of items with few users; only what was learnt beside these is new.
+        learnt = self.item_bias + self.gamma * known - log_share(self.users_of_item, self.log_shares.total)
+        return np.asarray(known + learnt, np.float32)
 
     def input_vectors(self, rows: np.ndarray) -> np.ndarray:
         """The vectors x of items as the terms see them, float32 [..., D]."""
@@ -232,14 +237,14 @@ class NeuralRanker(Ranker):
         chunks: list[dict[str, np.ndarray]] = []
         for start in range(0, len(self.items), _CHUNK_ITEMS):
             rows = np.arange(start, min(start + _CHUNK_ITEMS, len(self.items)))
-            features, log_share = popularity.features(rows, np.full(len(rows), popularity.end))
-            values = self.values_at(features, log_share)
+            features, log_shares = popularity.features(rows, np.full(len(rows), popularity.end))
+            values = self.values_at(features, log_shares)
             chunks.append({name: value - self.gamma * self.log_shares[rows] for name, value in values.items()})
         return {name: np.concatenate([chunk[name] for chunk in chunks]).astype(np.float32) for name in chunks[0]}
 
-    def values_at(self, popularity: np.ndarray, log_share: np.ndarray) -> dict[str, np.ndarray]:
+    def values_at(self, popularity: np.ndarray, log_shares: np.ndarray) -> dict[str, np.ndarray]:
         """Values of the terms that do not depend on the user, from popularity features [N, F] and log shares [N]."""
-        given = [torch.from_numpy(array).to(self.inputs.device) for array in (popularity, log_share)]
+        given = [torch.from_numpy(array).to(self.inputs.device) for array in (popularity, log_shares)]
         with torch.no_grad():
             values = {name: term.at_time(*given) for name, term in self.model.named_terms().items()}
         return {name: value.cpu().numpy() for name, value in values.items() if value is not None}

@@ -9,7 +9,7 @@ __all__ = ["top_places"]
 
 def top_places(scores: np.ndarray, k: int) -> np.ndarray:
     """Places of the k highest finite scores, best first, equal ones in order of their place; int64."""
-    if k < len(scores):
+    if 0 < k < len(scores):
         threshold = np.partition(scores, len(scores) - k)[len(scores) - k]
         places = np.flatnonzero(scores >= threshold)
     else:

@@ -10,7 +10,7 @@ import torch
 
 from heedful.errors import ConfigError
 from heedful.events.log import EventLog
-from heedful.rankers.external.sasrec import GSASRec, SASRec, _gbce, _ndcg, _positive_weight, _sampled_softmax
+from heedful.rankers.external.sasrec import GSASRec, SASRec, _gbce, _positive_weight, _sampled_softmax
 from ranking_worlds import log_of
 
 TINY: dict[str, Any] = {"factors": 16, "blocks": 1, "heads": 1, "session_length": 8, "batch_sessions": 16, "dropout": 0.0}
@@ -39,12 +39,6 @@ def test_softmax_leaves_out_what_is_masked() -> None:
     negative = torch.tensor([[0.1, -torch.inf], [2.0, -1.0]])
     expected = [-0.5 + np.log(np.exp(0.5) + np.exp(0.1)), -1.0 + np.log(np.exp(1.0) + np.exp(2.0) + np.exp(-1.0))]
     assert float(_sampled_softmax(positive, negative)) == pytest.approx(np.mean(expected), rel=1e-5)
-
-
-def test_ndcg_by_hand() -> None:
-    scores = np.array([0.1, 0.9, 0.5, -np.inf])
-    assert _ndcg(scores, np.array([1])) == pytest.approx(1.0)
-    assert _ndcg(scores, np.array([2, 0])) == pytest.approx((1 / np.log2(3) + 1 / 2) / (1 + 1 / np.log2(3)))
 
 
 @pytest.mark.parametrize("model", [SASRec, GSASRec])
