@@ -1,7 +1,10 @@
 """The gradients of `attention_layers`, one user at a time, from the last layer to the first.
 
-Shapes: T past items of all users end to end, B users, L past items of one, M null tokens, N = L + M, R = K N, C candidates,
-D embedding width, K layers, E columns of `attention_folding`; C, D, N and R are padded where `matmul` needs it.
+A part of `attention_cpu`, and deleted with it.
+
+Shapes: T past items of all users end to end, B users, L past items of one, M null tokens, N = L +
+M, R = K N, C candidates, D embedding width, K layers, E columns of `attention_folding`; C, D, N and
+R are padded where `matmul` needs it.
 """
 
 from __future__ import annotations

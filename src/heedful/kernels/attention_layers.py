@@ -1,17 +1,22 @@
-"""All layers of attention in score space (see `attention_cpu`), one user at a time: what a user needs stays in the caches.
+"""All layers of attention in score space (see `attention_cpu`), one user at a time: what a user
+needs stays in the caches.
 
-A user's memory has N = L + M rows in each layer, R = K N in all. The past items are first taken through the matrices of
-`attention_folding`: for every layer k the D columns of f^k(x)^T h and of f^k(x)^T g^j for j < k, then what each layer's
-scores start with, and what each layer's reading adds to the logit. With P the
-weights, [R, C],
+A user's memory has N = L + M rows in each layer, R = K N in all. The past items are first taken
+through the matrices of `attention_folding`: for every layer k the D columns of f^k(x)^T h and of
+f^k(x)^T g^j for j < k, then what each layer's scores start with, and what each layer's reading adds
+to the logit. With P the weights, [R, C],
 
     scores^k = start^k + [own^k | between^k0 | ... | between^k,k-1] [Xq; P^0; ...; P^k-1],    P^k = softmax(scores^k),
 
-where between^kj = (X f^kT g^j) X^T is [N, N]. So a layer is one product with a matrix that grows by the layer's own
-weights, and backward the same matrix stands on the other side. The products are those of `matmul`.
+where between^kj = (X f^kT g^j) X^T is [N, N]. So a layer is one product with a matrix that grows by
+the layer's own weights, and backward the same matrix stands on the other side. The products are
+those of `matmul`.
 
-Shapes: T past items of all users end to end, B users, L past items of one, M null tokens, N = L + M, R = K N, C candidates,
-D embedding width, K layers, E columns of `attention_folding`; C, D, N and R are padded where `matmul` needs it.
+A part of `attention_cpu`, and deleted with it.
+
+Shapes: T past items of all users end to end, B users, L past items of one, M null tokens, N = L +
+M, R = K N, C candidates, D embedding width, K layers, E columns of `attention_folding`; C, D, N and
+R are padded where `matmul` needs it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,10 @@
-"""Compiled work done by PyTorch's own threads.
+"""Compiled work on PyTorch's own threads.
 
-Threads of another pool would wait for processors on which PyTorch's spin. Where PyTorch was built without GNU's OpenMP the
-calling thread works alone.
+Replaces threads of another pool, which wait for processors on which PyTorch's spin. Reference: the
+calling thread alone, which does all work where PyTorch brings no libgomp. Gain: docs/kernels.md.
+PyTorch has no public way to its threads from Python, so this calls `GOMP_parallel`, by which code
+that GCC compiles starts a parallel region, of the very library that PyTorch has loaded. Delete it
+when PyTorch has such a way, or another pool is as fast.
 """
 
 from __future__ import annotations
