@@ -1,9 +1,9 @@
 """Each kernel of `heedful.kernels` beside what it replaces: the gains of docs/kernels.md.
 
-python benchmarks/kernels.py --rounds 9
+python benchmarks/kernels.py --rounds 9 --compare-threads
 
-Both sides by turns; the processor time of one thread, so that other programs matter less. The threads are compared last, by
-wall time. `ranker_training.py` measures whole training steps, `skipgram_vs_gensim.py` whole epochs of embeddings,
+Both sides by turns; the processor time of one thread, so that other programs matter less. The threads are compared by wall
+time. `ranker_training.py` measures whole training steps, `skipgram_vs_gensim.py` whole epochs of embeddings,
 `sampling_and_metrics.py` draws from alias tables.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import math
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -39,18 +40,25 @@ PRESETS = {"default": (2, 4, 74), "paper": (10, 0, 110)}
 
 def main() -> None:
     options = parser(__doc__)
+    options.add_argument("--kernels", default="", help="only those whose name begins so")
+    options.add_argument("--compare-threads", action="store_true", help="that as well")
     chosen = options.parse_args()
     torch.set_flush_denormal(True)
     torch.set_num_threads(1)
     pairs = {**attention_pairs(), **folding_pairs(), **matmul_pairs(), **skipgram_pairs()}
-    found, times = {}, {}
+    result: dict[str, Any] = {"microseconds": {}, "time_ratios": {}}
     for name, pair in pairs.items():
+        if not name.startswith(chosen.kernels):
+            continue
         rates = in_turn({side: lambda work=work: 1 / processor_seconds(work) for side, work in pair.items()}, chosen.rounds)
-        times[name] = {side: 1e6 / statistics.median(values) for side, values in rates.items()}
-        found[name] = {f"{side} / kernel": ratio(rates, "kernel", side) for side in pair if side != "kernel"}
-    torch.set_num_threads(chosen.threads)
-    threads = {name: compared_threads(name, chosen.threads, chosen.rounds) for name in PRESETS}
-    report(chosen, {"microseconds": times, "time_ratios": found, "threads_time_ratios": threads})
+        result["microseconds"][name] = {side: 1e6 / statistics.median(values) for side, values in rates.items()}
+        ratios = {f"{side} / kernel": ratio(rates, "kernel", side) for side in pair if side != "kernel"}
+        result["time_ratios"][name] = ratios
+        print(name, ratios, file=sys.stderr, flush=True)
+    if chosen.compare_threads:
+        torch.set_num_threads(chosen.threads)
+        result["threads_time_ratios"] = {name: compared_threads(name, chosen.threads, chosen.rounds) for name in PRESETS}
+    report(chosen, result)
 
 
 def processor_seconds(work: Work, least: float = 0.02) -> float:
@@ -149,16 +157,18 @@ def _softmax_by_loops(p: Any) -> None:
 
 
 def matmul_pairs() -> dict[str, dict[str, Work]]:
-    """One user's matrices: 8 past items, 64 columns, 112 candidates."""
+    """One user's matrices: 8 past items or 1, 64 columns, 112 candidates."""
     rng = np.random.default_rng(0)
     a, b, c = (rng.standard_normal(shape).astype(np.float32) for shape in ((8, 64), (64, 112), (8, 112)))
     turned = np.zeros((112, 64), np.float32)
 
-    def work(which: int, last: np.ndarray) -> Work:
-        return lambda: _repeat(which, 100, a, b, last)
+    def work(which: int, last: np.ndarray, first: np.ndarray = a) -> Work:
+        return lambda: _repeat(which, 100, first, b, last)
 
+    blas = "BLAS from compiled code"
     return {
-        "matmul.multiply (100 calls)": {"kernel": work(0, c), "BLAS from compiled code": work(1, c)},
+        "matmul.multiply, 8 rows (100 calls)": {"kernel": work(0, c), blas: work(1, c)},
+        "matmul.multiply, 1 row (100 calls)": {"kernel": work(0, c[:1], a[:1]), blas: work(1, c[:1], a[:1])},
         "matmul.transpose (100 calls)": {"kernel": work(2, turned), "loops": work(3, turned)},
         "matmul.softmax (100 calls)": {"kernel": work(4, c.copy()), "loops": work(5, c.copy())},
     }
