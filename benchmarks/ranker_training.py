@@ -1,22 +1,27 @@
-"""Training of the paper's attention ranker beside a plain padded PyTorch module of its equations, at K = 10.
+"""Training of the attention ranker, both presets, beside plain PyTorch modules of the same equations.
 
     python benchmarks/ranker_training.py --rounds 5
 
-Both take the same instances (a past, up to 10 positives, 100 negatives) from one log with skewed history lengths (mean
-about 30, the longest some hundreds), 64 users a batch, balanced logistic loss, Adam, fp32. heedful's side is its own
-training: sampler, batches by length, the cheaper of its two forms. The plain module projects every past item in every
-layer, as the equations of section 4.1 are written; its batches are made beforehand, padded to the longest history of the
-batch or, as many recommenders do, of the log. First it is checked that the gradients of the two agree.
-Prints users per second, their ratios, and the share of time that the step waits for batches.
+One log with skewed history lengths (mean about 30, the longest some hundreds), 64 users a batch, fp32. Two comparisons:
+
+- For each preset, training steps of heedful itself with the attention in three forms: as it is, without the kernels of
+  `heedful.kernels` (over the items), and the plain form, which projects every past item in every layer, as the equations of
+  section 4.1 are written. Everything else is the same: batches by length, the other terms of the score, the optimiser.
+- For the paper's preset, training of heedful beside a plain module as one would write it: the same instances in batches made
+  beforehand, padded to the longest history of the batch or, as many recommenders do, of the log.
+
+First it is checked that the gradients of the plain module agree. Prints users per second, their ratios, and the share of
+time that the step waits for batches.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import itertools
 import time
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,103 +30,156 @@ from side_by_side import in_turn, parser, ratio, report
 from torch import nn
 
 from heedful.events.log import EventLog
+from heedful.kernels import attention_cpu
+from heedful.kernels.reference import PlainAttention
 from heedful.model.encode import HistoryBatch
+from heedful.model.inputs import Inputs
+from heedful.model.popularity import PopularityIndex
+from heedful.model.score import ScoreModel, Term
 from heedful.rankers.attention import AttentionRanker
 from heedful.training.batch import Batch
 from heedful.training.forward import TrainingForward
-from heedful.training.loop import TrainingRun
+from heedful.training.loop import TrainingLoop
 from heedful.training.losses import LOSSES
 from heedful.training.sampler import Position
-
-WIDTH, HIDDEN, DEPTH = 64, 128, 10
-
-
-class PlainAttention(nn.Module):
-    """Section 4.1 as it is written; shapes B users, L past items, C candidates, H hidden width."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.h = nn.Linear(WIDTH, HIDDEN)
-        self.f = nn.ModuleList(nn.Linear(WIDTH, HIDDEN) for _ in range(DEPTH))
-        self.g = nn.ModuleList(nn.Linear(WIDTH, HIDDEN) for _ in range(DEPTH))
-        self.phi = nn.Linear(HIDDEN, 1, bias=False)
-
-    def forward(self, x_BLD: torch.Tensor, used_BL: torch.Tensor, xq_BCD: torch.Tensor) -> torch.Tensor:
-        mask = torch.zeros_like(used_BL).masked_fill(used_BL == 0, -torch.inf)[:, None, :]
-        z_BCH = self.h(xq_BCD)
-        for f, g in zip(self.f, self.g, strict=True):
-            p_BCL = (torch.bmm(z_BCH, f(x_BLD).transpose(1, 2)) + mask).softmax(-1)
-            z_BCH = z_BCH + torch.bmm(p_BCL, g(x_BLD))
-        return self.phi(z_BCH).squeeze(-1)
 
 
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--users", type=int, default=4000)
     options.add_argument("--items", type=int, default=20_000)
-    options.add_argument("--bfloat16", action=argparse.BooleanOptionalAction, default=True, help="measure that too")
     options.add_argument("--steps", type=int, default=40, help="updates of a round")
+    options.add_argument("--presets", nargs="+", choices=("default", "paper"), default=["default", "paper"])
+    options.add_argument("--own-loop", action="store_true", help="only the first comparison")
     chosen = options.parse_args()
     torch.set_num_threads(chosen.threads)
     torch.set_flush_denormal(True)
     log = skewed_log(chosen.users, chosen.items)
-    ranker = AttentionRanker(preset="paper", steps=1, assess_every=1, holdout_users=1, cuts="fresh").fit(
-        log, random_table(log)
-    )
-    plain = like(ranker)
-    difference = agreement(ranker, plain, log)
-    sides = Sides(ranker, plain, log, chosen)
-    heedful = {"heedful": sides.heedful}
-    if chosen.bfloat16:
-        heedful["heedful, bfloat16"] = sides.bfloat16
-    padded = {
-        "plain, padded to the batch": lambda: sides.plain(sides.by_batch, chosen.steps),
-        "plain, padded to the log": lambda: sides.plain(sides.by_log, max(chosen.steps // 4, 1)),
+    result: dict[str, Any] = {
+        "history_mean": float(log.histories.lengths.mean()),
+        "history_longest": int(log.histories.lengths.max()),
     }
-    rates = in_turn({**heedful, **padded}, chosen.rounds)
-    report(
-        chosen,
-        {
-            "users_per_second": rates,
-            "ratios": {f"{a} / {b}": ratio(rates, a, b) for a in heedful for b in padded},
-            "largest_difference": difference,
-            "share_of_time_waiting_for_batches": sides.waited / sides.worked,
-            "history_mean": float(log.histories.lengths.mean()),
-            "history_longest": int(log.histories.lengths.max()),
-        },
-    )
+    for preset in chosen.presets:
+        result[f"forms of the attention, {preset} preset"] = forms(Training(log, preset), chosen)
+    if not chosen.own_loop:
+        result["plain training, paper preset"] = plain_training(Training(log, "paper"), chosen)
+    report(chosen, result)
 
 
-def like(ranker: AttentionRanker) -> PlainAttention:
-    """The plain module with the weights of a fitted ranker, f's bias zero."""
-    plain, model = PlainAttention(), ranker._net.model.attention
-    with torch.no_grad():
-        plain.h.load_state_dict(model.h.state_dict())
-        plain.phi.weight.copy_(model.phi)
-        for k in range(DEPTH):
-            plain.f[k].weight.copy_(model.f[k])
-            plain.f[k].bias.zero_()
-            plain.g[k].load_state_dict(model.g[k].state_dict())
-    return plain
+class Training:
+    """A ranker before its first step, and how it is trained."""
+
+    def __init__(self, log: EventLog, preset: str, **options: Any) -> None:
+        self.ranker = AttentionRanker(preset=preset, steps=1, validate_every=1, validation_users=1, **options)
+        histories, users = self.ranker.begin(log, random_table(log)), len(log.users)
+        with_popularity = "popularity_over_time" in self.ranker.model.terms
+        popularity = PopularityIndex(histories, len(self.ranker.items)) if with_popularity else None
+        self.sampler = self.ranker.sampler(log, histories, popularity)
+        self.batches_of_epoch = max(users // self.ranker.config.batch_users, 1)
+
+    @property
+    def attention(self) -> Any:
+        return self.ranker.model.terms["attention"]
+
+    def loop(self, model: ScoreModel | None = None) -> TrainingLoop:
+        """The training of a model in the place of the ranker's."""
+        model = model or self.ranker.model
+        return TrainingLoop(model, TrainingForward(model, self.ranker.inputs), self.sampler, self.ranker.config)
+
+    def epoch(self) -> list[Batch]:
+        return [batch for batch, _ in itertools.islice(self.sampler.batches(Position()), self.batches_of_epoch)]
+
+    def inputs_of(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """As `PlainAttention` takes them."""
+        inputs, rows = self.ranker.inputs, torch.from_numpy(batch.history.counts > 0).to(self.ranker.inputs.device)
+        return inputs(batch.history.rows), rows, inputs(batch.candidates)
 
 
-def agreement(ranker: AttentionRanker, plain: PlainAttention, log: EventLog) -> dict[str, float]:
-    """Largest difference of loss and of gradients between the two on one batch, relative to the largest gradient."""
-    batch, _ = next(sampler(ranker, log).batches(Position()))
-    ranker._net.zero_grad()
-    model = ranker._net.model.attention
-    loss_of(ranker._forward(ranker._past(batch.memory), ranker._inputs(batch.candidates)), batch).backward()
-    loss = loss_of(plain(*padded_inputs(ranker, batch)), batch)
-    loss.backward()
-    pairs = [(model.h.weight.grad, plain.h.weight.grad), (model.phi.grad, plain.phi.weight.grad)]
+class PlainTerm(Term):
+    """The plain form as a term of the score."""
+
+    def __init__(self, plain: PlainAttention) -> None:
+        super().__init__()
+        self.plain = plain
+
+    def forward(self, inputs: Inputs) -> torch.Tensor:
+        return self.plain(inputs.x_BLD, inputs.used_BL > 0, inputs.xq_BCD)
+
+
+def forms(training: Training, options: argparse.Namespace) -> dict[str, Any]:
+    """heedful's own steps with the attention in each form; every side takes the same batches in turn."""
+    model, kernel_is_faster = training.ranker.model, attention_cpu.is_faster
+    plain_terms = {**copy.deepcopy(model.named_terms()), "attention": PlainTerm(PlainAttention.of(training.attention))}
+    batches = training.epoch()
+
+    def rounds_of(model: ScoreModel, is_faster: Callable[..., bool]) -> Callable[[], float]:
+        loop, coming = training.loop(model), itertools.cycle(batches)
+
+        def measure() -> float:
+            attention_cpu.is_faster = is_faster
+            users, started = 0, time.perf_counter()
+            for batch in itertools.islice(coming, options.steps):
+                loop.update(batch)
+                users += len(batch.now)
+            attention_cpu.is_faster = kernel_is_faster
+            return users / (time.perf_counter() - started)
+
+        return measure
+
+    sides = {
+        "kernels": rounds_of(model, kernel_is_faster),
+        "over the items": rounds_of(copy.deepcopy(model), lambda *_: False),
+        "plain": rounds_of(ScoreModel(plain_terms), lambda *_: False),
+    }
+    rates = in_turn(sides, options.rounds)
+    on_kernels = [kernel_is_faster(training.attention, *training.inputs_of(batch)) for batch in batches]
+    return {
+        "users_per_second": rates,
+        "ratios": {f"kernels / {name}": ratio(rates, "kernels", name) for name in sides if name != "kernels"},
+        "share_of_batches_on_kernels": float(np.mean(on_kernels)),
+    }
+
+
+def plain_training(training: Training, options: argparse.Namespace) -> dict[str, Any]:
+    """heedful's training beside a plain module with batches of users as they come: made beforehand, not timed."""
+    plain = PlainAttention.of(training.attention)
+    difference = agreement(training, plain)
+    adam = torch.optim.Adam(plain.parameters(), lr=0.002)
+    loop, waits = training.loop(), [0.0, 0.0]
+    batches, epoch = loop.batches(), training.epoch()
+
+    def own() -> float:
+        users, waited, took = updates(loop, batches, options.steps)
+        waits[:] = waits[0] + waited, waits[1] + took
+        return users / took
+
+    sides: dict[str, Callable[[], float]] = {"heedful": own}
+    for name, whole, steps in (("batch", False, options.steps), ("log", True, max(options.steps // 4, 1))):
+        made = itertools.cycle(mixed(epoch, whole))
+        sides[f"plain, padded to the {name}"] = lambda made=made, steps=steps: plain_updates(
+            training, plain, adam, made, steps
+        )
+    rates = in_turn(sides, options.rounds)
+    return {
+        "users_per_second": rates,
+        "ratios": {f"heedful / {name}": ratio(rates, "heedful", name) for name in sides if name != "heedful"},
+        "largest_difference": difference,
+        "share_of_time_waiting_for_batches": waits[0] / waits[1],
+    }
+
+
+def agreement(training: Training, plain: PlainAttention) -> dict[str, float]:
+    """Largest difference of gradients between the two on one batch, relative to the largest gradient."""
+    batch, _ = next(training.sampler.batches(Position()))
+    model = training.attention
+    model.zero_grad()
+    loss_of(TrainingForward(training.ranker.model, training.ranker.inputs)(batch), batch).backward()
+    loss_of(plain(*training.inputs_of(batch)), batch).backward()
+    pairs = [(model.phi.grad, plain.phi.weight.grad)]
     pairs += [(f.grad, layer.weight.grad) for f, layer in zip(model.f, plain.f, strict=True)]
-    pairs += [(a.weight.grad, b.weight.grad) for a, b in zip(model.g, plain.g, strict=True)]
+    pairs += [(a.weight.grad, b.weight.grad) for a, b in zip((model.h, *model.g), (plain.h, *plain.g), strict=True)]
     largest = max(float(b.abs().max()) for _, b in pairs)
     return {"gradient": max(float((a - b).abs().max()) for a, b in pairs) / largest}
-
-
-def sampler(ranker: AttentionRanker, log: EventLog):
-    return ranker._sampler(log, ranker._learn_catalogue(log, ranker.embeddings), None, None)
 
 
 def loss_of(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
@@ -129,32 +187,27 @@ def loss_of(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
     return LOSSES["logistic"](logits, positive, weights)
 
 
-def padded_inputs(ranker: AttentionRanker, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    used = torch.from_numpy((batch.memory.counts > 0).astype(np.float32)).to(ranker._device)
-    return ranker._inputs(batch.memory.rows), used, ranker._inputs(batch.candidates)
-
-
-def updates(run: TrainingRun, batches: Iterator[tuple[Batch, Position]], steps: int) -> tuple[int, float, float]:
+def updates(loop: TrainingLoop, batches: Iterator[tuple[Batch, Position]], steps: int) -> tuple[int, float, float]:
     """Some updates of heedful's own training: (users, seconds that they waited for batches, seconds in all)."""
     users, waited, started = 0, 0.0, time.perf_counter()
     for _ in range(steps):
         before = time.perf_counter()
         batch, _ = next(batches)
         waited += time.perf_counter() - before
-        run._update(batch)
+        loop.update(batch)
         users += len(batch.now)
     return users, waited, time.perf_counter() - started
 
 
 def plain_updates(
-    ranker: AttentionRanker, module: PlainAttention, adam: torch.optim.Adam, batches: Iterator[Batch], steps: int
+    training: Training, module: PlainAttention, adam: torch.optim.Adam, batches: Iterator[Batch], steps: int
 ) -> float:
     """Some updates of the plain module: users per second."""
     users, started = 0, time.perf_counter()
     for _ in range(steps):
         batch = next(batches)
         adam.zero_grad()
-        loss = loss_of(module(*padded_inputs(ranker, batch)), batch)
+        loss = loss_of(module(*training.inputs_of(batch)), batch)
         loss.backward()
         nn.utils.clip_grad_norm_(module.parameters(), 10.0)
         adam.step()
@@ -163,45 +216,16 @@ def plain_updates(
     return users / (time.perf_counter() - started)
 
 
-class Sides:
-    """The two sides of the measurement; each call makes some updates and returns users per second."""
-
-    def __init__(self, ranker: AttentionRanker, plain: PlainAttention, log: EventLog, options: argparse.Namespace) -> None:
-        self.steps, self.waited, self.worked = options.steps, 0.0, 0.0
-        run = TrainingRun(ranker._net, TrainingForward(ranker), sampler(ranker, log), ranker.config, "", None)
-        self.run, self.batches = run, run.batches()
-        self.ranker, self.module = ranker, plain
-        self.adam = torch.optim.Adam(plain.parameters(), lr=0.002)
-        # The same instances for the plain module, in batches of users as they come: made beforehand, not timed.
-        batches = sampler(ranker, log).batches(Position())
-        epoch = [next(batches)[0] for _ in range(len(log.users) // 64)]
-        self.by_batch, self.by_log = (itertools.cycle(mixed(epoch, whole)) for whole in (False, True))
-
-    def heedful(self) -> float:
-        users, waited, took = updates(self.run, self.batches, self.steps)
-        self.waited, self.worked = self.waited + waited, self.worked + took
-        return users / took
-
-    def bfloat16(self) -> float:
-        single, self.ranker.config = self.ranker.config, replace(self.ranker.config, precision="bfloat16")
-        rate = self.heedful()
-        self.ranker.config = single
-        return rate
-
-    def plain(self, batches: Iterator[Batch], steps: int) -> float:
-        return plain_updates(self.ranker, self.module, self.adam, batches, steps)
-
-
 def mixed(batches: list[Batch], whole: bool, size: int = 64) -> list[Batch]:
     """The instances of an epoch in random batches, padded to the longest history of each or of the whole log."""
-    longest = max(batch.memory.rows.shape[1] for batch in batches)
+    longest = max(batch.history.rows.shape[1] for batch in batches)
 
     def joined(column: str) -> np.ndarray:
-        arrays = [getattr(batch.memory, column) for batch in batches]
+        arrays = [getattr(batch.history, column) for batch in batches]
         return np.concatenate([np.pad(a, ((0, 0), (0, longest - a.shape[1]))) for a in arrays])
 
-    memory = {name: joined(name) for name in ("rows", "ages", "counts", "kinds")}
-    lengths = np.concatenate([batch.memory.lengths for batch in batches])
+    history = {name: joined(name) for name in ("rows", "ages", "counts", "kinds")}
+    lengths = np.concatenate([batch.history.lengths for batch in batches])
     flat = {
         name: np.concatenate([getattr(b, name) for b in batches]) for name in ("candidates", "positive", "weights", "now")
     }
@@ -210,7 +234,7 @@ def mixed(batches: list[Batch], whole: bool, size: int = 64) -> list[Batch]:
     for low in range(0, len(order) - size + 1, size):
         users = order[low : low + size]
         used = longest if whole else int(lengths[users].max())
-        part = HistoryBatch(lengths[users], *(memory[name][users, :used] for name in ("rows", "ages", "counts", "kinds")))
+        part = HistoryBatch(lengths[users], *(history[name][users, :used] for name in ("rows", "ages", "counts", "kinds")))
         made.append(Batch(part, *(flat[name][users] for name in ("candidates", "positive", "weights", "now")), seed=0))
     return made
 

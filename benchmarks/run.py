@@ -26,6 +26,7 @@ BENCHMARKS = {
     "skipgram-quality-planted": ("skipgram_vs_gensim", "--log planted --rounds 4 --epochs 10 --days 28 --instead 10 5", ""),
     "skipgram-ten-million": ("skipgram_ten_million", "", ""),
     "ranker-training": ("ranker_training", "--rounds 5", "--rounds 2 --steps 10 --users 1500"),
+    "kernels": ("kernels", "--rounds 9 --compare-threads", "--rounds 1"),
     "training-at-scale": ("training_at_scale", "", ""),
     "scoring": ("scoring", "--rounds 5", "--rounds 2 --requests 40"),
     "cold-start": ("cold_start", "--rounds 5", "--rounds 1 --items 200000"),

@@ -55,11 +55,10 @@ def test_logits_and_gradients_are_those_of_the_plain_form(depth: int, null_token
 
 
 def test_a_user_s_logits_do_not_depend_on_the_batch() -> None:
-    """Users are dealt to threads; memory of earlier batches is used again, whatever it holds."""
+    """Users are dealt to threads; buffers hold whatever was in memory before."""
     parameters = Parameters(width=16, hidden=20, depth=3, null_tokens=2)
     x_BLD, used_BL, xq_BCD = batch(16, 9)
     together = attention_cpu.logits(parameters, x_BLD, used_BL, xq_BCD)
-    together.sum().backward()  # gives its memory back
     shared = attention_cpu.logits(parameters, x_BLD, used_BL, xq_BCD[:1])
     for user, length in enumerate(LENGTHS):
         one = slice(user, user + 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,3 +60,16 @@ def test_tensors_that_compiled_code_cannot_read_are_refused(tensor: torch.Tensor
 def test_arrays_that_compiled_code_cannot_read_are_refused(array: np.ndarray) -> None:
     with pytest.raises(TypeError, match="contiguous int64 arrays; got: "):
         openmp.run_on_threads(_count, 8, torch.zeros(8), array)
+
+
+def test_pytorch_s_own_library_is_called_and_no_other(tmp_path: Path) -> None:
+    """A second copy of libgomp would have threads of its own, which wait for processors that PyTorch's occupy."""
+    own = list((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
+    if not own:
+        pytest.skip("this build of PyTorch brings no libgomp")
+    assert openmp._PARALLEL is not None
+    assert openmp._gomp_parallel(tmp_path) is None
+    (tmp_path / "libgomp.so").write_text("not a library")
+    assert openmp._gomp_parallel(tmp_path) is None
+    shutil.copy(own[0], tmp_path / "libgomp.so.1")
+    assert openmp._gomp_parallel(tmp_path) is None

@@ -1,4 +1,9 @@
-"""Alias sampling: draws from any discrete distribution in constant time (Walker 1977, construction by Vose 1991).
+"""Alias sampling: draws from any discrete distribution in constant time (Walker 1977, construction
+by Vose 1991).
+
+Replaces `numpy.random.Generator.choice` with probabilities, which numba does not compile and which
+takes O(log I) a draw. Reference: the distribution of the weights. Gain: docs/kernels.md. Delete it
+when numba compiles draws in constant time.
 
 Shape suffixes: I items.
 """

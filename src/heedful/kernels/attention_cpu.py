@@ -1,14 +1,20 @@
 """Attention (section 4.1) in score space: the training step of short histories on a CPU.
 
-z^(k-1) is z^0 plus what earlier layers read, so that the scores of layer k, s^k_i = f^k(x_i)^T z^(k-1), are a number for
-each (layer, past item). It starts at f^k(x_i)^T h(x_q), and every layer j < k adds sum_m (f^k(x_i)^T g^j(x_m)) p_m^j. The
-term between two items is x_i^T (f^kT g^j) x_m: a matrix made of the parameters, and a product with it for each past item,
-whatever the candidate. Likewise logit = phi^T z^0 + sum_kj p_j^k (phi^T g^k(x_j)). No candidate has a z then: at K = 10 a
-user with 8 past items and 110 candidates costs an eighth of the arithmetic. The matrices are made in
-`attention_folding`, the layers of each user in `attention_layers`.
+z^(k-1) is z^0 plus what earlier layers read, so that the scores of layer k, s^k_i = f^k(x_i)^T
+z^(k-1), are a number for each (layer, past item). It starts at f^k(x_i)^T h(x_q), and every layer j
+< k adds sum_m (f^k(x_i)^T g^j(x_m)) p_m^j. The term between two items is x_i^T (f^kT g^j) x_m: a
+matrix made of the parameters, and a product with it for each past item, whatever the candidate.
+Likewise logit = phi^T z^0 + sum_kj p_j^k (phi^T g^k(x_j)). No candidate has a z then: at K = 10 a
+user with 8 past items and 110 candidates costs an eighth of the arithmetic. The matrices are made
+in `attention_folding`, the layers of each user in `attention_layers`.
 
-Shapes: B users, L past items (padded), T past items of all users end to end, C candidates, D embedding width, H hidden
-width, K layers, M null tokens, X = (K + 1) D, E columns of the folded matrices.
+Replaces the form over the items (`heedful.model.attention`) in training on a CPU. Reference:
+`reference.PlainAttention`. Gain: docs/kernels.md. Delete it when training on CPUs does not matter
+any more, or `benchmarks/ranker_training.py` shows less than 1.3 for both presets.
+
+Shapes: B users, L past items (padded), T past items of all users end to end, C candidates, D
+embedding width, H hidden width, K layers, M null tokens, X = (K + 1) D, E columns of the folded
+matrices.
 """
 
 from __future__ import annotations

@@ -1,10 +1,17 @@
-"""The matrices between the layers of attention, folded to the width of an item: f^kT h and f^kT g^j for j < k.
+"""The matrices between the layers of attention, folded to the width of an item: f^kT h and f^kT g^j
+for j < k.
 
-Side by side they are one matrix, whose product with an item is all that `attention_layers` needs of it. Of layer k they
-are f^kT [h, g^0, ..., g^(k-1)]. After all of these come the vectors whose products with an item are what each layer's
-scores start with, and what each layer's reading adds to the logit.
+Side by side they are one matrix, whose product with an item is all that `attention_layers` needs of
+it. Of layer k they are f^kT [h, g^0, ..., g^(k-1)]. After all of these come the vectors whose
+products with an item are what each layer's scores start with, and what each layer's reading adds to
+the logit.
 
-Shapes: K layers, H hidden width, D embedding width (a multiple of `LANES`), X = (K + 1) D, E columns.
+Replaces a library product for each layer and its gradients. Reference: those products,
+`benchmarks/kernels.py`; the tests compare all of `attention_cpu`. Gain: docs/kernels.md. Delete it
+when `benchmarks/kernels.py` shows less than 1.3.
+
+Shapes: K layers, H hidden width, D embedding width (a multiple of `LANES`), X = (K + 1) D, E
+columns.
 """
 
 from __future__ import annotations

@@ -1,7 +1,13 @@
-"""Small matrix products and softmax in registers, for one user's attention, where matrix libraries spend more on the call.
+"""Small matrix products and softmax in registers, for one user's attention, where matrix libraries
+spend more on the call.
 
-Everything is read and written by address, row-major float32; strides count floats, and the columns of results and of the
-right-hand matrix are padded to a multiple of `LANES`. The instructions are emitted (`heedful.kernels.simd`).
+Replaces BLAS, and the loops that numba compiles, for matrices of a few rows. References: `a @ b`,
+`a.T`, `reference.softmax` and `reference.softmax_gradient`. Gain: docs/kernels.md. Delete it with
+`attention_cpu`.
+
+Everything is read and written by address, row-major float32; strides count floats, and the columns
+of results and of the right-hand matrix are padded to a multiple of `LANES`. The instructions are
+emitted (`heedful.kernels.simd`).
 """
 
 from __future__ import annotations

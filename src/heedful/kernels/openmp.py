@@ -1,14 +1,20 @@
-"""Compiled work done by PyTorch's own threads.
+"""Compiled work on PyTorch's own threads.
 
-Threads of another pool would wait for processors on which PyTorch's spin. Where PyTorch was built without GNU's OpenMP the
-calling thread works alone.
+Replaces threads of another pool, which wait for processors on which PyTorch's spin. Reference: the
+calling thread alone, which does all work where PyTorch brings no libgomp. Gain: docs/kernels.md.
+PyTorch has no public way to its threads from Python, so this calls `GOMP_parallel`, by which code
+that GCC compiles starts a parallel region, of the very library that PyTorch has loaded. Delete it
+when PyTorch has such a way, or another pool is as fast.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -30,12 +36,16 @@ def run_on_threads(work: Callable[[Any], None], *facts: int | np.ndarray | torch
     Raises:
         TypeError: an array or tensor that the compiled code would read or write as what it is not.
     """
-    numbers = np.array([0, *(fact if isinstance(fact, int) else _address(fact) for fact in facts)], np.int64)
+    numbers = _numbers(facts)
     compiled = _compiled(work)
     if _PARALLEL is None:
         compiled.ctypes(numbers.ctypes.data_as(ctypes.POINTER(ctypes.c_int64)))
     else:
         _PARALLEL(compiled.address, numbers.ctypes.data, torch.get_num_threads(), 0)
+
+
+def _numbers(facts: tuple[int | np.ndarray | torch.Tensor, ...]) -> np.ndarray:
+    return np.array([0, *(fact if isinstance(fact, int) else _address(fact) for fact in facts)], np.int64)
 
 
 def _address(fact: np.ndarray | torch.Tensor) -> int:
@@ -55,16 +65,17 @@ def _compiled(work: Callable[[Any], None]) -> Any:
     return numba.cfunc(types.void(types.CPointer(types.int64)), cache=True)(work)  # type: ignore[no-untyped-call]
 
 
-def _parallel() -> Any:
-    try:
-        run = ctypes.CDLL(None).GOMP_parallel
-    except (AttributeError, OSError, TypeError):
-        return None
-    run.argtypes, run.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
-    return run
+def _gomp_parallel(folder: Path) -> Any:
+    """`GOMP_parallel` of the libgomp in a folder that this process has loaded; None if there is none."""
+    for file in folder.glob("libgomp*.so*"):
+        with contextlib.suppress(AttributeError, OSError):
+            run = ctypes.CDLL(str(file), mode=os.RTLD_NOLOAD).GOMP_parallel
+            run.argtypes, run.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
+            return run
+    return None
 
 
-_PARALLEL = _parallel()
+_PARALLEL = _gomp_parallel(Path(torch.__file__).parent / "lib")
 
 
 @numba.njit(inline="always")

@@ -1,7 +1,8 @@
-"""The plain form of each kernel: slow, obvious, in whatever precision its inputs have. Tests and benchmarks compare with it.
+"""The plain form of each kernel: slow, obvious, in whatever precision its inputs have. Tests and
+benchmarks compare with it.
 
-Shape suffixes: B users, L past items (padded), C candidates, D embedding width, H hidden width, M null tokens, R rows; for
-skip-gram I items and N pairs.
+Shape suffixes: B users, L past items (padded), C candidates, D embedding width, H hidden width, M
+null tokens, R rows; for skip-gram I items and N pairs.
 """
 
 from __future__ import annotations

@@ -1,6 +1,12 @@
-"""Random numbers inside compiled code: splitmix64 streams (Steele, Lea and Flood 2014), one for each purpose.
+"""Random numbers inside compiled code: splitmix64 streams (Steele, Lea and Flood 2014), one for
+each purpose.
 
-A stream begins at a state that depends on what it is for (seed, epoch, user), not on the thread or batch that reads it.
+Replaces numba's generator, which has one state a thread. Reference: `reference.splitmix64`. It is
+there for equal results, not for speed. Delete it when numba compiles streams that start at a given
+state.
+
+A stream begins at a state that depends on what it is for (seed, epoch, user), not on the thread or
+batch that reads it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""Vector instructions for compiled code, emitted through llvmlite: what the products of skip-gram and of attention share.
+"""Vector instructions for compiled code, emitted through llvmlite: what `skipgram_simd` and
+`matmul` share.
 
-The loops that numba writes for small matrix products keep no sums in registers, and its views of rows cost more than the
-work on them (measured: 2 to 3 times slower). LLVM splits the vectors on processors with narrower ones.
+The loops that numba writes for small matrix products keep no sums in registers, and its views of
+rows cost more than the work on them. LLVM splits the vectors on processors with narrower ones.
+Delete it with the two, whose gains are in docs/kernels.md.
 """
 
 from __future__ import annotations

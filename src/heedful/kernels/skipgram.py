@@ -1,19 +1,26 @@
 """Skip-gram with negative sampling (section 3 of the paper), compiled.
 
-Threads call `train_users` on different users and write to the same tables without locks (Hogwild): the updates are so
-sparse that a lost one does not matter. All random numbers of a user come from a stream of its own, named by seed, epoch
-and user, and the negatives of a chunk of users from another, so that one thread gives the same bits each time.
+Replaces gensim's word2vec. Reference: `reference.skipgram_loss` and `skipgram_gradient`. Gain:
+docs/kernels.md. Delete it when a library trains on logs, with shared negatives, as fast.
 
-As in word2vec, the neighbours in the window of an action are inputs, whose item vectors are updated, and the action itself
-is their true target, whose context vector is updated beside those of the negatives.
+Threads call `train_users` on different users and write to the same tables without locks (Hogwild):
+the updates are so sparse that a lost one does not matter. All random numbers of a user come from a
+stream of its own, named by seed, epoch and user, and the negatives of a chunk of users from
+another, so that one thread gives the same bits each time.
 
-Pairs may share negatives, so that a vector that was fetched is worth several updates. How they do so decides what it costs
-in quality: steps are long beside the curvature of the loss, so that steps taken at once for similar pairs overshoot. So the
-pairs of several users are collected; a few that stand far apart are updated at once (`sharing`), and the same negatives
-serve a few such updates in turn (`turns`). The measurements are in docs/log.md.
+As in word2vec, the neighbours in the window of an action are inputs, whose item vectors are
+updated, and the action itself is their true target, whose context vector is updated beside those of
+the negatives.
 
-Shape suffixes: I items, D width padded to a multiple of `LANES`, C catalogue rows of the log, E events, U users, P collected
-pairs, N pairs of one update, T targets (the true one, then the negatives), L length of the longest history in a chunk.
+Pairs may share negatives, so that a vector that was fetched is worth several updates. How they do
+so decides what it costs in quality: steps are long beside the curvature of the loss, so that steps
+taken at once for similar pairs overshoot. So the pairs of several users are collected; a few that
+stand far apart are updated at once (`sharing`), and the same negatives serve a few such updates in
+turn (`turns`). The measurements are in docs/log.md.
+
+Shape suffixes: I items, D width padded to a multiple of `LANES`, C catalogue rows of the log, E
+events, U users, P collected pairs, N pairs of one update, T targets (the true one, then the
+negatives), L length of the longest history in a chunk.
 """
 
 from __future__ import annotations

@@ -1,9 +1,13 @@
 """One step of skip-gram in registers: the small matrix products that its time goes into.
 
-The functions read and write rows of tables by address, and are emitted as vector instructions (`simd`).
+Replaces the loops that numba compiles. Reference: `reference.skipgram_gradient`. Gain:
+docs/kernels.md. Delete it when `benchmarks/kernels.py` shows less than 1.3.
 
-Shape suffixes: N pairs of an input and its true target, S = `LANES` places for the numbers of one: the true target, then
-the negatives that all pairs share, always `NEGATIVES`.
+The functions read and write rows of tables by address, and are emitted as vector instructions
+(`simd`).
+
+Shape suffixes: N pairs of an input and its true target, S = `LANES` places for the numbers of one:
+the true target, then the negatives that all pairs share, always `NEGATIVES`.
 """
 
 from __future__ import annotations
