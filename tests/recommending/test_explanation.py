@@ -19,7 +19,7 @@ from heedful.ranking.ranker import Ranker
 from heedful.ranking.rankers import AttentionRanker
 from heedful.ranking.weights import attention_weights, learnt_trend, score_parts
 from heedful.recommending.explanation import Explanation, explain, explain_items
-from heedful.recommending.recommender import Recommender
+from heedful.recommending.recommend import Recommender
 from ranking_worlds import DAY, QUICK, START, log_of, random_log, table_of
 
 HISTORY = ["item4", "item9", "item4", "item30", "item1", "item17"]

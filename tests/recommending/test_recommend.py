@@ -8,7 +8,7 @@ import pytest
 from heedful.errors import ConfigError
 from heedful.ranking.models import MODELS
 from heedful.ranking.ranker import Ranker
-from heedful.recommending.recommender import Recommender
+from heedful.recommending.recommend import Recommender
 from ranking_worlds import DAY, QUICK, START, random_log, table_of
 
 HISTORY = ["item4", "item9", "item4", "item30", "item1"]
