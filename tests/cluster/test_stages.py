@@ -19,8 +19,8 @@ from heedful.cluster import ranking
 from heedful.cluster.parts import open_work, run_parts
 from heedful.cluster.storage import Place, here
 from heedful.errors import ConfigError, FolderError, InputError, TrainingError
-from heedful.recommending.requests import ROW_GROUP_REQUESTS
 from heedful.recommending.recommend import Query, Recommender
+from heedful.recommending.requests import ROW_GROUP_REQUESTS
 from heedful.recommending.retrieval import Retriever
 
 pytestmark = [
@@ -127,9 +127,7 @@ def test_ranking_gives_the_same_bytes(
     assert (tmp_path / "here.parquet").read_bytes() == here(out).read_bytes()
     query = Query(k=3, offset=1, where="users > 2", exclude_history=False)
     recommender = Recommender(ranker)
-    report = heedful.recommend_requests(
-        recommender, shop.requests, tmp_path / "here.parquet", query=query
-    )
+    report = heedful.recommend_requests(recommender, shop.requests, tmp_path / "here.parquet", query=query)
     assert cluster.recommend_requests(model, requests, out, query=query) == report
     assert (tmp_path / "here.parquet").read_bytes() == here(out).read_bytes()
     assert storage.names() == {"model", "requests.parquet", "out.parquet"}
@@ -153,14 +151,9 @@ def test_retrieval_then_ranking_gives_the_same_bytes(
     heedful.recommend_requests(exact, shop.requests, tmp_path / "all.parquet", query=query)
     for retriever, given in ((Retriever(ranker, candidates=20), None), (lists, index)):
         recommender = Recommender(ranker, retriever=retriever)
-        report = heedful.recommend_requests(
-            recommender, shop.requests, tmp_path / "here.parquet", query=query
-        )
+        report = heedful.recommend_requests(recommender, shop.requests, tmp_path / "here.parquet", query=query)
         assert (tmp_path / "here.parquet").read_bytes() != (tmp_path / "all.parquet").read_bytes()
-        assert (
-            cluster.recommend_requests(model, requests, out, query=query, retrieve=20, index=given)
-            == report
-        )
+        assert cluster.recommend_requests(model, requests, out, query=query, retrieve=20, index=given) == report
         assert (tmp_path / "here.parquet").read_bytes() == here(out).read_bytes()
 
 

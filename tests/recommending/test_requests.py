@@ -191,9 +191,7 @@ def test_null_lists_are_empty_ones(tmp_path: Path) -> None:
     scores = pq.read_table(tmp_path / "out.parquet")["scores"].to_pylist()
     assert [len(row) for row in scores] == [1, 0, 1] and report.empty == 1
     query = Query(k=2)
-    recommend_requests(
-        Recommender(ranker), tmp_path / "in.parquet", tmp_path / "top.parquet", query=query
-    )
+    recommend_requests(Recommender(ranker), tmp_path / "in.parquet", tmp_path / "top.parquet", query=query)
     assert [len(row) for row in pq.read_table(tmp_path / "top.parquet")["items"].to_pylist()] == [2, 2, 2]
 
 

@@ -92,19 +92,7 @@ def test_more_recommendations_than_candidates(ranker: NeuralRanker) -> None:
     assert len(set(top.items)) == 12 and not {"item1", "item2"} & set(top.items)
 
 
-def test_neighbours_of_the_latest_items_are_found(ranker: NeuralRanker) -> None:
-    histories = ranker.histories_of([["item3", "item8", "item3"]])
-    found = set(Retriever(ranker).retrieve(histories, 50, exclude_history=False).rows.tolist())
-    terms = ranker.item_term + ranker.prior(0.0)
-    x = ranker.input_vectors(np.arange(len(ranker.items)))
-    for item in ("item3", "item8"):
-        scores = x @ ranker.relevance_vectors(ranker.items.rows([item]))[0] + terms
-        assert set(np.argsort(-scores, kind="stable")[:2].tolist()) <= found
-
-
-def test_every_item_is_scored_unless_there_are_many(
-    ranker: NeuralRanker, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_item_is_scored_unless_there_are_many(ranker: NeuralRanker, monkeypatch: pytest.MonkeyPatch) -> None:
     assert default_retriever(ranker) is None
     monkeypatch.setattr("heedful.recommending.retrieval.RETRIEVED", 10)
     found = default_retriever(ranker)

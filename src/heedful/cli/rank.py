@@ -117,9 +117,7 @@ def recommend_command(
     query = Query(**options)
     if cluster:
         with on_cluster.connect(cluster):
-            report = on_cluster.recommend_requests(
-                model, requests, out, embeddings=embeddings, query=query, **how
-            )
+            report = on_cluster.recommend_requests(model, requests, out, embeddings=embeddings, query=query, **how)
     else:
         recommender = _recommender(load(model, embeddings), **how)
         report = recommend_requests(recommender, requests, out, query=query)
@@ -131,9 +129,7 @@ def load(model: str | Path, embeddings: str | Path | None) -> Ranker:
     return load_ranker(model, embeddings=ItemEmbeddings.load(embeddings) if embeddings else None)
 
 
-def _recommender(
-    ranker: Ranker, exact: bool, retrieve: int | None, index: str | None
-) -> Recommender:
+def _recommender(ranker: Ranker, exact: bool, retrieve: int | None, index: str | None) -> Recommender:
     if exact or index is None:
         return Recommender(ranker, exact=exact, retrieve=retrieve)
     candidates = retrieve or RETRIEVED

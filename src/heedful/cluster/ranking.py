@@ -113,9 +113,7 @@ class _Answerer:
         return asdict(report)
 
 
-def _recommender(
-    ranker: Ranker, exact: bool, retrieve: int | None, index: Place | None
-) -> Recommender:
+def _recommender(ranker: Ranker, exact: bool, retrieve: int | None, index: Place | None) -> Recommender:
     if exact or index is None:
         return Recommender(ranker, exact=exact, retrieve=retrieve)
     retriever = Retriever.open(here(index), ranker, candidates=retrieve or RETRIEVED)

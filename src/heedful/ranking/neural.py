@@ -177,10 +177,6 @@ class NeuralRanker(Ranker):
         with torch.inference_mode():
             return self._inputs(rows).cpu().numpy()
 
-    def relevance_vectors(self, rows: np.ndarray) -> np.ndarray:
-        """For each past item the v for which v^T x_q says how relevant the item is to a candidate, float32 [..., D]."""
-        return self.input_vectors(rows)
-
     def fit(
         self,
         log: EventLog,

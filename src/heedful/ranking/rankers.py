@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -74,15 +73,6 @@ class AttentionRanker(NeuralRanker):
         "paper": {**_PAPER, "depth": 10, "null_rows": 0, "relations": 0, "user_tower": False},
     }
     config: AttentionConfig
-
-    def relevance_vectors(self, rows: np.ndarray) -> np.ndarray:
-        """The relations' x^T W_r x_i as one, each with the weight that the logit gives it; x_i itself without relations."""
-        relevance: Relevance | None = self._net.model.relevance  # type: ignore[assignment]
-        if relevance is None:
-            return self.input_vectors(rows)
-        with torch.inference_mode():
-            w_DD = ((relevance.a + relevance.c)[:, None, None] * relevance.w).sum(0)
-            return (self._inputs(rows) @ w_DD.T).cpu().numpy()
 
     def _model(self, width: int) -> nn.Module:
         return _AttentionNet(width, self.config)

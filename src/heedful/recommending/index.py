@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 
 from heedful.errors import FolderError, MissingExtraError
 from heedful.progress import progress
@@ -40,9 +41,7 @@ Rows = Callable[[np.ndarray], np.ndarray]
 class Index(Protocol):
     """What an index does."""
 
-    def search(
-        self, queries_QW: np.ndarray, n: int, *, eligible: np.ndarray | None = None
-    ) -> np.ndarray:
+    def search(self, queries_QW: np.ndarray, n: int, *, eligible: np.ndarray | None = None) -> np.ndarray:
         """Rows of the n highest inner products with each query.
 
         Args:
@@ -64,17 +63,16 @@ class ExactIndex:
     """
 
     def __init__(self, vectors: Rows, n_items: int) -> None:
-        self._vectors_IW = np.concatenate([vectors(block) for block in _blocks(n_items)])
+        self._vectors_IW = torch.from_numpy(np.concatenate(list(map(vectors, _blocks(n_items)))))
 
-    def search(
-        self, queries_QW: np.ndarray, n: int, *, eligible: np.ndarray | None = None
-    ) -> np.ndarray:
+    def search(self, queries_QW: np.ndarray, n: int, *, eligible: np.ndarray | None = None) -> np.ndarray:
         """See `Index.search`."""
         found = np.full((len(queries_QW), n), -1, np.int64)
         # A few queries at a time: the table is read once for all of them, the products stay small.
         together = max(_PRODUCTS // len(self._vectors_IW), 1)
         for start in range(0, len(queries_QW), together):
-            products_QI = queries_QW[start : start + together] @ self._vectors_IW.T
+            some_QW = torch.from_numpy(queries_QW[start : start + together])
+            products_QI = (some_QW @ self._vectors_IW.T).numpy()
             if eligible is not None:
                 products_QI[:, ~eligible] = -np.inf
             for q, products_I in enumerate(products_QI, start):
@@ -143,9 +141,7 @@ class InvertedLists:
     def __len__(self) -> int:
         return int(self._index.ntotal)
 
-    def search(
-        self, queries_QW: np.ndarray, n: int, *, eligible: np.ndarray | None = None
-    ) -> np.ndarray:
+    def search(self, queries_QW: np.ndarray, n: int, *, eligible: np.ndarray | None = None) -> np.ndarray:
         """See `Index.search`; the fewer items are eligible, the more lists are searched."""
         probes, options = self.probes, {}
         if eligible is not None:
@@ -178,9 +174,7 @@ class InvertedLists:
         results = [np.empty(found.shape, np.float32), found]
         queries, lists, products, distances, rows = map(faiss.swig_ptr, given + results)
         parameters = faiss.SearchParametersIVF(nprobe=lists_QP.shape[1], **options)
-        self._index.search_preassigned_c(
-            len(queries_QW), queries, n, lists, products, distances, rows, False, parameters
-        )
+        self._index.search_preassigned_c(len(queries_QW), queries, n, lists, products, distances, rows, False, parameters)
         return found
 
     def add(self, vectors: Rows, n_items: int) -> None:

@@ -179,15 +179,16 @@ class Recommender:
         Raises:
             InputError: the condition or an attribute cannot be used.
         """
-        eligible = self.eligibility.mask(query.where) if query.where.strip() else None
+        eligible = self._eligible(query.where)
         pool = None if eligible is None else np.flatnonzero(eligible)
         n_pool = len(self.ranker.items) if pool is None else len(pool)
         n = min(query.offset + query.k, n_pool)
         best = _Best(n, self._limits(query.at_most), query.exclude_history)
         n_retrieved = self._to_retrieve(n)
-        if self.retriever is None or n_pool <= SCANNED * n_retrieved:
+        if not self._retrieves(n_retrieved, eligible):
             rows, scores = self._scan(histories, pool, best, query.pool_gamma)
         else:
+            assert self.retriever is not None
             found = self.retriever.retrieve(
                 histories,
                 n_retrieved,
@@ -215,20 +216,33 @@ class Recommender:
         if table is None:
             fix = "use one that has, such as attention"
             raise InputError("this model has no item vectors", got=self.ranker.name, fix=fix)
-        products = table.vectors @ table.vectors[row]
-        cosines = products / (self._norms * self._norms[row])
-        if where.strip():
-            cosines[~self.eligibility.mask(where)] = -np.inf
-        cosines[row] = -np.inf
+        eligible = self._eligible(where)
+        rows = self._near(row, min(k, len(table)), eligible)
+        rows = rows[rows != row]
+        lengths = np.linalg.norm(table.vectors[rows], axis=1) * np.linalg.norm(table.vectors[row])
+        products = table.vectors[rows] @ table.vectors[row]
+        cosines = np.divide(products, lengths, out=np.zeros_like(products), where=lengths > 0)
         best = highest(cosines, k)
-        return best, cosines[best].astype(np.float32)
+        return rows[best], cosines[best]
 
-    @cached_property
-    def _norms(self) -> np.ndarray:
-        """Length of each item vector, float32 [I]; a vector of zeros is like nothing."""
-        assert self.ranker.embeddings is not None
-        norms = np.linalg.norm(self.ranker.embeddings.vectors, axis=1)
-        return np.where(norms > 0, norms, np.inf).astype(np.float32)
+    def _near(self, row: int, k: int, eligible: np.ndarray | None) -> np.ndarray:
+        """Rows of the items that are looked at for the k most similar ones, in order."""
+        n = self._to_retrieve(k + 1)
+        if self._retrieves(n, eligible):
+            assert self.retriever is not None
+            found = self.retriever.near(row, n, eligible=eligible)
+            if len(found) > k:
+                return np.sort(found)
+        everything = np.ones(len(self.ranker.items), bool) if eligible is None else eligible
+        return np.flatnonzero(everything)
+
+    def _eligible(self, where: str) -> np.ndarray | None:
+        return self.eligibility.mask(where) if where.strip() else None
+
+    def _retrieves(self, n_retrieved: int, eligible: np.ndarray | None) -> bool:
+        """Whether items are retrieved, because scoring all that are eligible would cost more."""
+        n_pool = len(self.ranker.items) if eligible is None else np.count_nonzero(eligible)
+        return self.retriever is not None and bool(n_pool > SCANNED * n_retrieved)
 
     def _to_retrieve(self, n: int) -> int:
         """Items to retrieve for the n best: N, or a doubling of it, so that most pages agree."""
@@ -281,9 +295,7 @@ class Recommender:
                 rows[user, : len(top)], scores[user, : len(top)] = items[top], scores_P[top]
         return rows, scores
 
-    def _scores(
-        self, histories: Histories, items: np.ndarray, pool_gamma: float | None
-    ) -> np.ndarray:
+    def _scores(self, histories: Histories, items: np.ndarray, pool_gamma: float | None) -> np.ndarray:
         """Scores of the same items for each user, float32 [B, P]."""
         if len(items) > len(self.ranker.items) / SCANNED:
             scores_BI = self.ranker.score_catalogue(histories, pool_gamma=pool_gamma)

@@ -124,9 +124,7 @@ def recommend_requests(
     """
     wanted, ranker = query or Query(), recommender.ranker
 
-    def answer(
-        batch: pa.RecordBatch, histories: Histories, report: RankingReport
-    ) -> list[pa.Array]:
+    def answer(batch: pa.RecordBatch, histories: Histories, report: RankingReport) -> list[pa.Array]:
         best, scores = recommender.top_rows(histories, wanted)
         found = best >= 0
         offsets = pa.array(np.concatenate([[0], np.cumsum(found.sum(axis=1))]), pa.int32())

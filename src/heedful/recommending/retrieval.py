@@ -3,12 +3,10 @@
 For one user the logit of the trained rankers is a function of the candidate's vector x_q, plus a
 term of the item alone. The inner form of section 5.2 is an inner product of x_q and needs only an
 index. The attention is not, but its closest inner product comes close enough to find what it would
-rank highest; it is fitted by least squares to the logits of some anchor items. The ranker then has
-the last word. To this are added the neighbours of the latest past items, and the items whose own
-term is highest.
+rank highest; it is fitted by least squares to the logits of some anchor items. To this are added
+the items whose own term is highest. The ranker then has the last word.
 
-Shapes: B users, I items, D embedding width, W width of the index, A anchors, m past items,
-N candidates of a user.
+Shapes: B users, I items, D embedding width, A anchors, N candidates of a user.
 """
 
 from __future__ import annotations
@@ -42,18 +40,16 @@ from heedful.recommending.index import (
 __all__ = ["KIND", "RETRIEVED", "SCANNED", "Retriever", "default_retriever", "kept_retriever"]
 
 KIND = "index"
-RETRIEVED = 500
+RETRIEVED = 300
 """Candidates of a user unless said otherwise."""
 SCANNED = 4
 """Items are scored whole, not retrieved, where they are at most so many times the candidates."""
 
 # A quarter of the anchors are drawn at random, so that the fit knows ordinary items, too.
-_ANCHORS, _RANDOM_PART = 256, 1 / 4
+_ANCHORS, _RANDOM_PART = 128, 1 / 4
 _RIDGE = 0.1
-_RECENT_ITEMS = 5
-# Parts of the N candidates: found by the fitted inner product, neighbours of past items; the rest
-# are items of high term.
-_LINEAR_PART, _NEIGHBOUR_PART = 0.6, 0.2
+# This part of the N candidates is found by the fitted inner product; the rest are items of high term.
+_LINEAR_PART = 0.8
 
 
 class Retriever:
@@ -71,9 +67,7 @@ class Retriever:
         MissingExtraError: "lists" without faiss.
     """
 
-    def __init__(
-        self, ranker: Ranker, *, candidates: int = RETRIEVED, index: Index | str = "auto"
-    ) -> None:
+    def __init__(self, ranker: Ranker, *, candidates: int = RETRIEVED, index: Index | str = "auto") -> None:
         expected = "a trained ranker such as attention, or exact scoring"
         require(isinstance(ranker, NeuralRanker), "retrieve", got=ranker.name, expected=expected)
         require(candidates >= 1, "retrieve", got=candidates, expected="1 or more")
@@ -91,9 +85,7 @@ class Retriever:
         self.index: Index = index
 
     @classmethod
-    def open(
-        cls, path: str | os.PathLike[str], ranker: Ranker, *, candidates: int = RETRIEVED
-    ) -> Retriever:
+    def open(cls, path: str | os.PathLike[str], ranker: Ranker, *, candidates: int = RETRIEVED) -> Retriever:
         """A retriever with the index that `save` wrote.
 
         Items that the ranker's table has got since (see `heedful extend`) are added to it in
@@ -168,44 +160,36 @@ class Retriever:
             pool_gamma: as in `Ranker.score`.
         """
         n = n or self.candidates
-        n_linear, n_near = round(_LINEAR_PART * n), round(_NEIGHBOUR_PART * n)
-        pasts = [_distinct_latest(items) for items in _split(histories)]
+        n_linear = round(_LINEAR_PART * n)
+        pasts = [np.unique(items) for items in _split(histories)]
         longest = max((len(past) for past in pasts), default=0)
+        w_BD = self.logit_vectors(histories, pool_gamma=pool_gamma)
+        weights_B2 = np.broadcast_to(self._weights(pool_gamma), (len(w_BD), 2))
+        queries = np.concatenate([w_BD, weights_B2], axis=1, dtype=np.float32)
         spare = longest if exclude_history else 0
-        queries_BQW = self._queries(histories, pasts, pool_gamma)
-        flat_queries = queries_BQW.reshape(-1, queries_BQW.shape[2])
-        found = self.index.search(flat_queries, n_linear + spare, eligible=eligible)
-        found_BQn = found.reshape(*queries_BQW.shape[:2], -1)
+        linear_Bn = self.index.search(queries, n_linear + spare, eligible=eligible)
         popular = self._popular(n + longest, eligible, pool_gamma)
         lists = []
-        for past, found_Qn in zip(pasts, found_BQn, strict=True):
+        for past, linear in zip(pasts, linear_Bn, strict=True):
             left_out = past if exclude_history else past[:0]
             if not len(past):  # ranked by popularity
                 lists.append(np.sort(self._highest((0.0, 1.0), n, eligible)))
                 continue
-            near = found_Qn[1 : 1 + len(past), : max(n_near // _RECENT_ITEMS, 1)].ravel()
-            best = np.concatenate([_without(found_Qn[0], left_out)[:n_linear], near])
-            best = np.unique(_without(best, left_out))
+            best = _without(linear, left_out)[:n_linear]
             own = _without(popular, np.concatenate([left_out, best]))
             lists.append(np.sort(np.concatenate([best, own[: n - len(best)]])))
         return Candidates.of(lists)
 
-    def _queries(
-        self, histories: Histories, pasts: list[np.ndarray], pool_gamma: float | None
-    ) -> np.ndarray:
-        """What is searched for, float32 [B, 1 + m, W]: the logit, then neighbours of past items."""
-        recent_Bm = np.zeros((len(pasts), _RECENT_ITEMS), np.int64)
-        for user, past in enumerate(pasts):
-            recent_Bm[user, : len(past)] = past[:_RECENT_ITEMS]
-        near_BmD = self.ranker.relevance_vectors(recent_Bm)
-        logit_BD = self.logit_vectors(histories, pool_gamma=pool_gamma)
-        queries_BQD = np.concatenate([logit_BD[:, None], near_BmD], axis=1)
-        weights = np.broadcast_to(self._weights(pool_gamma), (*queries_BQD.shape[:2], 2))
-        return np.concatenate([queries_BQD, weights], axis=2, dtype=np.float32)
+    def near(self, row: int, n: int, *, eligible: np.ndarray | None = None) -> np.ndarray:
+        """The n items whose x_q have the highest products with that of an item, int64 [n or fewer].
 
-    def logit_vectors(
-        self, histories: Histories, *, pool_gamma: float | None = 0.0
-    ) -> np.ndarray:
+        Best first; it is among them. Where vectors are scaled, these are cosines after centring.
+        """
+        query_D = self.ranker.input_vectors(np.array([row]))
+        found = self.index.search(np.pad(query_D, ((0, 0), (0, 2))), n, eligible=eligible)[0]
+        return np.asarray(found[found >= 0])
+
+    def logit_vectors(self, histories: Histories, *, pool_gamma: float | None = 0.0) -> np.ndarray:
         """The w of each user whose product with x_q is closest to the logit, float [B, D]."""
         anchors, fit_DA = self._fit(pool_gamma)
         candidates = Candidates.same_for_all(len(histories), anchors)
@@ -217,15 +201,11 @@ class Retriever:
         """What an item's own term and its log popularity weigh in the score."""
         return 1.0, 0.0 if pool_gamma is None else float(self.ranker.gamma - pool_gamma)
 
-    def _popular(
-        self, n: int, eligible: np.ndarray | None, pool_gamma: float | None
-    ) -> np.ndarray:
+    def _popular(self, n: int, eligible: np.ndarray | None, pool_gamma: float | None) -> np.ndarray:
         """The n eligible items whose own term is highest, the same for every user, best first."""
         return self._highest(self._weights(pool_gamma), n, eligible)
 
-    def _highest(
-        self, weights: tuple[float, float], n: int, eligible: np.ndarray | None
-    ) -> np.ndarray:
+    def _highest(self, weights: tuple[float, float], n: int, eligible: np.ndarray | None) -> np.ndarray:
         """The n eligible items with the highest weighted sum of own term and log popularity."""
         n_items = len(self.ranker.items)
         looked_at = n
@@ -314,11 +294,6 @@ def _hash_of_first(table: ItemEmbeddings, n_items: int) -> str | None:
 def _split(histories: Histories) -> list[np.ndarray]:
     """The item rows of each user."""
     return np.split(histories.items.astype(np.int64), histories.offsets[1:-1])
-
-
-def _distinct_latest(items: np.ndarray) -> np.ndarray:
-    """The distinct past items of one user, newest first, int64."""
-    return np.array(list(dict.fromkeys(items[::-1].tolist())), np.int64)
 
 
 def _without(rows: np.ndarray, left_out: np.ndarray) -> np.ndarray:
