@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from heedful.errors import ConfigError, FolderError, MismatchError, MissingExtraError
-from heedful.ranking.heuristics import Popularity
-from heedful.ranking.neural import NeuralRanker
-from heedful.ranking.rankers import AttentionRanker, AveragingRanker
+from heedful.rankers.attention import AttentionRanker
+from heedful.rankers.averaging import AveragingRanker
+from heedful.rankers.neural import NeuralRanker
+from heedful.rankers.popularity import Popularity
 from heedful.recommending.index import ExactIndex, InvertedLists
 from heedful.recommending.recommend import Query, Recommender
 from heedful.recommending.retrieval import Retriever, default_retriever
@@ -66,7 +67,7 @@ def test_the_inner_form_is_its_own_inner_product() -> None:
     ranker = AveragingRanker(**QUICK["averaging"], form="inner").fit(log, table)
     histories = ranker.histories_of([["item1", "item4"], ["item9"]])
     found = Retriever(ranker).logit_vectors(histories) @ ranker.input_vectors(np.arange(60)).T
-    scores = ranker.score_catalogue(histories) - ranker.item_term - ranker.prior(0.0)
+    scores = ranker.score_catalogue(histories) - ranker.item_bias - ranker.prior(0.0)
     np.testing.assert_allclose(
         found - found.mean(axis=1, keepdims=True), scores - scores.mean(axis=1, keepdims=True), atol=0.02
     )
@@ -83,8 +84,8 @@ def test_candidates_are_distinct_enough_and_never_of_the_past(ranker: NeuralRank
         assert not set(rows) & set(histories.part(slice(user, user + 1)).items)
     alone = Retriever(ranker, candidates=10).retrieve(histories.part(slice(0, 1)))
     assert alone.rows.tolist() == found.part(slice(0, 1)).rows.tolist()
-    popular = np.argsort(-ranker.log_popularity, kind="stable")[:10]
-    assert sorted(ranker.log_popularity[found.part(slice(2, 3)).rows]) == sorted(ranker.log_popularity[popular])
+    popular = np.argsort(-ranker.log_shares, kind="stable")[:10]
+    assert sorted(ranker.log_shares[found.part(slice(2, 3)).rows]) == sorted(ranker.log_shares[popular])
 
 
 def test_more_recommendations_than_candidates(ranker: NeuralRanker) -> None:

@@ -16,8 +16,9 @@ from heedful.cluster.parts import open_work, run_parts
 from heedful.cluster.storage import Place, delivered, here
 from heedful.embeddings.table import ItemEmbeddings
 from heedful.folders import write_atomically
-from heedful.ranking.models import load_ranker
-from heedful.ranking.ranker import Ranker, open_model_folder
+from heedful.rankers.base import Ranker
+from heedful.rankers.registry import load_ranker
+from heedful.rankers.saving import open_model_folder
 from heedful.recommending import requests as embedded
 from heedful.recommending.recommend import Query, Recommender
 from heedful.recommending.requests import ROW_GROUP_REQUESTS, RankingReport

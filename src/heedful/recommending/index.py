@@ -16,8 +16,9 @@ import torch
 
 from heedful.errors import FolderError, MissingExtraError
 from heedful.progress import progress
+from heedful.rankers.topk import top_places
 
-__all__ = ["EXACT_ITEMS", "ExactIndex", "Index", "InvertedLists", "faiss_is_installed", "highest"]
+__all__ = ["EXACT_ITEMS", "ExactIndex", "Index", "InvertedLists", "faiss_is_installed"]
 
 EXACT_ITEMS = 200_000
 """Up to so many items an exact search takes a few milliseconds, and inverted lists are not worth their building."""
@@ -25,7 +26,6 @@ EXACT_ITEMS = 200_000
 _BLOCK_ROWS = 65_536
 # Inner products that an exact search makes at a time.
 _PRODUCTS = 2**22
-_BLOCK_VALUES = 64
 # This part of the lists is searched, and no fewer than that many.
 _PROBED_PART = 1 / 64
 _FEWEST_PROBED = 24
@@ -76,7 +76,7 @@ class ExactIndex:
             if eligible is not None:
                 products_QI[:, ~eligible] = -np.inf
             for q, products_I in enumerate(products_QI, start):
-                top = highest(products_I, n)
+                top = top_places(products_I, n)
                 found[q, : len(top)] = top
         return found
 
@@ -182,21 +182,6 @@ class InvertedLists:
         for start in range(len(self), n_items, _BLOCK_ROWS):
             rows = np.arange(start, min(start + _BLOCK_ROWS, n_items))
             self._index.add(_padded(vectors(rows), self._index.d))
-
-
-def highest(values: np.ndarray, n: int) -> np.ndarray:
-    """Places of the n highest values above -inf, best first, equal ones in order; int64 [at most n]."""
-    low = -np.inf
-    blocks = len(values) // _BLOCK_VALUES
-    if n < blocks:
-        # The n-th highest maximum of a block is exceeded by n values at least, and by few more.
-        maxima = values[: blocks * _BLOCK_VALUES].reshape(blocks, _BLOCK_VALUES).max(axis=1)
-        low = np.partition(maxima, blocks - n)[blocks - n]
-    places = np.flatnonzero(values >= low) if np.isfinite(low) else np.flatnonzero(values > -np.inf)
-    if n < len(places):
-        chosen = values[places]
-        places = places[chosen >= np.partition(chosen, len(chosen) - n)[len(chosen) - n]]
-    return np.asarray(places[np.argsort(-values[places], kind="stable")][:n])
 
 
 def faiss_is_installed() -> bool:

@@ -18,10 +18,10 @@ from heedful.config import require
 from heedful.errors import InputError
 from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories
-from heedful.ranking.ranker import Ranker
+from heedful.rankers.base import Ranker
+from heedful.rankers.topk import top_places
 from heedful.recommending.eligibility import Eligibility
 from heedful.recommending.explanation import Explanation, Reason, explain, explain_items
-from heedful.recommending.index import highest
 from heedful.recommending.limits import Limit, take_within
 from heedful.recommending.retrieval import RETRIEVED, SCANNED, Retriever, default_retriever
 
@@ -222,7 +222,7 @@ class Recommender:
         lengths = np.linalg.norm(table.vectors[rows], axis=1) * np.linalg.norm(table.vectors[row])
         products = table.vectors[rows] @ table.vectors[row]
         cosines = np.divide(products, lengths, out=np.zeros_like(products), where=lengths > 0)
-        best = highest(cosines, k)
+        best = top_places(cosines, k)
         return rows[best], cosines[best]
 
     def _near(self, row: int, k: int, eligible: np.ndarray | None) -> np.ndarray:
@@ -326,7 +326,7 @@ class _Best:
     def places(self, rows: np.ndarray, scores: np.ndarray) -> np.ndarray:
         """Places of the best of scored items, whose rows are in order; int64 [n or fewer]."""
         if not self.limits:
-            return highest(scores, self.n)
-        order = highest(scores, len(scores)).tolist()
+            return top_places(scores, self.n)
+        order = top_places(scores, len(scores)).tolist()
         limits = [Limit(limit.most, limit.codes[rows]) for limit in self.limits]
         return np.array(take_within(order, limits, self.n), np.int64)

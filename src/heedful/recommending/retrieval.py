@@ -26,15 +26,15 @@ from heedful.errors import FolderError, HeedfulError, MismatchError
 from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories
 from heedful.folders import new_folder, open_folder
-from heedful.ranking.neural import NeuralRanker
-from heedful.ranking.ranker import Ranker
+from heedful.rankers.base import Ranker
+from heedful.rankers.neural import NeuralRanker
+from heedful.rankers.topk import top_places
 from heedful.recommending.index import (
     EXACT_ITEMS,
     ExactIndex,
     Index,
     InvertedLists,
     faiss_is_installed,
-    highest,
 )
 
 __all__ = ["KIND", "RETRIEVED", "SCANNED", "Retriever", "default_retriever", "kept_retriever"]
@@ -72,7 +72,7 @@ class Retriever:
         require(isinstance(ranker, NeuralRanker), "retrieve", got=ranker.name, expected=expected)
         require(candidates >= 1, "retrieve", got=candidates, expected="1 or more")
         assert isinstance(ranker, NeuralRanker)
-        self.ranker, self.candidates = ranker, candidates
+        self.ranker, self.candidates, self._bias_I = ranker, candidates, ranker.item_bias
         self._orders: dict[tuple[float, float], np.ndarray] = {}
         self._fits: dict[tuple[float, float], tuple[np.ndarray, np.ndarray]] = {}
         if isinstance(index, str):
@@ -131,13 +131,13 @@ class Retriever:
         assert ranker.embeddings is not None
         table_hash = _hash_of_first(ranker.embeddings, n_items)
         digest = hashlib.sha256(f"{table_hash} {ranker.config.scale}".encode())
-        for term in (ranker.item_term, ranker.log_popularity):
+        for term in (self._bias_I, ranker.log_shares[:]):
             digest.update(np.ascontiguousarray(term[:n_items], "<f4").tobytes())
         return digest.hexdigest()
 
     def item_vectors(self, rows: np.ndarray) -> np.ndarray:
         """What the index holds, float32 [n, D + 2]: x_q, own term, log popularity (for the prior)."""
-        terms = [self.ranker.item_term[rows], self.ranker.log_popularity[rows]]
+        terms = [self._bias_I[rows], self.ranker.log_shares[rows]]
         x_nD = self.ranker.input_vectors(rows)
         return np.concatenate([x_nD, np.stack(terms, axis=1)], axis=1, dtype=np.float32)
 
@@ -194,7 +194,7 @@ class Retriever:
         anchors, fit_DA = self._fit(pool_gamma)
         candidates = Candidates.same_for_all(len(histories), anchors)
         logits = self.ranker.score_rows(histories, candidates, pool_gamma=None)
-        logits_BA = logits.reshape(len(histories), len(anchors)) - self.ranker.item_term[anchors]
+        logits_BA = logits.reshape(len(histories), len(anchors)) - self._bias_I[anchors]
         return np.asarray((logits_BA - logits_BA.mean(axis=1, keepdims=True)) @ fit_DA.T)
 
     def _weights(self, pool_gamma: float | None) -> tuple[float, float]:
@@ -222,8 +222,8 @@ class Retriever:
         kept = self._orders.get(weights)
         if kept is None or len(kept) < n:
             ranker = self.ranker
-            terms = weights[0] * ranker.item_term + weights[1] * ranker.log_popularity
-            kept = highest(terms, max(n, 2 * self.candidates + ranker.config.max_history))
+            terms = weights[0] * self._bias_I + weights[1] * ranker.log_shares[:]
+            kept = top_places(terms, max(n, 2 * self.candidates + ranker.config.max_history))
             self._orders[weights] = kept
         return kept[:n]
 

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from heedful.errors import HeedfulError, InputError
 from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories
-from heedful.ranking.ranker import Ranker
+from heedful.rankers.base import Ranker
 from heedful.recommending.explanation import Explanation, explain_items
 from heedful.recommending.recommend import Query, Recommender
 from heedful.serving.selection import SlotBook
