@@ -84,7 +84,7 @@ def test_candidates_are_distinct_enough_and_never_of_the_past(ranker: NeuralRank
         assert not set(rows) & set(histories.part(slice(user, user + 1)).items)
     alone = Retriever(ranker, candidates=10).retrieve(histories.part(slice(0, 1)))
     assert alone.rows.tolist() == found.part(slice(0, 1)).rows.tolist()
-    popular = np.argsort(-ranker.log_shares, kind="stable")[:10]
+    popular = np.argsort(-ranker.log_shares[:], kind="stable")[:10]
     assert sorted(ranker.log_shares[found.part(slice(2, 3)).rows]) == sorted(ranker.log_shares[popular])
 
 
