@@ -41,7 +41,6 @@ def ranker(log: EventLog) -> NeuralRanker:
     [
         Query(),
         Query(exclude_history=False),
-        Query(k=20),
         Query(where="shelf < 's5'"),
         Query(where="shelf = 's3'"),
         Query(at_most={"shelf": 1}),
