@@ -23,6 +23,7 @@ from heedful.events.preparing import read_events
 from heedful.progress import show_progress
 from heedful.rankers.base import Ranker
 from heedful.rankers.registry import ALL_MODELS
+from heedful.recommending.recommend import Query, Recommender
 from heedful.recommending.requests import recommend_requests, score_requests
 
 MODELS = [name for name, model in ALL_MODELS.items() if not model.needs_embeddings]
@@ -60,7 +61,7 @@ def answered(ranker: Ranker, case: Path, folder: Path) -> float:
     for requests in sorted(case.glob("requests-*.parquet")):
         gamma = requests.stem.removeprefix("requests-")
         if gamma == "full":
-            recommend_requests(ranker, requests, folder / "recommendations.parquet", k=100)
+            recommend_requests(Recommender(ranker), requests, folder / "recommendations.parquet", query=Query(k=100))
         else:
             score_requests(ranker, requests, folder / f"scores-{gamma}.parquet", pool_gamma=float(gamma))
     return round(time.perf_counter() - started, 1)

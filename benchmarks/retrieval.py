@@ -1,15 +1,13 @@
 """Retrieval before ranking: what it keeps of scoring every item, and its latency on a made-up catalogue.
 
     python benchmarks/retrieval.py quality MODEL SEQUENCES --cut DATE [--users 160]
-    python benchmarks/retrieval.py lists MODEL SEQUENCES --cut DATE [--users 160]
     python benchmarks/retrieval.py speed [--items 1000000] [--keep FOLDER]
 
 `quality` asks for users of the days after the cut, whose later new items count as relevant (after `heedful demo`: folders
-attention and sequences, cut 2017-12-24). It prints, for each N, the share of the NDCG@10 of scoring every item, and of its
-top 10, that is kept: by everything, with exact search and with inverted lists, and by each source alone with the same N.
-`lists` compares inverted lists with exact search alone, as many of them searched as by default and in a large catalogue.
-`speed` builds inverted lists over vectors in clusters and asks for 10 items for single users with 200 past items; some of
-the users are asked for again with exact search, to see what the lists lose. With --keep, model and index stay in FOLDER.
+attention and sequences, cut 2017-12-24). It prints, for each N and each condition, the share of the top 10 of scoring every
+item that is kept, and the processor time of a user. `speed` builds inverted lists over vectors in clusters and asks for 10
+items for single users with 200 past items; some of the users are asked for again with exact search, to see what the lists
+lose. With --keep, model and index stay in FOLDER.
 """
 
 from __future__ import annotations
@@ -17,7 +15,6 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,77 +23,41 @@ from made_up import skewed_log
 from side_by_side import peak_mb
 
 from heedful.embeddings.table import ItemEmbeddings
-from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories
 from heedful.events.log import EventLog, parse_moment
 from heedful.rankers.attention import AttentionRanker
 from heedful.rankers.base import Ranker
 from heedful.rankers.registry import load_ranker
-from heedful.recommending.index import InvertedLists
+from heedful.recommending.recommend import Query, Recommender
 from heedful.recommending.retrieval import Retriever
 
 
 def quality(model: Path, sequences: Path, cut: str, users: int) -> None:
     ranker = load_ranker(model)
     histories, wanted = requests(ranker, EventLog.load(sequences), cut, users)
-    started = time.perf_counter()
-    exact, _ = ranker.top_rows(histories, 10)
-    every = (time.perf_counter() - started) / len(histories)
-    reference = np.mean([ndcg(rows, w) for rows, w in zip(exact, wanted, strict=True)])
-    print(f"{len(ranker.items):,} items, {len(histories)} users; every item: NDCG@10 {reference:.4f}, {every * 1e3:.0f} ms")
-    indexes = {kind: Retriever(ranker, index=kind).index for kind in ("exact", "lists")}
-
-    def row(name: str, n: int, found: np.ndarray, seconds: float) -> None:
-        share = np.mean([ndcg(rows, w) for rows, w in zip(found, wanted, strict=True)]) / reference
-        kept = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, exact, strict=True)])
-        print(f"{name:24s} N {n:5d}  NDCG@10 {100 * share:6.2f} %  top 10 {100 * kept:6.2f} %  {seconds * 1e3:5.0f} ms")
-
-    def one_by_one(retriever: Retriever) -> np.ndarray:
-        each = (histories.part(slice(user, user + 1)) for user in range(len(histories)))
-        return np.concatenate([retriever.top_rows(one, 10)[0] for one in each])
-
-    for n in (100, 250, 500, 1000):
-        for kind, index in indexes.items():
-            retriever = Retriever(ranker, candidates=n, index=index)
-            started = time.perf_counter()
-            found = one_by_one(retriever)
-            row(f"all sources, {kind}", n, found, (time.perf_counter() - started) / len(histories))
-        retriever = Retriever(ranker, candidates=n, index=indexes["exact"])
-        spare = ranker.config.max_history  # past items among what is found are dropped
-        sources: dict[str, Callable[[], np.ndarray]] = {
-            "  fitted inner product": lambda n=n, r=retriever, spare=spare: r.linear(histories, n + spare),
-            "  neighbours": lambda n=n, r=retriever, spare=spare: r.neighbours(histories, n),
-            "  highest own term": lambda n=n, r=retriever, spare=spare: np.tile(r.popular(n + spare), (len(histories), 1)),
-        }
-        for name, source in sources.items():
-            started = time.perf_counter()
-            found = ranked(ranker, histories, source(), n)
-            row(name, n, found, (time.perf_counter() - started) / len(histories))
+    exact = Recommender(ranker, exact=True)
+    for where in ("", "item_id LIKE '%7'", "item_id LIKE '%77'"):
+        query = Query(where=where)
+        every, seconds = one_by_one(exact, histories, query)
+        reference = np.mean([ndcg(rows, w) for rows, w in zip(every, wanted, strict=True)])
+        print(f"{len(histories)} users, where {where or 'true'}: every item {seconds * 1e3:.0f} ms, NDCG@10 {reference:.4f}")
+        for kind in ("exact", "lists"):
+            index = Retriever(ranker, index=kind).index
+            for n in (100, 300, 1000):
+                recommender = Recommender(ranker, retriever=Retriever(ranker, candidates=n, index=index))
+                found, seconds = one_by_one(recommender, histories, query)
+                kept = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, every, strict=True)])
+                print(f"  {kind:5s} N {n:5d}: top 10 {100 * kept:6.2f} %, {seconds * 1e3:5.1f} ms", flush=True)
 
 
-def lists(model: Path, sequences: Path, cut: str, users: int) -> None:
-    ranker = load_ranker(model)
-    histories, wanted = requests(ranker, EventLog.load(sequences), cut, users)
-    each = [histories.part(slice(user, user + 1)) for user in range(len(histories))]
-    searched = InvertedLists.build(Retriever(ranker, index="exact").item_vectors, len(ranker.items))
-    exact, default = Retriever(ranker, index="exact").index, searched.probes
-    for n in (250, 1000):
-        retriever = Retriever(ranker, candidates=n, index=exact)
-        best = [retriever.top_rows(one, 10)[0][0] for one in each]
-        retrieved = [set(retriever.retrieve(one).rows.tolist()) for one in each]
-        reference = np.mean([ndcg(rows, w) for rows, w in zip(best, wanted, strict=True)])
-        for probes in (default, searched.n_lists // 64):
-            searched.probes = probes
-            retriever = Retriever(ranker, candidates=n, index=searched)
-            found = [retriever.top_rows(one, 10)[0][0] for one in each]
-            share = np.mean([ndcg(rows, w) for rows, w in zip(found, wanted, strict=True)]) / reference
-            kept = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, best, strict=True)])
-            same = np.mean([len(r & set(retriever.retrieve(o).rows)) / len(r) for r, o in zip(retrieved, each, strict=True)])
-            print(
-                f"{len(each)} users, N {n:5d}, {probes} of {searched.n_lists} lists: NDCG@10 {100 * share:6.2f} %  "
-                f"top 10 {100 * kept:6.2f} %  retrieved {100 * same:5.1f} %",
-                flush=True,
-            )
+def one_by_one(recommender: Recommender, histories: Histories, query: Query) -> tuple[np.ndarray, float]:
+    """Rows for each user, asked for alone, and the median processor time of one."""
+    found, seconds = [], []
+    for user in range(len(histories)):
+        started = time.process_time()
+        found.append(recommender.top_rows(histories.part(slice(user, user + 1)), query)[0][0])
+        seconds.append(time.process_time() - started)
+    return np.array(found), float(np.median(seconds))
 
 
 def requests(ranker: Ranker, log: EventLog, cut: str, users: int) -> tuple[Histories, list[set[int]]]:
@@ -124,34 +85,20 @@ def ndcg(rows: np.ndarray, wanted: set[int]) -> float:
     )
 
 
-def ranked(ranker: Ranker, histories: Histories, found: np.ndarray, n: int) -> np.ndarray:
-    lists = []
-    for user in range(len(histories)):
-        rows = found[user][(found[user] >= 0) & ~np.isin(found[user], histories.part(slice(user, user + 1)).items)]
-        lists.append(np.unique(rows[:n]))
-    candidates = Candidates.of(lists)
-    scores = ranker.score_rows(histories, candidates)
-    top = np.full((len(histories), 10), -1)
-    for user, (start, stop) in enumerate(zip(candidates.offsets[:-1], candidates.offsets[1:], strict=True)):
-        best = start + np.argsort(-scores[start:stop], kind="stable")[:10]
-        top[user, : len(best)] = candidates.rows[best]
-    return top
-
-
 def speed(items: int, keep: Path | None) -> None:
     with tempfile.TemporaryDirectory() as place:
         ranker, retriever = made_up_model(items, keep or Path(place))
         histories = long_histories(110, 200, items)
-        for n in (250, 500, 1000):
-            retriever.candidates = n
+        for n in (300, 1000):
+            recommender = Recommender(ranker, retriever=Retriever(ranker, candidates=n, index=retriever.index))
             total, search = [], []
             for user in range(len(histories)):
                 one = histories.part(slice(user, user + 1))
                 started = time.perf_counter()
-                retriever.retrieve(one)
+                recommender.retriever.retrieve(one)
                 search.append(time.perf_counter() - started)
                 started = time.perf_counter()
-                retriever.top_rows(one, 10)
+                recommender.top_rows(one, Query())
                 total.append(time.perf_counter() - started)
             (a50, a99), (p50, p99) = (1e3 * np.percentile(times[10:], (50, 99)) for times in (search, total))
             print(
@@ -160,8 +107,9 @@ def speed(items: int, keep: Path | None) -> None:
             )
         print(f"peak memory {peak_mb():.0f} MB")
         some = histories.part(slice(0, 10))
-        lists = retriever.top_rows(some, 10)[0]
-        exact = Retriever(ranker, candidates=retriever.candidates, index="exact").top_rows(some, 10)[0]
+        lists = recommender.top_rows(some, Query())[0]
+        searched = Retriever(ranker, candidates=n, index="exact")
+        exact = Recommender(ranker, retriever=searched).top_rows(some, Query())[0]
         kept = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(lists, exact, strict=True)])
         print(f"top 10 of {len(some)} users by lists that exact search has, too: {100 * kept:.1f} %")
 
@@ -208,19 +156,12 @@ def main() -> None:
     for_quality.add_argument("sequences", type=Path)
     for_quality.add_argument("--cut", required=True)
     for_quality.add_argument("--users", type=int, default=160)
-    for_lists = which.add_parser("lists")
-    for_lists.add_argument("model", type=Path)
-    for_lists.add_argument("sequences", type=Path)
-    for_lists.add_argument("--cut", required=True)
-    for_lists.add_argument("--users", type=int, default=160)
     for_speed = which.add_parser("speed")
     for_speed.add_argument("--items", type=int, default=1_000_000)
     for_speed.add_argument("--keep", type=Path, default=None)
     options = commands.parse_args()
     if options.what == "quality":
         quality(options.model, options.sequences, options.cut, options.users)
-    elif options.what == "lists":
-        lists(options.model, options.sequences, options.cut, options.users)
     else:
         speed(options.items, options.keep)
 

@@ -1,6 +1,7 @@
 """How fast `heedful serve` ranks and takes in events, over loopback, beside the time that scoring alone takes.
 
     python benchmarks/serving_load.py demo/attention --sequences demo/past --out serving.json
+    python benchmarks/serving_load.py demo/attention --sequences demo/past --recommend --rate 30 --seconds 10
 
 Requests go out at moments that are set beforehand (an open loop: a slow answer does not hold up the next request), each to
 rank 500 candidates for a user whose history is in the server's database; latency counts from the moment that was set. Then
@@ -67,7 +68,43 @@ def ranking_requests(log: EventLog, n_requests: int, n_candidates: int, seed: in
     return requests
 
 
-async def open_loop(port: int, bodies: list[bytes], rate: float, n_candidates: int) -> list[float]:
+def recommend_requests(log: EventLog, n_requests: int, where: str, seed: int) -> list[bytes]:
+    """Bodies that ask for the ten best of the catalogue for users of the log."""
+    users = np.random.default_rng(seed).integers(len(log.users), size=n_requests)
+    condition = {"where": where} if where else {}
+    names = log.users.take(users).to_pylist()
+    return [json.dumps({"user_id": str(name), "k": 10, **condition}).encode() for name in names]
+
+
+def processor_seconds(process: subprocess.Popen[bytes]) -> float:
+    """Processor time of a server and its workers so far."""
+    tree, waiting = [], [process.pid]
+    while waiting:
+        tree.append(pid := waiting.pop())
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            waiting.extend(map(int, (task / "children").read_text().split()))
+    fields = [Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split() for pid in tree]
+    return sum(int(one[11]) + int(one[12]) for one in fields) / os.sysconf("SC_CLK_TCK")
+
+
+def recommending(port: int, process: subprocess.Popen[bytes], log: EventLog, chosen: argparse.Namespace) -> dict[str, Any]:
+    """Latency and processor time of /recommend in some short runs, without and with a condition."""
+    results = {}
+    for name, where in (("all items", ""), ("where", chosen.where)):
+        runs = []
+        for run in range(chosen.runs):
+            bodies = recommend_requests(log, int(chosen.rate * chosen.seconds), where, seed=run)
+            asyncio.run(closed_loop(port, "/recommend", bodies[:20], 1))
+            before = processor_seconds(process)
+            latencies = asyncio.run(open_loop(port, "/recommend", bodies, chosen.rate, 1))
+            spent = (processor_seconds(process) - before) / len(bodies)
+            runs.append({**milliseconds(latencies), "processor_ms": round(1000 * spent, 2)})
+            print(json.dumps({f"recommend, {name}": runs[-1]}), flush=True)
+        results[name] = {key: float(np.median([run[key] for run in runs])) for key in runs[0]}
+    return {"rate": chosen.rate, "runs": chosen.runs, "condition": chosen.where, **results}
+
+
+async def open_loop(port: int, path: str, bodies: list[bytes], rate: float, fewest: int) -> list[float]:
     """Latencies in seconds, from the moment that each request was due."""
     idle: list[Connection] = []
     begun = time.perf_counter()
@@ -76,10 +113,10 @@ async def open_loop(port: int, bodies: list[bytes], rate: float, n_candidates: i
         due = begun + number / rate
         await asyncio.sleep(max(due - time.perf_counter(), 0))
         connection = idle.pop() if idle else Connection(port)
-        status, answer = await connection.post("/rank", body)
+        status, answer = await connection.post(path, body)
         latency = time.perf_counter() - due
         idle.append(connection)
-        assert status == 200 and answer.count(b'"score"') == n_candidates, (status, answer[:200])
+        assert status == 200 and answer.count(b'"score"') >= fewest, (status, answer[:200])
         return latency
 
     latencies = await asyncio.gather(*(one(number, body) for number, body in enumerate(bodies)))
@@ -166,6 +203,9 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=1_000_000)
     parser.add_argument("--batch", type=int, default=5000, help="events in a request")
     parser.add_argument("--connections", type=int, default=4)
+    parser.add_argument("--recommend", action="store_true", help="measure /recommend alone")
+    parser.add_argument("--where", default="item_id LIKE '%77'", help="condition of half of its runs")
+    parser.add_argument("--runs", type=int, default=5, help="runs of /recommend, of which medians are taken")
     parser.add_argument("--out", default=None, help="JSON of the results")
     parser.add_argument("--serve", default="", help='more options of heedful serve, such as "--workers 2"')
     chosen = parser.parse_args()
@@ -175,6 +215,16 @@ def main() -> None:
     bodies = [body for _, _, body in requests]
     results: dict[str, Any] = {"model": chosen.model, "candidates": chosen.candidates, "serve": chosen.serve}
     results["cores"] = len(os.sched_getaffinity(0))
+    if chosen.recommend:
+        with tempfile.TemporaryDirectory() as name:
+            process, port = start(chosen.model, Path(name), chosen.sequences, chosen.serve.split())
+            try:
+                asyncio.run(closed_loop_when_ready(port, bodies[:50]))
+                print(json.dumps({"recommend": recommending(port, process, log, chosen)}), flush=True)
+            finally:
+                process.send_signal(signal.SIGTERM)
+                process.wait(60)
+        return
     alone = scoring_alone(chosen.model, log, requests[:500], 1000)
     results["scoring alone"] = {**milliseconds(alone[20:]), "per_second": round(len(alone[20:]) / sum(alone[20:]), 1)}
     print(json.dumps({"scoring alone": results["scoring alone"]}), flush=True)
@@ -182,7 +232,7 @@ def main() -> None:
         process, port = start(chosen.model, Path(name), chosen.sequences, chosen.serve.split())
         try:
             asyncio.run(closed_loop_when_ready(port, bodies[:50]))
-            latencies = asyncio.run(open_loop(port, bodies, chosen.rate, chosen.candidates))
+            latencies = asyncio.run(open_loop(port, "/rank", bodies, chosen.rate, chosen.candidates))
             results["steady"] = {"rate": chosen.rate, "requests": len(latencies), "errors": 0, **milliseconds(latencies)}
             print(json.dumps({"steady": results["steady"]}), flush=True)
             seconds = asyncio.run(closed_loop(port, "/rank", bodies[:2000], chosen.connections))

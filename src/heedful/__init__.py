@@ -53,7 +53,7 @@ _HOMES = {
     "heedful.rankers.popularity": ["Popularity"],
     "heedful.rankers.registry": ["load_ranker"],
     "heedful.recommending.explanation": ["Explanation", "Reason"],
-    "heedful.recommending.recommender": ["Recommendations", "Recommender"],
+    "heedful.recommending.recommend": ["Query", "Recommendations", "Recommender"],
     "heedful.recommending.requests": ["recommend_requests", "score_requests"],
     "heedful.tuning.options": ["TuneConfig"],
     "heedful.tuning.results": ["Tuning"],
@@ -113,8 +113,9 @@ if TYPE_CHECKING:
     from heedful.rankers.registry import load_ranker as load_ranker
     from heedful.recommending.explanation import Explanation as Explanation
     from heedful.recommending.explanation import Reason as Reason
-    from heedful.recommending.recommender import Recommendations as Recommendations
-    from heedful.recommending.recommender import Recommender as Recommender
+    from heedful.recommending.recommend import Query as Query
+    from heedful.recommending.recommend import Recommendations as Recommendations
+    from heedful.recommending.recommend import Recommender as Recommender
     from heedful.recommending.requests import recommend_requests as recommend_requests
     from heedful.recommending.requests import score_requests as score_requests
     from heedful.tuning.options import TuneConfig as TuneConfig

@@ -23,7 +23,7 @@ from heedful.events.preparing import prepare
 from heedful.experiment import Experiment, Workspace, run_experiment
 from heedful.folders import write_atomically
 from heedful.rankers.registry import MODELS
-from heedful.recommending.recommender import Recommender
+from heedful.recommending.recommend import Recommender
 from heedful.serving.clicks import Report, report
 from heedful.serving.figures import figure5
 from heedful.serving.selection import SlotBook

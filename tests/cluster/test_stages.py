@@ -19,6 +19,7 @@ from heedful.cluster import ranking
 from heedful.cluster.parts import open_work, run_parts
 from heedful.cluster.storage import Place, here
 from heedful.errors import ConfigError, FolderError, InputError, TrainingError
+from heedful.recommending.recommend import Query, Recommender
 from heedful.recommending.requests import ROW_GROUP_REQUESTS
 from heedful.recommending.retrieval import Retriever
 
@@ -124,8 +125,10 @@ def test_ranking_gives_the_same_bytes(
     report = heedful.score_requests(ranker, shop.requests, tmp_path / "here.parquet")
     assert cluster.score_requests(model, requests, out) == report
     assert (tmp_path / "here.parquet").read_bytes() == here(out).read_bytes()
-    report = heedful.recommend_requests(ranker, shop.requests, tmp_path / "here.parquet", k=3)
-    assert cluster.recommend_requests(model, requests, out, k=3) == report
+    query = Query(k=3, offset=1, where="users > 2", exclude_history=False)
+    recommender = Recommender(ranker)
+    report = heedful.recommend_requests(recommender, shop.requests, tmp_path / "here.parquet", query=query)
+    assert cluster.recommend_requests(model, requests, out, query=query) == report
     assert (tmp_path / "here.parquet").read_bytes() == here(out).read_bytes()
     assert storage.names() == {"model", "requests.parquet", "out.parquet"}
 
@@ -143,11 +146,14 @@ def test_retrieval_then_ranking_gives_the_same_bytes(
     lists.save(tmp_path / "index")
     index.send(tmp_path / "index")
     # Twenty retrieved items of 200 are other answers than the best of all, so that the option is seen to arrive.
-    heedful.recommend_requests(ranker, shop.requests, tmp_path / "all.parquet", k=3)
+    query = Query(k=3)
+    exact = Recommender(ranker, exact=True)
+    heedful.recommend_requests(exact, shop.requests, tmp_path / "all.parquet", query=query)
     for retriever, given in ((Retriever(ranker, candidates=20), None), (lists, index)):
-        report = heedful.recommend_requests(ranker, shop.requests, tmp_path / "here.parquet", k=3, retriever=retriever)
+        recommender = Recommender(ranker, retriever=retriever)
+        report = heedful.recommend_requests(recommender, shop.requests, tmp_path / "here.parquet", query=query)
         assert (tmp_path / "here.parquet").read_bytes() != (tmp_path / "all.parquet").read_bytes()
-        assert cluster.recommend_requests(model, requests, out, k=3, retrieve=20, index=given) == report
+        assert cluster.recommend_requests(model, requests, out, query=query, retrieve=20, index=given) == report
         assert (tmp_path / "here.parquet").read_bytes() == here(out).read_bytes()
 
 

@@ -23,7 +23,7 @@ from heedful.rankers.heuristics import LastItem, WeightedSum
 from heedful.rankers.popularity import Popularity
 from heedful.rankers.registry import ALL_MODELS
 from heedful.recommending.explanation import Explanation, explain, explain_items
-from heedful.recommending.recommender import Recommender
+from heedful.recommending.recommend import Recommender
 from ranking_worlds import DAY, QUICK, START, log_of, random_log, table_of
 
 HISTORY = ["item4", "item9", "item4", "item30", "item1", "item17"]

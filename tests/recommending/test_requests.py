@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from heedful.errors import ConfigError, InputError
+from heedful.errors import InputError
 from heedful.rankers.base import UNKNOWN_SCORE, Ranker
 from heedful.rankers.registry import MODELS
+from heedful.recommending.recommend import Query, Recommender
 from heedful.recommending.requests import RankingReport, recommend_requests, score_requests
 from ranking_worlds import DAY, QUICK, START, random_log, table_of
 
@@ -92,7 +93,12 @@ def test_recommendations_are_those_of_one_request_at_a_time(ranker: Ranker, tmp_
     requests = some_requests(ranker)
     del requests["candidates"]
     source = write(tmp_path / "in.parquet", requests)
-    report = recommend_requests(ranker, source, tmp_path / "out.parquet", k=7, exclude_history=exclude, pool_gamma=1.0)
+    report = recommend_requests(
+        Recommender(ranker),
+        source,
+        tmp_path / "out.parquet",
+        query=Query(k=7, exclude_history=exclude, pool_gamma=1.0),
+    )
     out = pq.read_table(tmp_path / "out.parquet")
     assert out.schema.names == ["request_id", "items", "scores"] and out["items"].type.value_type == ranker.items.ids.type
     assert out["request_id"].to_pylist() == requests["request_id"]
@@ -122,7 +128,11 @@ def test_more_requests_than_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert one == pytest.approx(other, abs=1e-4)
 
 
-@pytest.mark.parametrize("function", [score_requests, recommend_requests])
+def recommend_by(ranker: Ranker, *places: Path) -> RankingReport:
+    return recommend_requests(Recommender(ranker), *places)
+
+
+@pytest.mark.parametrize("function", [score_requests, recommend_by])
 def test_the_number_of_threads_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: Callable[..., RankingReport]
 ) -> None:
@@ -148,7 +158,7 @@ def test_a_batch_that_fails_ends_it_all(tmp_path: Path, monkeypatch: pytest.Monk
     columns = {"request_id": list(range(9)), "history": [["sku-1"]] * 9, "history_times": [[1]] * 7 + [[1, 2], [1]]}
     threads = torch.get_num_threads()
     with pytest.raises(InputError, match="request 7 does not fit its history"):
-        recommend_requests(ranker_of(), write(tmp_path / "in.parquet", columns), tmp_path / "out.parquet")
+        recommend_by(ranker_of(), write(tmp_path / "in.parquet", columns), tmp_path / "out.parquet")
     assert not (tmp_path / "out.parquet").exists() and torch.get_num_threads() == threads
 
 
@@ -180,7 +190,8 @@ def test_null_lists_are_empty_ones(tmp_path: Path) -> None:
     report = score_requests(ranker, write(tmp_path / "in.parquet", columns), tmp_path / "out.parquet")
     scores = pq.read_table(tmp_path / "out.parquet")["scores"].to_pylist()
     assert [len(row) for row in scores] == [1, 0, 1] and report.empty == 1
-    recommend_requests(ranker, tmp_path / "in.parquet", tmp_path / "top.parquet", k=2)
+    query = Query(k=2)
+    recommend_requests(Recommender(ranker), tmp_path / "in.parquet", tmp_path / "top.parquet", query=query)
     assert [len(row) for row in pq.read_table(tmp_path / "top.parquet")["items"].to_pylist()] == [2, 2, 2]
 
 
@@ -237,7 +248,7 @@ def test_no_requests(tmp_path: Path) -> None:
     lists = pa.array([], pa.list_(pa.string()))
     source = write(tmp_path / "in.parquet", {"request_id": pa.array([], pa.string()), "history": lists, "candidates": lists})
     assert score_requests(ranker, source, tmp_path / "scores.parquet").requests == 0
-    assert recommend_requests(ranker, source, tmp_path / "top.parquet").requests == 0
+    assert recommend_by(ranker, source, tmp_path / "top.parquet").requests == 0
     assert pq.read_table(tmp_path / "scores.parquet").num_rows == pq.read_table(tmp_path / "top.parquet").num_rows == 0
     assert pq.read_table(tmp_path / "top.parquet").schema.names == ["request_id", "items", "scores"]
 
@@ -245,7 +256,8 @@ def test_no_requests(tmp_path: Path) -> None:
 def test_only_empty_histories(tmp_path: Path) -> None:
     ranker = ranker_of()
     columns = {"request_id": [1, 2], "history": [[], []], "history_times": [[], []]}
-    report = recommend_requests(ranker, write(tmp_path / "in.parquet", columns), tmp_path / "out.parquet", k=3)
+    source = write(tmp_path / "in.parquet", columns)
+    report = recommend_requests(Recommender(ranker), source, tmp_path / "out.parquet", query=Query(k=3))
     assert report.empty == 2
     best = np.argsort(-ranker.users_of_item, kind="stable")[:3]
     expected = [name_of(ranker, int(row)) for row in best]
@@ -305,10 +317,3 @@ def test_a_failure_half_way_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
         score_requests(ranker, write(tmp_path / "in.parquet", requests), out)
     assert out.read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.parquet", "out.parquet"]
-
-
-def test_k_must_be_positive(tmp_path: Path) -> None:
-    source = write(tmp_path / "in.parquet", some_requests(ranker_of()))
-    with pytest.raises(ConfigError, match="option 'k' is out of range; got: 0; expected: 1 or more"):
-        recommend_requests(ranker_of(), source, tmp_path / "out.parquet", k=0)
-    assert no_file(tmp_path / "out.parquet")

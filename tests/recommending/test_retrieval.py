@@ -14,8 +14,8 @@ from heedful.rankers.averaging import AveragingRanker
 from heedful.rankers.neural import NeuralRanker
 from heedful.rankers.popularity import Popularity
 from heedful.recommending.index import ExactIndex, InvertedLists
-from heedful.recommending.recommender import Recommender
-from heedful.recommending.retrieval import Retriever, default_retrieve
+from heedful.recommending.recommend import Query, Recommender
+from heedful.recommending.retrieval import Retriever, default_retriever
 from ranking_worlds import QUICK, random_log, table_of
 
 RANKERS = {"attention": AttentionRanker, "averaging": AveragingRanker}
@@ -53,9 +53,9 @@ def test_inverted_lists_find_what_exact_search_finds() -> None:
 
 def test_as_many_candidates_as_items_is_the_exact_ranking(ranker: NeuralRanker) -> None:
     histories = ranker.histories_of([["item1", "item4", "item1"], [], ["item7"]])
-    everything = Retriever(ranker, candidates=len(ranker.items))
+    everything = Recommender(ranker, retrieve=len(ranker.items))
     for exclude in (True, False):
-        rows, scores = everything.top_rows(histories, 6, exclude_history=exclude)
+        rows, scores = everything.top_rows(histories, Query(k=6, exclude_history=exclude))
         expected, best = ranker.top_rows(histories, 6, exclude_history=exclude)
         np.testing.assert_allclose(scores, best, atol=1e-4)
         assert rows[1].tolist() == expected[1].tolist()
@@ -63,11 +63,14 @@ def test_as_many_candidates_as_items_is_the_exact_ranking(ranker: NeuralRanker) 
 
 def test_the_inner_form_is_its_own_inner_product() -> None:
     log = random_log()
-    ranker = AveragingRanker(**QUICK["averaging"], form="inner").fit(log, table_of(log.catalog.items.ids))
+    table = table_of(log.catalog.items.ids)
+    ranker = AveragingRanker(**QUICK["averaging"], form="inner").fit(log, table)
     histories = ranker.histories_of([["item1", "item4"], ["item9"]])
-    found = Retriever(ranker, candidates=5).linear(histories, 5)
-    scores = ranker.score_catalogue(histories)
-    assert found.tolist() == np.argsort(-scores, axis=1, kind="stable")[:, :5].tolist()
+    found = Retriever(ranker).logit_vectors(histories) @ ranker.input_vectors(np.arange(60)).T
+    scores = ranker.score_catalogue(histories) - ranker.item_bias - ranker.prior(0.0)
+    np.testing.assert_allclose(
+        found - found.mean(axis=1, keepdims=True), scores - scores.mean(axis=1, keepdims=True), atol=0.02
+    )
 
 
 def test_candidates_are_distinct_enough_and_never_of_the_past(ranker: NeuralRanker) -> None:
@@ -90,22 +93,13 @@ def test_more_recommendations_than_candidates(ranker: NeuralRanker) -> None:
     assert len(set(top.items)) == 12 and not {"item1", "item2"} & set(top.items)
 
 
-def test_neighbours_are_those_of_the_latest_items(ranker: NeuralRanker) -> None:
-    retriever = Retriever(ranker, candidates=10)
-    histories = ranker.histories_of([["item3", "item8", "item3"]])
-    found = retriever.neighbours(histories, 10)[0].reshape(5, 2)
-    terms = ranker.item_bias + ranker.prior(0.0)
-    x = ranker.input_vectors(np.arange(len(ranker.items)))
-    for place, item in enumerate(["item3", "item8"]):
-        scores = x @ ranker.interaction_vectors(ranker.items.rows([item]))[0] + terms
-        assert found[place].tolist() == np.argsort(-scores, kind="stable")[:2].tolist()
-    assert (found[2:] == -1).all()
-
-
-def test_every_item_is_scored_unless_the_catalogue_is_large(ranker: NeuralRanker, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert default_retrieve(ranker) == 0
+def test_every_item_is_scored_unless_there_are_many(ranker: NeuralRanker, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert default_retriever(ranker) is None
+    monkeypatch.setattr("heedful.recommending.retrieval.RETRIEVED", 10)
+    found = default_retriever(ranker)
+    assert found is not None and isinstance(found.index, ExactIndex)
+    assert default_retriever(Popularity().fit(random_log())) is None
     monkeypatch.setattr("heedful.recommending.retrieval.EXACT_ITEMS", 10)
-    assert default_retrieve(ranker) == 1000
     assert isinstance(Retriever(ranker).index, InvertedLists)
     assert isinstance(Retriever(ranker, index="exact").index, ExactIndex)
 

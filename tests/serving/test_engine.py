@@ -13,6 +13,7 @@ from serving_worlds import SLOTS, N, train
 from heedful.errors import ConfigError, InputError
 from heedful.rankers.base import Ranker
 from heedful.rankers.registry import MODELS
+from heedful.recommending.recommend import Query
 from heedful.serving.engine import Engine, NotFoundError
 from heedful.serving.selection import SlotBook
 from heedful.serving.slots import parse_slots
@@ -126,28 +127,28 @@ def test_a_history_in_the_request_has_one_time_and_kind_an_item(engine: Engine) 
 def test_recommending_is_the_best_of_the_catalogue(engine: Engine, ranker: Ranker) -> None:
     past = engine.past_of(["item1", "item2"])
     rows, scores = ranker.top_rows(past.histories, N)
-    found = engine.recommend(past, k=N)
+    found = engine.recommend(past, Query(k=N))
     assert found.rows.tolist() == rows[0][: N - 2].tolist()
     np.testing.assert_array_equal(found.scores, scores[0][: N - 2])
-    assert len(engine.recommend(past, k=N, exclude_history=False).rows) == N
+    assert len(engine.recommend(past, Query(k=N, exclude_history=False)).rows) == N
 
 
-@pytest.mark.parametrize("where", [None, "price >= 10"])
-def test_pages_add_up(engine: Engine, where: str | None) -> None:
+@pytest.mark.parametrize("where", ["", "price >= 10"])
+def test_pages_add_up(engine: Engine, where: str) -> None:
     past = engine.past_of(["item1", "item11"])
-    whole = engine.recommend(past, k=N, where=where).rows.tolist()
-    pages = [engine.recommend(past, k=7, offset=offset, where=where).rows.tolist() for offset in range(0, N + 7, 7)]
+    whole = engine.recommend(past, Query(k=N, where=where)).rows.tolist()
+    pages = [engine.recommend(past, Query(k=7, offset=offset, where=where)).rows.tolist() for offset in range(0, N + 7, 7)]
     assert [row for page in pages for row in page] == whole
-    assert len(whole) == (N - 2 if where is None else N - 11)
+    assert len(whole) == (N - 2 if not where else N - 11)
 
 
 def test_recommending_under_a_condition_is_the_rest_of_the_whole(engine: Engine) -> None:
     past = engine.past_of(["item1", "item2"])
-    books = [row for row in engine.recommend(past, k=N).rows.tolist() if row % 2]
-    found = engine.recommend(past, k=5, where="department = 'BOOKS'")
+    books = [row for row in engine.recommend(past, Query(k=N)).rows.tolist() if row % 2]
+    found = engine.recommend(past, Query(k=5, where="department = 'BOOKS'"))
     assert found.rows.tolist() == books[:5]
-    assert 1 in engine.recommend(past, k=N, where="department = 'BOOKS'", exclude_history=False).rows
-    assert len(engine.recommend(past, k=5, where="price < 0").rows) == 0
+    assert 1 in engine.recommend(past, Query(k=N, where="department = 'BOOKS'", exclude_history=False)).rows
+    assert len(engine.recommend(past, Query(k=5, where="price < 0")).rows) == 0
 
 
 def test_similar_items(engine: Engine, ranker: Ranker) -> None:

@@ -8,6 +8,7 @@ from heedful.cli.rank import embeddings_option, load, plain_gamma, pool_gamma_op
 from heedful.config import require
 from heedful.errors import InputError
 from heedful.recommending.explanation import Explanation, explain_items
+from heedful.recommending.recommend import Query, Recommender
 
 __all__ = ["COMMANDS"]
 
@@ -44,7 +45,8 @@ def explain_command(
                 "the model does not know that item", got=items[int((rows < 0).argmax())], expected="one of its ids"
             )
     else:
-        rows = ranker.top_rows(histories, k, pool_gamma=gamma)[0][0]
+        query = Query(k=k, pool_gamma=gamma)
+        rows = Recommender(ranker).top_rows(histories, query)[0][0]
         rows = rows[rows >= 0]
     for explanation in explain_items(ranker, histories, rows, pool_gamma=gamma):
         click.echo("\n".join(_lines(explanation, n_past)))

@@ -12,8 +12,9 @@ from heedful.cli.options import cluster_option
 from heedful.embeddings.table import ItemEmbeddings
 from heedful.rankers.base import Ranker
 from heedful.rankers.registry import load_ranker
+from heedful.recommending.recommend import Query, Recommender
 from heedful.recommending.requests import RankingReport, recommend_requests, score_requests
-from heedful.recommending.retrieval import Retriever, default_retrieve
+from heedful.recommending.retrieval import RETRIEVED, Retriever
 
 __all__ = ["COMMANDS", "embeddings_option", "load", "plain_gamma", "pool_gamma_option"]
 
@@ -72,44 +73,54 @@ def score_command(
 @click.argument("requests", type=click.Path())
 @click.option("--out", required=True, type=click.Path(), help="Parquet of recommendations: request_id, items, scores.")
 @click.option("-k", default=10, show_default=True, help="Items for each request.")
-@click.option("--exclude-history/--no-exclude-history", default=True, show_default=True,
-              help="Leave out what the user already touched.")  # fmt: skip
-@click.option("--retrieve", default=None, type=click.IntRange(min=0),
-              help="Score so many retrieved items; 0: all. Unset: all up to 200,000 items, else 1000.")  # fmt: skip
-@click.option("--index", default=None, type=click.Path(),
-              help="Folder of the index of a large catalogue: read, or made and kept (extra retrieval).")  # fmt: skip
+@click.option("--offset", default=0, show_default=True, help="Better items that are skipped.")
+@click.option("--where", default="", help="SQL condition over the items' attributes.")
+@click.option(
+    "--at-most",
+    type=(str, int),
+    multiple=True,
+    metavar="ATTRIBUTE N",
+    help="At most N items of one value of an attribute, such as: category 2.",
+)
+@click.option(
+    "--exclude-history/--no-exclude-history",
+    default=True,
+    show_default=True,
+    help="Leave out what the user already touched.",
+)
+@click.option("--exact", is_flag=True, help="Score every item, instead of retrieved ones.")
+@click.option(
+    "--retrieve",
+    default=None,
+    type=click.IntRange(min=1),
+    help=f"Items to retrieve and score for each request.  [default: {RETRIEVED}]",
+)
+@click.option(
+    "--index",
+    default=None,
+    type=click.Path(),
+    help="Folder of the index of a large catalogue: read, or made and kept (extra retrieval).",
+)
 @pool_gamma_option
 @embeddings_option
 @cluster_option
 def recommend_command(
-    model: str,
-    requests: str,
-    out: str,
-    k: int,
-    exclude_history: bool,
-    retrieve: int | None,
-    index: str | None,
-    pool_gamma: float | str,
-    embeddings: str | None,
-    cluster: str | None,
+    model: str, requests: str, out: str, embeddings: str | None, cluster: str | None, **options: Any
 ) -> None:
     """Requests -> the best of the catalogue.
 
     REQUESTS is Parquet as for `heedful score`, without candidates.
     """
-    options: dict[str, Any] = {"k": k, "exclude_history": exclude_history, "pool_gamma": plain_gamma(pool_gamma)}
+    how = {name: options.pop(name) for name in ("exact", "retrieve", "index")}
+    options["at_most"] = dict(options["at_most"])
+    options["pool_gamma"] = plain_gamma(options["pool_gamma"])
+    query = Query(**options)
     if cluster:
         with on_cluster.connect(cluster):
-            if retrieve is None:
-                table = on_cluster.here(embeddings) if embeddings else None
-                retrieve = default_retrieve(load(on_cluster.here(model), table))
-            report = on_cluster.recommend_requests(
-                model, requests, out, embeddings=embeddings, retrieve=retrieve, index=index, **options
-            )
+            report = on_cluster.recommend_requests(model, requests, out, embeddings=embeddings, query=query, **how)
     else:
-        ranker = load(model, embeddings)
-        retriever = _retriever(ranker, default_retrieve(ranker) if retrieve is None else retrieve, index)
-        report = recommend_requests(ranker, requests, out, retriever=retriever, **options)
+        recommender = _recommender(load(model, embeddings), **how)
+        report = recommend_requests(recommender, requests, out, query=query)
     _print(report, out, "items recommended")
 
 
@@ -118,16 +129,16 @@ def load(model: str | Path, embeddings: str | Path | None) -> Ranker:
     return load_ranker(model, embeddings=ItemEmbeddings.load(embeddings) if embeddings else None)
 
 
-def _retriever(ranker: Ranker, candidates: int, index: str | None) -> Retriever | None:
-    if not candidates:
-        return None
-    if index is None:
-        return Retriever(ranker, candidates=candidates)
+def _recommender(ranker: Ranker, exact: bool, retrieve: int | None, index: str | None) -> Recommender:
+    if exact or index is None:
+        return Recommender(ranker, exact=exact, retrieve=retrieve)
+    candidates = retrieve or RETRIEVED
     if Path(index).exists():
-        return Retriever.open(index, ranker, candidates=candidates)
-    retriever = Retriever(ranker, candidates=candidates, index="lists")
-    retriever.save(index)
-    return retriever
+        retriever = Retriever.open(index, ranker, candidates=candidates)
+    else:
+        retriever = Retriever(ranker, candidates=candidates, index="lists")
+        retriever.save(index)
+    return Recommender(ranker, retriever=retriever)
 
 
 def plain_gamma(gamma: float | str) -> float | None:

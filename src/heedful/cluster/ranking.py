@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,15 @@ import pyarrow.parquet as pq
 from heedful.cluster.connection import check_paths
 from heedful.cluster.parts import open_work, run_parts
 from heedful.cluster.storage import Place, delivered, here
-from heedful.config import require
 from heedful.embeddings.table import ItemEmbeddings
 from heedful.folders import write_atomically
+from heedful.rankers.base import Ranker
 from heedful.rankers.registry import load_ranker
 from heedful.rankers.saving import open_model_folder
 from heedful.recommending import requests as embedded
+from heedful.recommending.recommend import Query, Recommender
 from heedful.recommending.requests import ROW_GROUP_REQUESTS, RankingReport
-from heedful.recommending.retrieval import Retriever
+from heedful.recommending.retrieval import RETRIEVED, Retriever
 
 __all__ = ["recommend_requests", "score_requests"]
 
@@ -61,29 +63,28 @@ def recommend_requests(
     out: str | os.PathLike[str],
     *,
     embeddings: str | os.PathLike[str] | None = None,
-    k: int = 10,
-    exclude_history: bool = True,
-    pool_gamma: float | None = 0.0,
-    retrieve: int = 0,
+    query: Query | None = None,
+    exact: bool = False,
+    retrieve: int | None = None,
     index: str | os.PathLike[str] | None = None,
 ) -> RankingReport:
-    """`heedful.recommend_requests` on the cluster that is connected; arguments as in `score_requests` and there.
+    """`heedful.recommend_requests` on the cluster that is connected; arguments as there and here.
 
     Args:
         model: as in `score_requests`.
         requests: as there, without candidates.
         out: as there.
         embeddings: as there.
-        k: items for each request.
-        exclude_history: never return an item of the request's history.
-        pool_gamma: as in `Ranker.score`.
-        retrieve: score so many retrieved items for each request; 0: all.
-        index: folder of `Retriever.save` that all nodes reach; None: each worker makes its own, exact or of lists as on one
-            machine. Lists made twice are not quite the same, so a large catalogue should come with an index.
+        query: which items are asked for; None: the ten best.
+        exact: as in `Recommender`.
+        retrieve: as in `Recommender`.
+        index: folder of `Retriever.save` that all nodes reach; None: each worker makes its own,
+            exact or of lists as on one machine. Lists made twice are not quite the same, so a large
+            catalogue should come with an index.
     """
-    require(k >= 1, "k", got=k, expected="1 or more")
-    options = {"what": "recommend", "k": k, "exclude_history": exclude_history, "pool_gamma": pool_gamma}
-    return _rank(model, requests, out, embeddings, options, retrieve, index)
+    options = {"what": "recommend", "query": asdict(query or Query())}
+    how = {"exact": exact, "retrieve": retrieve}
+    return _rank(model, requests, out, embeddings, {**options, **how}, index)
 
 
 class _Answerer:
@@ -95,20 +96,29 @@ class _Answerer:
         embeddings: Place | None,
         requests: Place,
         options: dict[str, Any],
-        retrieve: int,
         index: Place | None,
     ) -> None:
-        self._ranker = load_ranker(here(model), embeddings=ItemEmbeddings.load(here(embeddings)) if embeddings else None)
+        table = ItemEmbeddings.load(here(embeddings)) if embeddings else None
+        ranker = load_ranker(here(model), embeddings=table)
         self._requests = here(requests)
-        self._options = {name: value for name, value in options.items() if name != "what"}
-        if retrieve:
-            found = Retriever.open(here(index), self._ranker, candidates=retrieve) if index else None
-            self._options["retriever"] = found or Retriever(self._ranker, candidates=retrieve)
-        self._function = embedded.score_requests if options["what"] == "score" else embedded.recommend_requests
+        if options["what"] == "score":
+            gamma = options["pool_gamma"]
+            self._answer = partial(embedded.score_requests, ranker, pool_gamma=gamma)
+            return
+        recommender = _recommender(ranker, options["exact"], options["retrieve"], index)
+        query = Query(**options["query"])
+        self._answer = partial(embedded.recommend_requests, recommender, query=query)
 
     def run(self, part: list[int], path: Path) -> dict[str, Any]:
-        report = self._function(self._ranker, self._requests, f"{path}.parquet", rows=range(*part), **self._options)
+        report = self._answer(self._requests, f"{path}.parquet", rows=range(*part))
         return asdict(report)
+
+
+def _recommender(ranker: Ranker, exact: bool, retrieve: int | None, index: Place | None) -> Recommender:
+    if exact or index is None:
+        return Recommender(ranker, exact=exact, retrieve=retrieve)
+    retriever = Retriever.open(here(index), ranker, candidates=retrieve or RETRIEVED)
+    return Recommender(ranker, retriever=retriever)
 
 
 def _rank(
@@ -117,7 +127,6 @@ def _rank(
     out: str | os.PathLike[str],
     embeddings: str | os.PathLike[str] | None,
     options: dict[str, Any],
-    retrieve: int = 0,
     index: str | os.PathLike[str] | None = None,
 ) -> RankingReport:
     arguments = {
@@ -125,14 +134,13 @@ def _rank(
         "embeddings": Place.of(embeddings) if embeddings else None,
         "requests": Place.of(requests),
         "options": options,
-        "retrieve": retrieve,
         "index": Place.of(index) if index else None,
     }
     folder, _ = open_model_folder(here(model))
     file = embedded.open_requests(here(requests), candidates=options["what"] == "score")
     target = Place.of(out)
     work = target.beside(".parts")
-    open_work(work, {"model": folder.content_hash, "requests": Place.of(requests).stamp(), "retrieve": retrieve, **options})
+    open_work(work, {"model": folder.content_hash, "requests": Place.of(requests).stamp(), **options})
     check_paths([place for place in arguments.values() if isinstance(place, Place)], work)
     n = file.metadata.num_rows
     parts = [[low, min(low + _PART_REQUESTS, n)] for low in range(0, n, _PART_REQUESTS)] or [[0, 0]]

@@ -70,10 +70,6 @@ class ItemInteractions(Term):
             total_BCL = total_BCL.scatter_add(-1, best_BC1, c * v_BCL.gather(-1, best_BC1))
         return total_BCL
 
-    def combined(self) -> torch.Tensor:
-        """The relations as one matrix, each with the weight that the logit gives it, float [D, D]."""
-        return ((self.a + self.c)[:, None, None] * self.w).sum(0)
-
     def _matches(self, inputs: Inputs, relation: int) -> torch.Tensor:
         """v_ri of one relation, float [B, C, L]."""
         users = len(inputs.x_BLD)

@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-import torch
-
 from heedful.config import option, require
 from heedful.model.attention import Attention
 from heedful.model.popularity import PopularityOverTime
@@ -52,14 +49,6 @@ class AttentionRanker(NeuralRanker):
     config_class = AttentionConfig
     presets = {"default": DEFAULT, "paper": PAPER}  # noqa: RUF012
     config: AttentionConfig
-
-    def interaction_vectors(self, rows: np.ndarray) -> np.ndarray:
-        """The relations' x^T W_r x_i as one, each with the weight that the logit gives it; x_i itself without them."""
-        interactions = self.model.named_terms().get("item_interactions")
-        if not isinstance(interactions, ItemInteractions):
-            return self.input_vectors(rows)
-        with torch.inference_mode():
-            return (self.inputs(rows) @ interactions.combined().T).cpu().numpy()
 
     def _new_terms(self, width: int) -> dict[str, Term]:
         config = self.config

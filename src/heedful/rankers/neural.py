@@ -139,10 +139,6 @@ class NeuralRanker(Ranker):
         with torch.inference_mode():
             return self.inputs(rows).cpu().numpy()
 
-    def interaction_vectors(self, rows: np.ndarray) -> np.ndarray:
-        """For each item i of a history the v for which v^T x_q says how well i goes with a candidate, float32 [..., D]."""
-        return self.input_vectors(rows)
-
     # Fitting
 
     def fit(

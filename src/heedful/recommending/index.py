@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 
 from heedful.errors import FolderError, MissingExtraError
 from heedful.progress import progress
+from heedful.rankers.topk import top_places
 
 __all__ = ["EXACT_ITEMS", "ExactIndex", "Index", "InvertedLists", "faiss_is_installed"]
 
@@ -22,6 +24,8 @@ EXACT_ITEMS = 200_000
 """Up to so many items an exact search takes a few milliseconds, and inverted lists are not worth their building."""
 
 _BLOCK_ROWS = 65_536
+# Inner products that an exact search makes at a time.
+_PRODUCTS = 2**22
 # This part of the lists is searched, and no fewer than that many.
 _PROBED_PART = 1 / 64
 _FEWEST_PROBED = 24
@@ -37,12 +41,21 @@ Rows = Callable[[np.ndarray], np.ndarray]
 class Index(Protocol):
     """What an index does."""
 
-    def search(self, queries_QW: np.ndarray, n: int) -> np.ndarray:
-        """Rows of the n highest inner products with each query, int64 [Q, n], best first; -1 where fewer."""
+    def search(self, queries_QW: np.ndarray, n: int, *, eligible: np.ndarray | None = None) -> np.ndarray:
+        """Rows of the n highest inner products with each query.
+
+        Args:
+            queries_QW: float32 [Q, W].
+            n: rows for each query.
+            eligible: the items that may be found, bool [I]; None: all.
+
+        Returns:
+            int64 [Q, n], best first; -1 where there are fewer.
+        """
 
 
 class ExactIndex:
-    """Every inner product: the oracle of every other index.
+    """Every inner product: the reference for every other index.
 
     Args:
         vectors: the item vectors.
@@ -50,16 +63,21 @@ class ExactIndex:
     """
 
     def __init__(self, vectors: Rows, n_items: int) -> None:
-        self._vectors_IW = np.concatenate([vectors(block) for block in _blocks(n_items)])
+        self._vectors_IW = torch.from_numpy(np.concatenate(list(map(vectors, _blocks(n_items)))))
 
-    def search(self, queries_QW: np.ndarray, n: int) -> np.ndarray:
+    def search(self, queries_QW: np.ndarray, n: int, *, eligible: np.ndarray | None = None) -> np.ndarray:
         """See `Index.search`."""
-        n_items, wanted = len(self._vectors_IW), min(n, len(self._vectors_IW))
         found = np.full((len(queries_QW), n), -1, np.int64)
-        for q, query_W in enumerate(queries_QW):
-            products_I = self._vectors_IW @ query_W
-            top = np.argpartition(products_I, n_items - wanted)[n_items - wanted :]
-            found[q, :wanted] = top[np.argsort(-products_I[top], kind="stable")]
+        # A few queries at a time: the table is read once for all of them, the products stay small.
+        together = max(_PRODUCTS // len(self._vectors_IW), 1)
+        for start in range(0, len(queries_QW), together):
+            some_QW = torch.from_numpy(queries_QW[start : start + together])
+            products_QI = (some_QW @ self._vectors_IW.T).numpy()
+            if eligible is not None:
+                products_QI[:, ~eligible] = -np.inf
+            for q, products_I in enumerate(products_QI, start):
+                top = top_places(products_I, n)
+                found[q, : len(top)] = top
         return found
 
 
@@ -123,15 +141,47 @@ class InvertedLists:
     def __len__(self) -> int:
         return int(self._index.ntotal)
 
-    def search(self, queries_QW: np.ndarray, n: int) -> np.ndarray:
-        """See `Index.search`."""
+    def search(self, queries_QW: np.ndarray, n: int, *, eligible: np.ndarray | None = None) -> np.ndarray:
+        """See `Index.search`; the fewer items are eligible, the more lists are searched."""
+        probes, options = self.probes, {}
+        if eligible is not None:
+            share = max(np.count_nonzero(eligible) / len(eligible), 1 / self.n_lists)
+            probes = min(self.n_lists, round(self.probes / share))
+            bits = np.packbits(eligible, bitorder="little")
+            options = {"sel": _faiss().IDSelectorBitmap(bits)}
         queries_QW = _padded(queries_QW, self._index.d)
         products_QK = queries_QW @ self._centres_KW.T
-        lists_QP = np.argpartition(products_QK, -self.probes, axis=1)[:, -self.probes :]
+        lists_QP = np.argpartition(products_QK, -probes, axis=1)[:, -probes:]
         centre_QP = np.take_along_axis(products_QK, lists_QP, axis=1)
-        self._index.nprobe = self.probes
-        _, found = self._index.search_preassigned(queries_QW, n, lists_QP, centre_QP)
-        return np.asarray(found, np.int64)
+        return self._search_lists(queries_QW, n, lists_QP, centre_QP, options)
+
+    def _search_lists(
+        self,
+        queries_QW: np.ndarray,
+        n: int,
+        lists_QP: np.ndarray,
+        products_QP: np.ndarray,
+        options: dict[str, Any],
+    ) -> np.ndarray:
+        """The best of the chosen lists, int64 [Q, n].
+
+        With the number of lists as a parameter of this call: threads share the index. The Python
+        form of `search_preassigned` takes no parameters.
+        """
+        faiss = _faiss()
+        found = np.empty((len(queries_QW), n), np.int64)
+        given = [np.ascontiguousarray(array) for array in (queries_QW, lists_QP, products_QP)]
+        results = [np.empty(found.shape, np.float32), found]
+        queries, lists, products, distances, rows = map(faiss.swig_ptr, given + results)
+        parameters = faiss.SearchParametersIVF(nprobe=lists_QP.shape[1], **options)
+        self._index.search_preassigned_c(len(queries_QW), queries, n, lists, products, distances, rows, False, parameters)
+        return found
+
+    def add(self, vectors: Rows, n_items: int) -> None:
+        """Sort the items after those that are there into the lists, up to n_items."""
+        for start in range(len(self), n_items, _BLOCK_ROWS):
+            rows = np.arange(start, min(start + _BLOCK_ROWS, n_items))
+            self._index.add(_padded(vectors(rows), self._index.d))
 
 
 def faiss_is_installed() -> bool:

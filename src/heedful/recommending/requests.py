@@ -20,14 +20,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from heedful.config import require
 from heedful.errors import InputError
 from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories
 from heedful.folders import write_atomically
 from heedful.progress import progress
 from heedful.rankers.base import Ranker
-from heedful.recommending.retrieval import Retriever
+from heedful.recommending.recommend import Query, Recommender
 
 __all__ = ["BATCH_REQUESTS", "ROW_GROUP_REQUESTS", "RankingReport", "open_requests", "recommend_requests", "score_requests"]
 
@@ -103,35 +102,30 @@ def score_requests(
 
 
 def recommend_requests(
-    ranker: Ranker,
+    recommender: Recommender,
     requests: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    k: int = 10,
-    exclude_history: bool = True,
-    pool_gamma: float | None = 0.0,
+    query: Query | None = None,
     rows: range | None = None,
-    retriever: Retriever | None = None,
 ) -> RankingReport:
-    """The k best of the catalogue for each request.
+    """The best of the catalogue for each request.
 
     Args:
-        ranker: a fitted ranker.
+        recommender: finds the best items.
         requests: Parquet as for `score_requests`, without candidates.
         out: Parquet to write: request_id, items (list of ids, best first), scores (list of float32).
-        k: items for each request.
-        exclude_history: never return an item of the request's history.
-        pool_gamma: as in `Ranker.score`.
+        query: which items are asked for; None: the ten best.
         rows: as for `score_requests`.
-        retriever: finds the candidates that are scored; None: every item is.
 
     Raises:
-        InputError: the file is no Parquet, lacks a column, or has lists that do not fit.
+        InputError: the file is no Parquet, lacks a column, or has lists that do not fit; the query
+            has a condition or an attribute that cannot be used.
     """
-    require(k >= 1, "k", got=k, expected="1 or more")
+    wanted, ranker = query or Query(), recommender.ranker
 
     def answer(batch: pa.RecordBatch, histories: Histories, report: RankingReport) -> list[pa.Array]:
-        best, scores = (retriever or ranker).top_rows(histories, k, pool_gamma=pool_gamma, exclude_history=exclude_history)
+        best, scores = recommender.top_rows(histories, wanted)
         found = best >= 0
         offsets = pa.array(np.concatenate([[0], np.cumsum(found.sum(axis=1))]), pa.int32())
         report.candidates += int(found.sum())

@@ -1,75 +1,95 @@
 """Retrieval before ranking: the few hundred items of a large catalogue that a ranker then scores.
 
-For one user the logit of the trained rankers is a function of the candidate's vector x_q, plus a term of the item alone.
-The inner form of section 5.2 is an inner product of x_q and so needs only an index. The attention is not, but its closest
-inner product, fitted by least squares to its own logits of some anchor items, comes close enough to find what it would
-rank highest; the ranker then has the last word. To this are added the neighbours of the latest past items, and the items
-whose own term is highest (which are anchors, too).
+For one user the logit of the trained rankers is a function of the candidate's vector x_q, plus a
+term of the item alone. The inner form of section 5.2 is an inner product of x_q and needs only an
+index. The attention is not, but its closest inner product comes close enough to find what it would
+rank highest; it is fitted by least squares to the logits of some anchor items. To this are added
+the items whose own term is highest. The ranker then has the last word.
 
-Shapes: B users, I items, D embedding width, A anchors, m past items, N candidates of a user.
+Shapes: B users, I items, D embedding width, A anchors, N candidates of a user.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from heedful.config import require
-from heedful.errors import MismatchError
+from heedful.embeddings.table import ItemEmbeddings
+from heedful.errors import FolderError, HeedfulError, MismatchError
 from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories
 from heedful.folders import new_folder, open_folder
 from heedful.rankers.base import Ranker
 from heedful.rankers.neural import NeuralRanker
-from heedful.recommending.index import EXACT_ITEMS, ExactIndex, Index, InvertedLists, faiss_is_installed
+from heedful.rankers.topk import top_places
+from heedful.recommending.index import (
+    EXACT_ITEMS,
+    ExactIndex,
+    Index,
+    InvertedLists,
+    faiss_is_installed,
+)
 
-__all__ = ["KIND", "Retriever", "default_retrieve"]
+__all__ = ["KIND", "RETRIEVED", "SCANNED", "Retriever", "default_retriever", "kept_retriever"]
 
 KIND = "index"
-_DEFAULT_CANDIDATES = 1000
+RETRIEVED = 300
+"""Candidates of a user unless said otherwise."""
+SCANNED = 4
+"""Items are scored whole, not retrieved, where they are at most so many times the candidates."""
+
 # A quarter of the anchors are drawn at random, so that the fit knows ordinary items, too.
-_ANCHORS, _RANDOM_PART = 256, 1 / 4
+_ANCHORS, _RANDOM_PART = 128, 1 / 4
 _RIDGE = 0.1
-_RECENT_ITEMS = 5
-# Parts of the N candidates: found by the fitted inner product, neighbours of past items; the rest are items of high term.
-_LINEAR_PART, _NEIGHBOUR_PART = 0.6, 0.2
+# This part of the N candidates is found by the fitted inner product; the rest are items of high term.
+_LINEAR_PART = 0.8
 
 
 class Retriever:
-    """Retrieves candidates for a trained ranker and ranks them.
+    """Retrieves candidates for a trained ranker; safe to share between threads.
 
     Args:
         ranker: a fitted attention or averaging ranker.
-        candidates: N, how many items are retrieved and scored for a user.
-        index: what searches the vectors of `item_vectors`: "exact", "lists", or "auto": exact up to `EXACT_ITEMS` items
-            and wherever faiss is missing. Or one made beforehand.
+        candidates: N, how many items are retrieved for a user; more where more are asked for.
+        index: what searches the vectors of `item_vectors`: "exact", "lists", or "auto": exact up to
+            `EXACT_ITEMS` items and wherever faiss is missing. Or one made beforehand.
 
     Raises:
-        ConfigError: the ranker has no item vectors, `candidates` is not positive, or there is no such index.
+        ConfigError: the ranker has no item vectors, `candidates` is not positive, or there is no
+            such index.
         MissingExtraError: "lists" without faiss.
     """
 
-    def __init__(self, ranker: Ranker, *, candidates: int = _DEFAULT_CANDIDATES, index: Index | str = "auto") -> None:
-        require(isinstance(ranker, NeuralRanker), "retrieve", got=ranker.name, expected="0: only a trained ranker retrieves")
+    def __init__(self, ranker: Ranker, *, candidates: int = RETRIEVED, index: Index | str = "auto") -> None:
+        expected = "a trained ranker such as attention, or exact scoring"
+        require(isinstance(ranker, NeuralRanker), "retrieve", got=ranker.name, expected=expected)
         require(candidates >= 1, "retrieve", got=candidates, expected="1 or more")
         assert isinstance(ranker, NeuralRanker)
-        self.ranker, self.candidates = ranker, candidates
+        self.ranker, self.candidates, self._bias_I = ranker, candidates, ranker.item_bias
         self._orders: dict[tuple[float, float], np.ndarray] = {}
         self._fits: dict[tuple[float, float], tuple[np.ndarray, np.ndarray]] = {}
-        self._means = np.array([ranker.item_bias.mean(), ranker.log_shares[:].mean()], np.float32)
         if isinstance(index, str):
-            require(index in ("auto", "exact", "lists"), "index", got=index, expected="auto, exact or lists")
+            expected = "auto, exact or lists"
+            require(index in ("auto", "exact", "lists"), "index", got=index, expected=expected)
             large = len(ranker.items) > EXACT_ITEMS and faiss_is_installed()
-            make = InvertedLists.build if index == "lists" or (index == "auto" and large) else ExactIndex
+            by_lists = index == "lists" or (index == "auto" and large)
+            make = InvertedLists.build if by_lists else ExactIndex
             index = make(self.item_vectors, len(ranker.items))
         self.index: Index = index
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], ranker: Ranker, *, candidates: int = _DEFAULT_CANDIDATES) -> Retriever:
+    def open(cls, path: str | os.PathLike[str], ranker: Ranker, *, candidates: int = RETRIEVED) -> Retriever:
         """A retriever with the index that `save` wrote.
+
+        Items that the ranker's table has got since (see `heedful extend`) are added to it in
+        memory.
 
         Raises:
             FolderError: there is no index, or it is damaged.
@@ -77,8 +97,9 @@ class Retriever:
             MissingExtraError: faiss is not installed.
         """
         folder = open_folder(path, kind=KIND)
-        retriever = cls(ranker, candidates=candidates, index=InvertedLists.read(folder.file("index.faiss")))
-        expected = retriever.content_hash
+        index = InvertedLists.read(folder.file("index.faiss"))
+        retriever = cls(ranker, candidates=candidates, index=index)
+        expected = retriever.content_hash(len(index))
         if folder.manifest.get("item_vectors") != expected:
             raise MismatchError(
                 f"{folder.path} was made for another model",
@@ -86,6 +107,7 @@ class Retriever:
                 expected=f"hash {expected[:12]}",
                 fix="remove the folder; it will be made again",
             )
+        index.add(retriever.item_vectors, len(ranker.items))
         return retriever
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -95,124 +117,127 @@ class Retriever:
             ConfigError: the index is an exact search.
             FolderError: the place is taken or cannot be written.
         """
-        index = self.index
-        require(
-            isinstance(index, InvertedLists), "index", got="exact search", expected="inverted lists, of a large catalogue"
-        )
+        index, expected = self.index, "inverted lists, of a large catalogue"
+        is_lists = isinstance(index, InvertedLists)
+        require(is_lists, "index", got="exact search", expected=expected)
         assert isinstance(index, InvertedLists)
         with new_folder(path, kind=KIND, overwrite=overwrite) as folder:
             index.write(Path(folder.path) / "index.faiss")
-            folder.manifest["item_vectors"] = self.content_hash
+            folder.manifest["item_vectors"] = self.content_hash(len(index))
 
-    @property
-    def content_hash(self) -> str:
-        """Hash of what the index was made from: the table, its conditioning and the terms of the items."""
+    def content_hash(self, n_items: int) -> str:
+        """Hash of what an index of the first n items was made from: table, scale, own terms."""
         ranker = self.ranker
         assert ranker.embeddings is not None
-        digest = hashlib.sha256(f"{ranker.embeddings.content_hash} {ranker.config.scale}".encode())
-        for term in (ranker.item_bias, ranker.log_shares[:]):
-            digest.update(np.ascontiguousarray(term, "<f4").tobytes())
+        table_hash = _hash_of_first(ranker.embeddings, n_items)
+        digest = hashlib.sha256(f"{table_hash} {ranker.config.scale}".encode())
+        for term in (self._bias_I, ranker.log_shares[:]):
+            digest.update(np.ascontiguousarray(term[:n_items], "<f4").tobytes())
         return digest.hexdigest()
 
     def item_vectors(self, rows: np.ndarray) -> np.ndarray:
-        """What the index holds, float32 [n, D + 2]: x_q, the item's own term, and its log popularity (for the prior)."""
-        terms = np.stack([self.ranker.item_bias[rows], self.ranker.log_shares[rows]], axis=1) - self._means
-        return np.concatenate([self.ranker.input_vectors(rows), terms], axis=1, dtype=np.float32)
-
-    def top_rows(
-        self, histories: Histories, k: int, *, pool_gamma: float | None = 0.0, exclude_history: bool = True
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The best of the catalogue, as `Ranker.top_rows` but among what is retrieved."""
-        found = self.retrieve(histories, pool_gamma=pool_gamma, exclude_history=exclude_history, at_least=k)
-        scores = self.ranker.score_rows(histories, found, pool_gamma=pool_gamma)
-        rows, best = np.full((len(histories), k), -1, np.int64), np.full((len(histories), k), -np.inf, np.float32)
-        for user, (start, stop) in enumerate(zip(found.offsets[:-1], found.offsets[1:], strict=True)):
-            top = start + np.argsort(-scores[start:stop], kind="stable")[:k]
-            rows[user, : len(top)], best[user, : len(top)] = found.rows[top], scores[top]
-        return rows, best
+        """What the index holds, float32 [n, D + 2]: x_q, own term, log popularity (for the prior)."""
+        terms = [self._bias_I[rows], self.ranker.log_shares[rows]]
+        x_nD = self.ranker.input_vectors(rows)
+        return np.concatenate([x_nD, np.stack(terms, axis=1)], axis=1, dtype=np.float32)
 
     def retrieve(
         self,
         histories: Histories,
+        n: int | None = None,
         *,
-        pool_gamma: float | None = 0.0,
+        eligible: np.ndarray | None = None,
         exclude_history: bool = True,
-        at_least: int = 1,
+        pool_gamma: float | None = 0.0,
     ) -> Candidates:
-        """At most N (or `at_least`) candidates of each user, distinct and in row order, the same in any batch."""
-        n = max(self.candidates, at_least)
-        n_linear, n_neighbours = round(_LINEAR_PART * n), round(_NEIGHBOUR_PART * n)
-        pasts = [_distinct_latest(items) for items in _split(histories)]
-        spare = self.ranker.config.max_history if exclude_history else 0
-        linear = self.linear(histories, n_linear + spare, pool_gamma=pool_gamma)
-        neighbours = self.neighbours(histories, n_neighbours, pool_gamma=pool_gamma)
-        longest = n + max((len(past) for past in pasts), default=0)
-        popular = self._highest(self._weights(pool_gamma), longest)
+        """Candidates of each user, distinct and in row order, the same in any batch.
+
+        Args:
+            histories: of B users.
+            n: candidates of each user, fewer where fewer are found; None: N.
+            eligible: the items that may be found, bool [I]; None: all.
+            exclude_history: leave out past items.
+            pool_gamma: as in `Ranker.score`.
+        """
+        n = n or self.candidates
+        n_linear = round(_LINEAR_PART * n)
+        pasts = [np.unique(items) for items in _split(histories)]
+        longest = max((len(past) for past in pasts), default=0)
+        w_BD = self.logit_vectors(histories, pool_gamma=pool_gamma)
+        weights_B2 = np.broadcast_to(self._weights(pool_gamma), (len(w_BD), 2))
+        queries = np.concatenate([w_BD, weights_B2], axis=1, dtype=np.float32)
+        spare = longest if exclude_history else 0
+        linear_Bn = self.index.search(queries, n_linear + spare, eligible=eligible)
+        popular = self._popular(n + longest, eligible, pool_gamma)
         lists = []
-        for user, past in enumerate(pasts):
+        for past, linear in zip(pasts, linear_Bn, strict=True):
             left_out = past if exclude_history else past[:0]
             if not len(past):  # ranked by popularity
-                lists.append(np.sort(self._highest((0.0, 1.0), n)))
+                lists.append(np.sort(self._highest((0.0, 1.0), n, eligible)))
                 continue
-            best = _without(linear[user], left_out)[:n_linear]
-            near = _without(neighbours[user], left_out)
-            found = np.concatenate([best, near])
-            own = _without(popular[: n + len(past)], np.concatenate([left_out, found]))
-            lists.append(np.union1d(found, own[: n - len(np.unique(found))]))
+            best = _without(linear, left_out)[:n_linear]
+            own = _without(popular, np.concatenate([left_out, best]))
+            lists.append(np.sort(np.concatenate([best, own[: n - len(best)]])))
         return Candidates.of(lists)
 
-    def linear(self, histories: Histories, n: int, *, pool_gamma: float | None = 0.0) -> np.ndarray:
-        """The n items with the highest inner product that stands in for each user's logit, int64 [B, n]; -1: none."""
+    def near(self, row: int, n: int, *, eligible: np.ndarray | None = None) -> np.ndarray:
+        """The n items whose x_q have the highest products with that of an item, int64 [n or fewer].
+
+        Best first; it is among them. Where vectors are scaled, these are cosines after centring.
+        """
+        query_D = self.ranker.input_vectors(np.array([row]))
+        found = self.index.search(np.pad(query_D, ((0, 0), (0, 2))), n, eligible=eligible)[0]
+        return np.asarray(found[found >= 0])
+
+    def logit_vectors(self, histories: Histories, *, pool_gamma: float | None = 0.0) -> np.ndarray:
+        """The w of each user whose product with x_q is closest to the logit, float [B, D]."""
         anchors, fit_DA = self._fit(pool_gamma)
-        logits_BA = self.ranker.score_rows(histories, Candidates.same_for_all(len(histories), anchors), pool_gamma=None)
-        logits_BA = logits_BA.reshape(len(histories), len(anchors)) - self.ranker.item_bias[anchors]
-        w_BD = (logits_BA - logits_BA.mean(axis=1, keepdims=True)) @ fit_DA.T
-        return self.index.search(self._queries(w_BD, pool_gamma), n)
-
-    def neighbours(self, histories: Histories, n: int, *, pool_gamma: float | None = 0.0) -> np.ndarray:
-        """Items that the latest past items point to, about n for each user, int64 [B, n]; -1: none."""
-        each = max(n // _RECENT_ITEMS, 1)
-        recent_Bm = np.full((len(histories), _RECENT_ITEMS), -1, np.int64)
-        for user, items in enumerate(_split(histories)):
-            latest = _distinct_latest(items)[:_RECENT_ITEMS]
-            recent_Bm[user, : len(latest)] = latest
-        x_QD = self.ranker.interaction_vectors(np.maximum(recent_Bm, 0).ravel())
-        found = self.index.search(self._queries(x_QD, pool_gamma), each).reshape(*recent_Bm.shape, each)
-        return np.where(recent_Bm[:, :, None] >= 0, found, -1).reshape(len(histories), -1)
-
-    def popular(self, n: int, *, pool_gamma: float | None = 0.0) -> np.ndarray:
-        """The n items whose own term is highest, the same for every user, best first, int64 [n]."""
-        return self._highest(self._weights(pool_gamma), n)
+        candidates = Candidates.same_for_all(len(histories), anchors)
+        logits = self.ranker.score_rows(histories, candidates, pool_gamma=None)
+        logits_BA = logits.reshape(len(histories), len(anchors)) - self._bias_I[anchors]
+        return np.asarray((logits_BA - logits_BA.mean(axis=1, keepdims=True)) @ fit_DA.T)
 
     def _weights(self, pool_gamma: float | None) -> tuple[float, float]:
         """What an item's own term and its log popularity weigh in the score."""
         return 1.0, 0.0 if pool_gamma is None else float(self.ranker.gamma - pool_gamma)
 
-    def _highest(self, weights: tuple[float, float], n: int) -> np.ndarray:
-        """The n items with the highest weighted sum of own term and log popularity, best first; kept between calls."""
-        n = min(n, len(self.ranker.items))
+    def _popular(self, n: int, eligible: np.ndarray | None, pool_gamma: float | None) -> np.ndarray:
+        """The n eligible items whose own term is highest, the same for every user, best first."""
+        return self._highest(self._weights(pool_gamma), n, eligible)
+
+    def _highest(self, weights: tuple[float, float], n: int, eligible: np.ndarray | None) -> np.ndarray:
+        """The n eligible items with the highest weighted sum of own term and log popularity."""
+        n_items = len(self.ranker.items)
+        looked_at = n
+        while True:
+            looked_at = min(looked_at, n_items)
+            order = self._order(weights, looked_at)
+            found = order if eligible is None else order[eligible[order]]
+            if len(found) >= n or looked_at == n_items:
+                return found[:n]
+            looked_at *= 4
+
+    def _order(self, weights: tuple[float, float], n: int) -> np.ndarray:
+        """The n items with the highest weighted sum, best first; kept between calls."""
         kept = self._orders.get(weights)
         if kept is None or len(kept) < n:
-            terms = weights[0] * self.ranker.item_bias + weights[1] * self.ranker.log_shares[:]
-            wanted = min(max(n, self.candidates + self.ranker.config.max_history), len(terms))
-            top = np.sort(np.argpartition(-terms, wanted - 1)[:wanted])
-            kept = self._orders[weights] = top[np.argsort(-terms[top], kind="stable")]
+            ranker = self.ranker
+            terms = weights[0] * self._bias_I + weights[1] * ranker.log_shares[:]
+            kept = top_places(terms, max(n, 2 * self.candidates + ranker.config.max_history))
+            self._orders[weights] = kept
         return kept[:n]
 
-    def _queries(self, x_QD: np.ndarray, pool_gamma: float | None) -> np.ndarray:
-        weights_Q2 = np.broadcast_to(np.array(self._weights(pool_gamma), np.float32), (len(x_QD), 2))
-        return np.concatenate([x_QD, weights_Q2], axis=1, dtype=np.float32)
-
     def _fit(self, pool_gamma: float | None) -> tuple[np.ndarray, np.ndarray]:
-        """Anchors, int64 [A], and what makes of their centred logits l the w for which x_A w + c is closest to l, [D, A].
+        """Anchors, int64 [A], and the matrix [D, A] that makes w of their centred logits l.
 
-        By least squares; the same for every user, and so kept between calls.
+        x_A w + c is closest to l by least squares. The same for every user, kept between calls.
         """
         weights = self._weights(pool_gamma)
         if weights not in self._fits:
             random = int(_ANCHORS * _RANDOM_PART)
             drawn = np.random.default_rng(0).integers(len(self.ranker.items), size=random)
-            anchors = np.unique(np.concatenate([self.popular(_ANCHORS - random, pool_gamma=pool_gamma), drawn]))
+            popular = self._popular(_ANCHORS - random, None, pool_gamma)
+            anchors = np.unique(np.concatenate([popular, drawn]))
             x_AD = self.ranker.input_vectors(anchors).astype(np.float64)
             x_AD -= x_AD.mean(axis=0)
             gram_DD = x_AD.T @ x_AD + _RIDGE * np.eye(x_AD.shape[1])
@@ -220,19 +245,55 @@ class Retriever:
         return self._fits[weights]
 
 
-def default_retrieve(ranker: Ranker) -> int:
-    """Candidates to retrieve when nothing is said: 0, every item, unless the catalogue of a trained ranker is large."""
-    return _DEFAULT_CANDIDATES if isinstance(ranker, NeuralRanker) and len(ranker.items) > EXACT_ITEMS else 0
+def default_retriever(ranker: Ranker) -> Retriever | None:
+    """What finds candidates; None where every item is scored, for few items or another ranker."""
+    return Retriever(ranker) if _retrieves(ranker) else None
+
+
+def kept_retriever(ranker: Ranker, model: Path) -> Retriever | None:
+    """`default_retriever` with the inverted lists of a large catalogue kept in the model's folder.
+
+    They are made where they are missing or belong to another model, by one process at a time. In a
+    folder that cannot be written they are made and not kept.
+    """
+    if len(ranker.items) <= EXACT_ITEMS or not faiss_is_installed() or not _retrieves(ranker):
+        return default_retriever(ranker)
+    place = model / KIND
+    with _one_process(model):
+        try:
+            return Retriever.open(place, ranker)
+        except HeedfulError:
+            retriever = Retriever(ranker, index="lists")
+        with contextlib.suppress(FolderError):
+            retriever.save(place, overwrite=True)
+        return retriever
+
+
+@contextlib.contextmanager
+def _one_process(folder: Path) -> Iterator[None]:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _retrieves(ranker: Ranker) -> bool:
+    return isinstance(ranker, NeuralRanker) and len(ranker.items) > SCANNED * RETRIEVED
+
+
+def _hash_of_first(table: ItemEmbeddings, n_items: int) -> str | None:
+    """Content hash of the table whose n items are the first of this one, which may extend it."""
+    if n_items == len(table):
+        return table.content_hash
+    records = table.provenance.get("extensions", [])
+    return next((str(one["extends"]) for one in records if one["n_items"] == n_items), None)
 
 
 def _split(histories: Histories) -> list[np.ndarray]:
     """The item rows of each user."""
     return np.split(histories.items.astype(np.int64), histories.offsets[1:-1])
-
-
-def _distinct_latest(items: np.ndarray) -> np.ndarray:
-    """The distinct past items of one user, newest first, int64."""
-    return np.array(list(dict.fromkeys(items[::-1].tolist())), np.int64)
 
 
 def _without(rows: np.ndarray, left_out: np.ndarray) -> np.ndarray:

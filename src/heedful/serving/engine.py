@@ -10,7 +10,6 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,8 +20,8 @@ from heedful.errors import HeedfulError, InputError
 from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories
 from heedful.rankers.base import Ranker
-from heedful.recommending.eligibility import Eligibility
 from heedful.recommending.explanation import Explanation, explain_items
+from heedful.recommending.recommend import Query, Recommender
 from heedful.serving.selection import SlotBook
 from heedful.serving.store import Event, Impression, Store, StoreUnavailable
 
@@ -107,7 +106,7 @@ class Engine:
         store: where events, impressions and clicks are kept; None while it has not been reached: what needs it is refused.
         slots: the content slots for this ranker.
         version: what names the model in impressions and answers.
-        eligibility: conditions over the ranker's items; made from the ranker when None.
+        recommender: finds the best of the ranker's items; made from the ranker when None.
         max_history: the latest actions of a user that are looked at.
         at_once: callers that are computed for at once; others wait.
         now: the clock, unix seconds.
@@ -120,13 +119,14 @@ class Engine:
         slots: SlotBook | None = None,
         *,
         version: str = "",
-        eligibility: Eligibility | None = None,
+        recommender: Recommender | None = None,
         max_history: int = _LATEST_HISTORY,
         at_once: int = 1,
         now: Callable[[], int] = lambda: int(time.time()),
     ) -> None:
         self.ranker, self._store, self.slots, self.version = ranker, store, slots, version
-        self.eligibility = eligibility if eligibility is not None else Eligibility.of(ranker)
+        self.recommender = recommender or Recommender(ranker)
+        self.eligibility = self.recommender.eligibility
         self._max_history, self._now = max_history, now
         self._text_ids = not pa.types.is_integer(ranker.items.ids.type)
         # More callers than cores would slow each other down.
@@ -222,35 +222,16 @@ class Engine:
         best = np.argsort(-scores, kind="stable")[:k]
         return Ranking(rows[best], scores[best], unknown)
 
-    def recommend(
-        self,
-        past: Past,
-        *,
-        k: int = 10,
-        offset: int = 0,
-        where: str | None = None,
-        exclude_history: bool = True,
-        pool_gamma: float | None = 0.0,
-    ) -> Ranking:
-        """The best of the catalogue for a visitor, from place `offset` on.
+    def recommend(self, past: Past, query: Query) -> Ranking:
+        """A page of the best of the catalogue for a visitor.
 
         Raises:
-            InputError: the condition cannot be used.
+            InputError: the condition or an attribute cannot be used.
         """
-        if where:
-            eligible = self.eligibility.mask(where).copy()
-            if exclude_history:
-                eligible[past.histories.items] = False
-            rows = np.flatnonzero(eligible)
-            scores = self._score(past, rows, pool_gamma)
-            best = np.argsort(-scores, kind="stable")[offset : offset + k]
-            return Ranking(rows[best], scores[best], [])
         with self._scoring:
-            top, scores_1k = self.ranker.top_rows(
-                past.histories, offset + k, pool_gamma=pool_gamma, exclude_history=exclude_history
-            )
-        found = np.count_nonzero(top[0] >= 0)
-        return Ranking(top[0][offset:found], scores_1k[0][offset:found], [])
+            rows_1k, scores_1k = self.recommender.top_rows(past.histories, query)
+        found = np.count_nonzero(rows_1k[0] >= 0)
+        return Ranking(rows_1k[0][:found], scores_1k[0][:found], [])
 
     def similar(self, item: Any, *, k: int = 10, where: str | None = None) -> Ranking:
         """The items whose vectors have the highest cosine with that of `item`, without itself.
@@ -260,16 +241,8 @@ class Engine:
             InputError: the model has no item vectors, or the condition cannot be used.
         """
         row = self.row(item)
-        if self.ranker.embeddings is None:
-            raise InputError(
-                "this model has no item vectors", got=self.ranker.name, fix="serve one that has, such as attention"
-            )
-        rows = np.flatnonzero(self.eligibility.mask(where or ""))
-        rows = rows[rows != row]
-        vectors = self.ranker.embeddings.vectors
-        cosines = (vectors[rows] @ vectors[row]) / (self._norms[rows] * self._norms[row])
-        best = np.argsort(-cosines, kind="stable")[:k]
-        return Ranking(rows[best], cosines[best].astype(np.float32), [])
+        with self._scoring:
+            return Ranking(*self.recommender.similar(row, k=k, where=where or ""), [])
 
     def explain(self, past: Past, items: Sequence[Any], *, pool_gamma: float | None = 0.0) -> list[Explanation]:
         """Why items have their scores for a visitor, see `heedful.recommending.explanation`.
@@ -367,13 +340,6 @@ class Engine:
         if self._text_ids:
             return [str(item) for item in items]
         return [item if isinstance(item, int) else _integer(str(item)) for item in items]
-
-    @cached_property
-    def _norms(self) -> np.ndarray:
-        """Length of each item vector, float32 [I]; a vector of zeros is like nothing."""
-        assert self.ranker.embeddings is not None
-        norms = np.linalg.norm(self.ranker.embeddings.vectors, axis=1)
-        return np.where(norms > 0, norms, np.inf).astype(np.float32)
 
 
 def _integer(text: str) -> int | str:

@@ -28,6 +28,8 @@ from heedful.rankers.base import Ranker
 from heedful.rankers.registry import load_ranker
 from heedful.rankers.saving import KIND
 from heedful.recommending.eligibility import Eligibility
+from heedful.recommending.recommend import Recommender
+from heedful.recommending.retrieval import kept_retriever
 from heedful.serving import telemetry
 from heedful.serving.arrivals import trained_items, with_new_items
 from heedful.serving.engine import Engine
@@ -62,14 +64,14 @@ class Loaded:
 
     Attributes:
         ranker: the model.
-        eligibility: conditions over its items.
+        recommender: finds the best of its items, with the index that lies in its folder.
         n_trained: items that it was trained on; those after them came later.
         version: short hash of its content and its table; the same model has the same version wherever it lies.
         trained: when it was written, ISO 8601.
     """
 
     ranker: Ranker
-    eligibility: Eligibility
+    recommender: Recommender
     n_trained: int
     version: str
     trained: str
@@ -93,7 +95,13 @@ class Loaded:
         if ranker.embeddings is not None:
             version += "-" + ranker.embeddings.content_hash[:8]
             n_trained = trained_items(ranker.embeddings, folder.manifest["embeddings"]["content_hash"])
-        return cls(ranker, Eligibility.of(ranker), n_trained, version, str(folder.manifest.get("created", "")))
+        recommender = Recommender(ranker, retriever=kept_retriever(ranker, folder.path))
+        return cls(ranker, recommender, n_trained, version, str(folder.manifest.get("created", "")))
+
+    @property
+    def eligibility(self) -> Eligibility:
+        """Conditions over the model's items."""
+        return self.recommender.eligibility
 
 
 class Serving:
@@ -278,7 +286,7 @@ class Serving:
 
     def _make_engine(self, loaded: Loaded, book: SlotBook) -> Engine:
         return Engine(
-            loaded.ranker, self._store, book, version=loaded.version, eligibility=loaded.eligibility,
+            loaded.ranker, self._store, book, version=loaded.version, recommender=loaded.recommender,
             max_history=self.config.max_history,
             at_once=self.config.threads or max((os.cpu_count() or 1) // self.config.workers, 1),
         )  # fmt: skip

@@ -16,6 +16,7 @@ from heedful.rankers.base import Ranker
 from heedful.rankers.heuristics import LastItem
 from heedful.rankers.popularity import Popularity
 from heedful.recommending.eligibility import Eligibility
+from heedful.recommending.limits import Limit, take_within
 from heedful.serving.slots import MODEL, Slot, Slots
 from heedful.serving.treatments import assign
 
@@ -47,13 +48,12 @@ class _Pool:
     Attributes:
         rows: item rows, int64 [C]; pinned items come first.
         pinned: how many are pinned.
-        limits: for each constraint, the most items of one value and the value's code of each candidate, int [C]; -1 where
-            the attribute is not known, which is not limited.
+        limits: the slot's `at_most`, over the candidates.
     """
 
     rows: np.ndarray
     pinned: int
-    limits: list[tuple[int, list[int]]]
+    limits: list[Limit]
 
 
 class SlotBook:
@@ -185,7 +185,8 @@ class SlotBook:
         rows = np.concatenate([pinned, chosen])
         _, first = np.unique(rows, return_index=True)
         rows = rows[np.sort(first)]
-        limits = [(most, _codes(slot, self._column(slot, column), rows)) for column, most in slot.at_most.items()]
+        taken = pa.array(rows)
+        limits = [Limit.of(self._column(slot, name).take(taken), most) for name, most in slot.at_most.items()]
         return _Pool(rows, len(np.unique(pinned)), limits)
 
 
@@ -214,37 +215,11 @@ def _check_sortable(slot: Slot, kind: pa.DataType) -> None:
         raise ConfigError(f"slot {slot.name!r} cannot sort by {slot.column!r}", got=f"type {kind}", expected=expected)
 
 
-def _codes(slot: Slot, column: pa.ChunkedArray, rows: np.ndarray) -> list[int]:
-    if pa.types.is_nested(column.type):
-        raise ConfigError(f"slot {slot.name!r}: at_most needs single values", got=f"an attribute of type {column.type}")
-    values = column.take(pa.array(rows)).combine_chunks()
-    indices = values.indices if pa.types.is_dictionary(values.type) else values.dictionary_encode().indices
-    codes: list[int] = pc.fill_null(indices, -1).to_pylist()
-    return codes
-
-
 def _fill(slot: Slot, pool: _Pool, scores: np.ndarray, past: np.ndarray, treatment: str) -> Selection:
     """The pinned items, then the best that the constraints allow."""
     ranked = np.argsort(-scores[pool.pinned :], kind="stable") + pool.pinned
     if slot.exclude_history:
         ranked = ranked[~np.isin(pool.rows[ranked], past)]
-    taken: list[dict[int, int]] = [{} for _ in pool.limits]
-    places = list(range(min(pool.pinned, slot.shown)))
-    for place in places:
-        _count(pool, taken, place)
-    for place in ranked.tolist():
-        if len(places) == slot.shown:
-            break
-        if all(_room(codes[place], most, of) for (most, codes), of in zip(pool.limits, taken, strict=True)):
-            places.append(place)
-            _count(pool, taken, place)
+    pinned = range(min(pool.pinned, slot.shown))
+    places = take_within(ranked.tolist(), pool.limits, slot.shown, first=pinned)
     return Selection(pool.rows[places], np.asarray(scores[places], np.float32), treatment)
-
-
-def _room(code: int, most: int, taken: dict[int, int]) -> bool:
-    return code < 0 or taken.get(code, 0) < most
-
-
-def _count(pool: _Pool, taken: list[dict[int, int]], place: int) -> None:
-    for (_, codes), of in zip(pool.limits, taken, strict=True):
-        of[codes[place]] = of.get(codes[place], 0) + 1

@@ -134,6 +134,9 @@ class Recommend(Visitor):
     k: int = Field(10, ge=1)
     offset: int = Field(0, ge=0, le=100_000)
     where: Condition | None = None
+    at_most: dict[Name, Annotated[int, Field(ge=1)]] = Field(
+        {}, max_length=10, description="Most items of one value, by attribute."
+    )
     exclude_history: bool = Field(True, description="Leave out what the user already touched.")
 
 

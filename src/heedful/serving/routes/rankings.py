@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from heedful.recommending.explanation import Explanation
+from heedful.recommending.recommend import Query
 from heedful.serving.answers import Answer
 from heedful.serving.engine import Engine, Past, Ranking
 from heedful.serving.replies import Explanations, Ranked
@@ -32,7 +33,14 @@ def recommend(body: Recommend, engine: CurrentEngine, serving: CurrentServing) -
     """The best of the catalogue for a visitor; `unknown` are the past items that the model does not know."""
     at_most(serving.config.max_items, "items", body.k)
     past = past_of(engine, serving, body)
-    ranking = engine.recommend(past, k=body.k, offset=body.offset, where=body.where, exclude_history=body.exclude_history)
+    query = Query(
+        k=body.k,
+        offset=body.offset,
+        where=body.where or "",
+        at_most=body.at_most,
+        exclude_history=body.exclude_history,
+    )
+    ranking = engine.recommend(past, query)
     return Answer({**_ranked(engine, past, ranking), "unknown": past.unknown})
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from heedful.errors import ConfigError
+from heedful.errors import ConfigError, InputError
 from heedful.rankers.base import Ranker
 from heedful.rankers.registry import MODELS
-from heedful.recommending.recommender import Recommender
+from heedful.recommending.recommend import Recommender
 from ranking_worlds import DAY, QUICK, START, random_log, table_of
 
 HISTORY = ["item4", "item9", "item4", "item30", "item1"]
@@ -80,3 +80,20 @@ def test_a_last_past_item_and_none(ranker: Ranker) -> None:
 def test_k_must_be_positive(ranker: Ranker) -> None:
     with pytest.raises(ConfigError, match="option 'k' is out of range; got: 0; expected: 1 or more"):
         Recommender(ranker).recommend(HISTORY, k=0)
+
+
+def test_a_page_a_condition_and_a_limit_are_cuts_of_the_whole_ranking(ranker: Ranker) -> None:
+    recommender = Recommender(ranker)
+    whole = recommender.recommend(HISTORY, k=1000).items
+    assert recommender.recommend(HISTORY, k=4, offset=3).items == whole[3:7]
+    assert recommender.recommend(HISTORY, k=4, offset=1000).items == []
+    known = dict(zip(ranker.items.ids.to_pylist(), ranker.users_of_item.tolist(), strict=True))
+    often = [item for item in whole if known[item] > 20]
+    assert 0 < len(often) < len(whole)
+    assert recommender.recommend(HISTORY, k=1000, where="users > 20").items == often
+    with pytest.raises(InputError, match="at_most names an unknown attribute; got: colour"):
+        recommender.recommend(HISTORY, at_most={"colour": 1})
+    with pytest.raises(ConfigError, match="option 'at_most' is out of range; got: 0"):
+        recommender.recommend(HISTORY, at_most={"title": 0})
+    with pytest.raises(ConfigError, match="option 'offset' is out of range; got: -1"):
+        recommender.recommend(HISTORY, offset=-1)

@@ -1,0 +1,332 @@
+"""Recommending: retrieve, keep to the eligible, exclude past items, rank, limit, page.
+
+Python, the commands and the server all come here.
+
+Shapes: B users, I items of the ranker, k items of a page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from heedful.config import require
+from heedful.errors import InputError
+from heedful.events.candidates import Candidates
+from heedful.events.histories import Histories
+from heedful.rankers.base import Ranker
+from heedful.rankers.topk import top_places
+from heedful.recommending.eligibility import Eligibility
+from heedful.recommending.explanation import Explanation, Reason, explain, explain_items
+from heedful.recommending.limits import Limit, take_within
+from heedful.recommending.retrieval import RETRIEVED, SCANNED, Retriever, default_retriever
+
+__all__ = ["Query", "Recommendations", "Recommender"]
+
+# Retrieval finds so many items for each that is asked for, at least.
+_RETRIEVED_EACH = 4
+# Scores of a catalogue that are kept at a time.
+_SCORES = 2**22
+
+
+@dataclass(frozen=True, kw_only=True)
+class Query:
+    """Which items are asked for.
+
+    Attributes:
+        k: items of the page, 1 or more.
+        offset: better items that are skipped.
+        where: SQL condition over the items' attributes, see `Eligibility`; empty: every item.
+        at_most: most items of one value, by attribute, such as {"category": 2}.
+        exclude_history: leave out past items of the user.
+        pool_gamma: as in `Ranker.score`.
+
+    Raises:
+        ConfigError: a number is out of range.
+    """
+
+    k: int = 10
+    offset: int = 0
+    where: str = ""
+    at_most: Mapping[str, int] = field(default_factory=dict)
+    exclude_history: bool = True
+    pool_gamma: float | None = 0.0
+
+    def __post_init__(self) -> None:
+        """Check every number."""
+        require(self.k >= 1, "k", got=self.k, expected="1 or more")
+        require(self.offset >= 0, "offset", got=self.offset, expected="0 or more")
+        for most in self.at_most.values():
+            require(most >= 1, "at_most", got=most, expected="1 or more of a value")
+
+
+@dataclass(frozen=True)
+class Recommendations:
+    """The best items for one user.
+
+    Attributes:
+        items: ids, best first.
+        scores: float32 [k].
+        ranker: the ranker that made them.
+        history: the user's past actions as the ranker saw them.
+        pool_gamma: as in `Ranker.score`.
+    """
+
+    items: list[Any]
+    scores: np.ndarray
+    ranker: Ranker
+    history: Histories
+    pool_gamma: float | None
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __str__(self) -> str:
+        rows = self.ranker.items.rows(self.items)
+        lines = [f"{n:3d}. {self.ranker.describe(int(row))}" for n, row in enumerate(rows, 1)]
+        return "\n".join(lines)
+
+    def explain(self, place: int) -> list[Reason]:
+        """The past items behind the item at `place` (0 is the best), the most important first.
+
+        See `heedful.recommending.explanation`.
+        """
+        row = int(self.ranker.items.rows([self.items[place]])[0])
+        return explain(self.ranker, self.history, row, pool_gamma=self.pool_gamma)
+
+    def explanations(self) -> list[Explanation]:
+        """Why each item was recommended: all at once, with attention and words."""
+        rows = self.ranker.items.rows(self.items)
+        return explain_items(self.ranker, self.history, rows, pool_gamma=self.pool_gamma)
+
+
+class Recommender:
+    """Finds the best items of a catalogue; safe to share between threads.
+
+    Args:
+        ranker: any fitted ranker.
+        exact: score every item, instead of some that are retrieved. Catalogues of few items, and
+            those of rankers that do not retrieve, are always scored whole.
+        retrieve: items to retrieve and score for each user; None: `RETRIEVED`.
+        retriever: one made beforehand, instead.
+        eligibility: conditions over the ranker's items; made from the ranker when None.
+
+    Raises:
+        ConfigError: `retrieve` for a ranker that does not retrieve.
+    """
+
+    def __init__(
+        self,
+        ranker: Ranker,
+        *,
+        exact: bool = False,
+        retrieve: int | None = None,
+        retriever: Retriever | None = None,
+        eligibility: Eligibility | None = None,
+    ) -> None:
+        self.ranker = ranker
+        self._eligibility = eligibility
+        self._codes: dict[str, np.ndarray] = {}
+        if retrieve is not None and retriever is None:
+            retriever = Retriever(ranker, candidates=retrieve)
+        self.retriever = None if exact else retriever or default_retriever(ranker)
+
+    @cached_property
+    def eligibility(self) -> Eligibility:
+        """Conditions over the ranker's items."""
+        return self._eligibility if self._eligibility is not None else Eligibility.of(self.ranker)
+
+    def recommend(
+        self,
+        history: Sequence[Any],
+        *,
+        history_times: Sequence[int] | None = None,
+        history_kinds: Sequence[str] | None = None,
+        **query: Any,
+    ) -> Recommendations:
+        """The best items for a user.
+
+        Args:
+            history: ids of past items, oldest first; unknown ones are left out.
+            history_times: unix seconds of each past action, as in `Ranker.score`.
+            history_kinds: event kind of each past action.
+            query: fields of `Query`, such as k.
+
+        Raises:
+            ConfigError: a number of the query is out of range.
+            InputError: times or kinds are not one for each past action; the condition or an
+                attribute cannot be used.
+        """
+        wanted = Query(**query)
+        histories = self.ranker.histories_of([history], [history_times], [history_kinds])
+        rows, scores = self.top_rows(histories, wanted)
+        found = rows[0][rows[0] >= 0]
+        items = self.ranker.items.take(found).to_pylist()
+        best = scores[0][: len(found)]
+        return Recommendations(items, best, self.ranker, histories, wanted.pool_gamma)
+
+    def top_rows(self, histories: Histories, query: Query) -> tuple[np.ndarray, np.ndarray]:
+        """The page of each of B users.
+
+        Returns:
+            Rows int64 [B, k'], best first, -1 where there are no more, and their scores float32
+            [B, k']; k' is k, or less where the catalogue ends. Equal scores are in row order.
+
+        Raises:
+            InputError: the condition or an attribute cannot be used.
+        """
+        eligible = self._eligible(query.where)
+        pool = None if eligible is None else np.flatnonzero(eligible)
+        n_pool = len(self.ranker.items) if pool is None else len(pool)
+        n = min(query.offset + query.k, n_pool)
+        best = _Best(n, self._limits(query.at_most), query.exclude_history)
+        n_retrieved = self._to_retrieve(n)
+        if not self._retrieves(n_retrieved, eligible):
+            rows, scores = self._scan(histories, pool, best, query.pool_gamma)
+        else:
+            assert self.retriever is not None
+            found = self.retriever.retrieve(
+                histories,
+                n_retrieved,
+                eligible=eligible,
+                exclude_history=query.exclude_history,
+                pool_gamma=query.pool_gamma,
+            )
+            rows, scores = self._rank(histories, found, best, query.pool_gamma)
+            # Limits or an index may leave too few; then every eligible item is scored.
+            short = np.flatnonzero((rows < 0).any(axis=1))
+            again = self._scan(histories.take(short), pool, best, query.pool_gamma)
+            rows[short], scores[short] = again
+        return rows[:, query.offset :], scores[:, query.offset :]
+
+    def similar(self, row: int, *, k: int, where: str = "") -> tuple[np.ndarray, np.ndarray]:
+        """The items whose vectors have the highest cosine with that of an item, without itself.
+
+        Returns:
+            Rows int64 [k'], best first, and cosines float32 [k'].
+
+        Raises:
+            InputError: the model has no item vectors, or the condition cannot be used.
+        """
+        table = self.ranker.embeddings
+        if table is None:
+            fix = "use one that has, such as attention"
+            raise InputError("this model has no item vectors", got=self.ranker.name, fix=fix)
+        eligible = self._eligible(where)
+        rows = self._near(row, min(k, len(table)), eligible)
+        rows = rows[rows != row]
+        lengths = np.linalg.norm(table.vectors[rows], axis=1) * np.linalg.norm(table.vectors[row])
+        products = table.vectors[rows] @ table.vectors[row]
+        cosines = np.divide(products, lengths, out=np.zeros_like(products), where=lengths > 0)
+        best = top_places(cosines, k)
+        return rows[best], cosines[best]
+
+    def _near(self, row: int, k: int, eligible: np.ndarray | None) -> np.ndarray:
+        """Rows of the items that are looked at for the k most similar ones, in order."""
+        n = self._to_retrieve(k + 1)
+        if self._retrieves(n, eligible):
+            assert self.retriever is not None
+            found = self.retriever.near(row, n, eligible=eligible)
+            if len(found) > k:
+                return np.sort(found)
+        everything = np.ones(len(self.ranker.items), bool) if eligible is None else eligible
+        return np.flatnonzero(everything)
+
+    def _eligible(self, where: str) -> np.ndarray | None:
+        return self.eligibility.mask(where) if where.strip() else None
+
+    def _retrieves(self, n_retrieved: int, eligible: np.ndarray | None) -> bool:
+        """Whether items are retrieved, because scoring all that are eligible would cost more."""
+        n_pool = len(self.ranker.items) if eligible is None else np.count_nonzero(eligible)
+        return self.retriever is not None and bool(n_pool > SCANNED * n_retrieved)
+
+    def _to_retrieve(self, n: int) -> int:
+        """Items to retrieve for the n best: N, or a doubling of it, so that most pages agree."""
+        n_retrieved = self.retriever.candidates if self.retriever is not None else RETRIEVED
+        while n_retrieved < _RETRIEVED_EACH * n and n_retrieved < len(self.ranker.items):
+            n_retrieved *= 2
+        return n_retrieved
+
+    def _limits(self, at_most: Mapping[str, int]) -> list[Limit]:
+        attributes, limits = self.ranker.attributes, []
+        for name, most in at_most.items():
+            if name not in attributes.column_names:
+                known = ", ".join(attributes.column_names) or "none"
+                raise InputError("at_most names an unknown attribute", got=name, expected=known)
+            if name not in self._codes:
+                self._codes[name] = Limit.of(attributes[name], most).codes
+            limits.append(Limit(most, self._codes[name]))
+        return limits
+
+    def _rank(
+        self, histories: Histories, found: Candidates, best: _Best, pool_gamma: float | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The best of what was retrieved, in which past items are only where they may be."""
+        all_scores = self.ranker.score_rows(histories, found, pool_gamma=pool_gamma)
+        rows, scores = best.empty(len(histories))
+        for user in range(len(histories)):
+            part = slice(found.offsets[user], found.offsets[user + 1])
+            top = part.start + best.places(found.rows[part], all_scores[part])
+            rows[user, : len(top)], scores[user, : len(top)] = found.rows[top], all_scores[top]
+        return rows, scores
+
+    def _scan(
+        self,
+        histories: Histories,
+        pool: np.ndarray | None,
+        best: _Best,
+        pool_gamma: float | None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The best of all items, or of those in `pool`, int64 [P]; a few users at a time."""
+        rows, scores = best.empty(len(histories))
+        n_items = len(self.ranker.items)
+        items = np.arange(n_items) if pool is None else pool
+        for part, chunk in histories.chunks(max(_SCORES // n_items, 1)):
+            scores_BP = self._scores(chunk, items, pool_gamma)
+            for user, scores_P in enumerate(scores_BP, part.start):
+                if best.exclude_history:
+                    past = histories.items[histories.offsets[user] : histories.offsets[user + 1]]
+                    scores_P[np.isin(items, past, kind="table")] = -np.inf
+                top = best.places(items, scores_P)
+                rows[user, : len(top)], scores[user, : len(top)] = items[top], scores_P[top]
+        return rows, scores
+
+    def _scores(self, histories: Histories, items: np.ndarray, pool_gamma: float | None) -> np.ndarray:
+        """Scores of the same items for each user, float32 [B, P]."""
+        if len(items) > len(self.ranker.items) / SCANNED:
+            scores_BI = self.ranker.score_catalogue(histories, pool_gamma=pool_gamma)
+            return scores_BI if len(items) == scores_BI.shape[1] else scores_BI[:, items]
+        candidates = Candidates.same_for_all(len(histories), items)
+        scores = self.ranker.score_rows(histories, candidates, pool_gamma=pool_gamma)
+        return scores.reshape(len(histories), len(items))
+
+
+@dataclass(frozen=True)
+class _Best:
+    """Chooses the best of scored items.
+
+    Attributes:
+        n: how many.
+        limits: most items of one value.
+        exclude_history: leave out past items.
+    """
+
+    n: int
+    limits: list[Limit]
+    exclude_history: bool
+
+    def empty(self, users: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of -1 and scores of -inf, [users, n]."""
+        return np.full((users, self.n), -1, np.int64), np.full((users, self.n), -np.inf, np.float32)
+
+    def places(self, rows: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        """Places of the best of scored items, whose rows are in order; int64 [n or fewer]."""
+        if not self.limits:
+            return top_places(scores, self.n)
+        order = top_places(scores, len(scores)).tolist()
+        limits = [Limit(limit.most, limit.codes[rows]) for limit in self.limits]
+        return np.array(take_within(order, limits, self.n), np.int64)
