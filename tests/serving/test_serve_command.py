@@ -421,6 +421,7 @@ def test_keys_from_the_command_line(models: Path, tmp_path: Path) -> None:
     [
         (["--host", "0.0.0.0"], "without API keys the server listens on this machine alone"),
         (["--keys", "nowhere.toml"], "is no file of API keys"),
+        (["--keys", "{tmp}/empty.toml"], "holds no API key"),
         (["--slots", "{tmp}/bad.toml"], "slots"),
         (["--database", "{tmp}/no/such/folder/x.sqlite"], "database"),
         (["--port", "70000"], "'port' is out of range"),
@@ -431,6 +432,7 @@ def test_keys_from_the_command_line(models: Path, tmp_path: Path) -> None:
 )  # fmt: skip
 def test_what_is_wrong_is_said_at_once(models: Path, tmp_path: Path, options: list[str], words: str) -> None:
     (tmp_path / "bad.toml").write_text("nonsense")
+    (tmp_path / "empty.toml").write_text("")
     given = [option.format(tmp=tmp_path) for option in options]
     database = [] if "--database" in given else ["--database", str(tmp_path / "shop.sqlite")]
     ended = heedful("serve", models / "first", *database, *given)

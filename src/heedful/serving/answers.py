@@ -60,7 +60,7 @@ def error_answer(
     status: int, code: str, message: str, fix: str | None = None, headers: dict[str, str] | None = None
 ) -> Answer:
     """An error as JSON."""
-    telemetry.ERRORS.labels(code).inc()
+    telemetry.figures.errors.labels(code).inc()
     return Answer({"error": {"code": code, "message": message, "fix": fix}}, status, headers)
 
 

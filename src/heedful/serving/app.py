@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import multiprocessing
 import os
 import signal
 from collections.abc import AsyncIterator
 from importlib import resources
-from pathlib import Path
 
 import anyio.to_thread
 import torch
@@ -25,17 +23,12 @@ from heedful.errors import HeedfulError
 from heedful.serving import telemetry
 from heedful.serving.answers import of_http_error, of_invalid_request, of_refusal
 from heedful.serving.gate import Gate
-from heedful.serving.models import Choice, Serving
-from heedful.serving.options import ServeConfig
+from heedful.serving.models import Serving
 from heedful.serving.requests import FAILURES, needs
 from heedful.serving.routes import clicks, events, items, operations, rankings, slots, users
 
-__all__ = ["RUN_FOLDER", "create_app", "worker", "write_run_folder"]
+__all__ = ["create_app"]
 
-RUN_FOLDER = "HEEDFUL_SERVE"
-"""Environment variable that tells a worker the folder which it shares with the others."""
-
-_SETTINGS = "serve.json"
 _WATCH_SECONDS = 1.0
 # Requests wait for the database in threads, and for each other to compute.
 _THREADS = 8
@@ -119,18 +112,3 @@ async def _watch(serving: Serving) -> None:
             telemetry.LOG.exception("looking for changes failed")
         if server is not None and os.getppid() != server.pid:
             os.kill(os.getpid(), signal.SIGTERM)
-
-
-def write_run_folder(folder: Path, choice: Choice, config: ServeConfig) -> None:
-    """Write what a worker needs to know; it may hold the password of a database, so the folder is its owner's alone."""
-    settings = {"config": config.to_dict(), "path": choice.path, "embeddings": choice.embeddings}
-    (folder / _SETTINGS).write_text(json.dumps(settings))
-
-
-def worker() -> FastAPI:
-    """The application of one worker process, as the folder in `RUN_FOLDER` says."""
-    folder = Path(os.environ[RUN_FOLDER])
-    settings = json.loads((folder / _SETTINGS).read_text())
-    config = ServeConfig.from_dict(settings["config"])
-    telemetry.log_as_json(config.log_level)
-    return create_app(Serving(Choice(settings["path"], settings["embeddings"]), config, folder))

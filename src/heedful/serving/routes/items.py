@@ -64,13 +64,13 @@ def add_items(body: NewItems, engine: CurrentEngine, serving: CurrentServing) ->
     items that the model does not know yet), from what else they had. Items that were added before are fitted again to the
     actions that have come since; with no items at all, that is what is done.
     """
-    place, extension = serving.add_items(_table(engine, body.items))
+    table, extension = serving.add_items(_table(engine, body.items))
     return Answer(
         {
             "added": len(body.items),
             "new_items": len(extension.pairs),
             "fitted": int((extension.pairs > 0).sum()),
-            "embeddings": place.name,
+            "embeddings": table,
             "model": serving.engine.version,
         }
     )
