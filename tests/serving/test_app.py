@@ -280,7 +280,7 @@ def test_other_pages_get_no_access(still: TestClient) -> None:
     """No CORS: a browser asks first, and is told nothing."""
     asked = {"origin": "http://elsewhere.example", "access-control-request-method": "POST"}
     preflight = still.options("/events", headers=asked)
-    error_of(preflight, 405)
+    error_of(preflight, 403)
     assert not [name for name in preflight.headers if name.startswith("access-control")]
     # What a form of another page can send without asking is not read as JSON.
     event = b'{"event_id": "e", "user_id": "u", "item_id": "item1"}'

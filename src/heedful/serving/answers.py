@@ -13,6 +13,7 @@ from starlette.responses import Response
 from heedful.errors import ConfigError, FolderError, HeedfulError
 from heedful.serving import telemetry
 from heedful.serving.engine import NotFoundError
+from heedful.serving.models import ChangedError
 from heedful.serving.store import StoreUnavailable
 
 __all__ = ["Answer", "RefusedError", "error_answer", "of_http_error", "of_invalid_request", "of_refusal"]
@@ -25,6 +26,7 @@ _CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 415: 
 _STATUS: list[tuple[type[HeedfulError], int, str]] = [
     (StoreUnavailable, 503, "database_unavailable"),
     (NotFoundError, 404, "not_found"),
+    (ChangedError, 412, "changed_meanwhile"),
     (FolderError, 409, "model_refused"),
     (ConfigError, 422, "invalid_input"),
     (HeedfulError, 422, "invalid_input"),

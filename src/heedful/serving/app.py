@@ -7,7 +7,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from importlib import resources
 
 import anyio.to_thread
@@ -30,8 +30,6 @@ from heedful.serving.routes import clicks, events, items, operations, rankings, 
 __all__ = ["create_app"]
 
 _WATCH_SECONDS = 1.0
-# Requests wait for the database in threads, and for each other to compute.
-_THREADS = 8
 _ROUTERS = [
     (rankings.router, "rank", "rankings"),
     (slots.router, "rank", "slots"),
@@ -57,17 +55,16 @@ def create_app(serving: Serving) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        anyio.to_thread.current_default_thread_limiter().total_tokens = _THREADS
         # A request is computed by one thread and others beside it: threads of torch that wait for each other are slower.
         torch.set_num_threads(1)
         await anyio.to_thread.run_sync(serving.start)
-        watching = asyncio.create_task(_watch(serving))
+        tasks = [asyncio.create_task(_each_second(work)) for work in (serving.refresh, serving.probe, _end_with_server)]
         try:
             yield
         finally:
-            watching.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watching
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             serving.close()
 
     app = FastAPI(
@@ -101,14 +98,17 @@ def _add_page(app: FastAPI) -> None:
         app.mount("/static", StaticFiles(directory=folder), name="static")
 
 
-async def _watch(serving: Serving) -> None:
-    """Take over changes each second; end when the server that started this worker is gone, so that none is left behind."""
-    server = multiprocessing.parent_process()
+async def _each_second(work: Callable[[], None]) -> None:
     while True:
         await asyncio.sleep(_WATCH_SECONDS)
         try:
-            await anyio.to_thread.run_sync(serving.refresh)
+            await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
         except Exception:
             telemetry.LOG.exception("looking for changes failed")
-        if server is not None and os.getppid() != server.pid:
-            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _end_with_server() -> None:
+    """End when the server that started this worker is gone, so that none is left behind."""
+    server = multiprocessing.parent_process()
+    if server is not None and os.getppid() != server.pid:
+        os.kill(os.getpid(), signal.SIGTERM)

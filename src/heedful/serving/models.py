@@ -13,10 +13,9 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
@@ -35,7 +34,7 @@ from heedful.serving.security import Keys, no_keys
 from heedful.serving.selection import SlotBook
 from heedful.serving.slots import parse_slots
 from heedful.serving.state import Choice, Served, State, look, state_folder
-from heedful.serving.store import Store
+from heedful.serving.store import Store, StoreUnavailable
 from heedful.serving.watched import WatchedFile
 
 __all__ = ["ChangedError", "Choice", "Loaded", "Serving"]
@@ -163,6 +162,12 @@ class Serving:
         """Take over what has changed on disk, and try a database that could not be reached."""
         with self._changing:
             self._follow()
+
+    def probe(self) -> None:
+        """Find out now and then whether the database can be written; the store keeps what it finds, and logs it."""
+        if self._store is not None:
+            with suppress(StoreUnavailable):
+                self._store.probe()
 
     def _start_model(self) -> Loaded:
         with self._state.locked():
@@ -366,7 +371,10 @@ class Serving:
         try:
             self._store = Store.open(self.config.database, lock_seconds=_LOCK_SECONDS)
         except HeedfulError as error:
-            self._report("database", error)
+            # What it says names the address, which is for the log alone.
+            if "database" not in self.problems:
+                telemetry.LOG.error("the database cannot be used", extra={"facts": {"problem": error.problem}})
+            self.problems["database"] = "the database cannot be used; the log says why"
             return
         self.problems.pop("database", None)
         self._engine = self._make_engine(self.loaded, self._book)
@@ -385,21 +393,3 @@ def _keep_from_collector() -> None:
     gc.unfreeze()
     gc.collect()
     gc.freeze()
-
-
-def facts(serving: Serving) -> dict[str, Any]:
-    """What is served, fit for JSON."""
-    loaded = serving.loaded
-    ranker = loaded.ranker
-    return {
-        "name": ranker.name,
-        "version": loaded.version,
-        "items": len(ranker.items),
-        "kinds": list(ranker.kinds),
-        "columns": list(loaded.eligibility.columns),
-        "explains": ranker.embeddings is not None,
-        "trained": loaded.trained,
-        "last_time": ranker.last_time,
-        "training": {name: value for name, value in ranker.trained_on.items() if name != "content_hash"},
-        "problems": dict(serving.problems),
-    }
