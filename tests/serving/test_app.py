@@ -394,6 +394,7 @@ def test_the_database_is_gone_and_comes_back(shop: TestClient, monkeypatch: pyte
 
 def test_answers_that_take_too_long(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with client(model, tmp_path, request_seconds=0.2) as shop:
+        shop.get("/health/live")  # the first request prepares the routes
         waiting = threading.Event()
         monkeypatch.setattr(shop.app.state.serving.engine, "rank", lambda *past, **options: waiting.wait(30))  # type: ignore[attr-defined]
         answer = shop.post("/rank", json={"candidates": ["item1"]})

@@ -61,12 +61,14 @@ def serve(choice: Choice, config: ServeConfig, *, histories: str | None = None) 
         telemetry.LOG.warning("listening", extra={"facts": {"address": f"http://{_in_address(host)}:{port}"}})
         if config.workers == 1:
             signal.signal(signal.SIGHUP, lambda number, frame: None)  # changes are seen without being told
-            _answer(Serving(choice, config, state), listening)
+            _answer(create_app(Serving(choice, config, state)), config, listening)
             return
+        app = create_app(Serving(choice, config, state, run))
+        app.openapi()  # once for all workers
 
         def work(place: int, reports: int) -> None:
             telemetry.share(run, place)
-            _answer(Serving(choice, config, state, run), listening, lambda: _report(reports))
+            _answer(app, config, listening, lambda: _report(reports))
 
         limits = {"start_seconds": config.start_seconds, "drain_seconds": float(config.drain_seconds)}
         Workers(config.workers, work, lambda place: telemetry.left(run, place), **limits).run(listening.close)
@@ -89,15 +91,16 @@ def _in_a_process(work: Callable[[], object]) -> None:
         sys.exit(1)
 
 
-def _answer(serving: Serving, listening: socket.socket, report: Callable[[], None] = lambda: None) -> None:
+def _answer(
+    app: FastAPI, config: ServeConfig, listening: socket.socket, report: Callable[[], None] = lambda: None
+) -> None:
     """Answer requests in this process, and report each second that it does."""
-    config = serving.config
 
     async def each_second() -> None:
         sweep(server.server_state.connections, config.idle_seconds, config.request_seconds)
         report()
 
-    server = uvicorn.Server(_settings(config, create_app(serving), each_second))
+    server = uvicorn.Server(_settings(config, app, each_second))
     server.run([listening])
 
 

@@ -120,5 +120,5 @@ def insert_events(connection: Connection, rows: Sequence[Sequence[Any]]) -> int:
     given = func.unnest(*arrays).table_valued(*_EVENT, with_ordinality="place").render_derived(name="given")
     number = func.nextval(func.pg_get_serial_sequence(events.name, "id")).label("id")
     numbered = select(number, *(given.c[name] for name in _EVENT)).order_by(given.c.place).cte("numbered")
-    rows_in_order = select(*numbered.c).order_by(numbered.c.event_id)
+    rows_in_order = select(*numbered.c).order_by(numbered.c.event_id, numbered.c.id)
     return connection.execute(new.from_select(["id", *_EVENT], rows_in_order), columns).rowcount
