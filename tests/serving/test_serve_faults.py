@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving_worlds import PATIENCE, SLOTS, N, Server, served, shop_log, train, wait_for
+from fastapi.testclient import TestClient
+from serving_worlds import PATIENCE, SLOTS, N, Server, client, served, shop_log, train, wait_for
 from store_worlds import Server as Database
 from test_serve_command import _children, _serving_workers, add_event, enough, load, rank, stored
 
@@ -95,26 +96,25 @@ def test_all_workers_are_replaced_under_load(models: Path, tmp_path: Path) -> No
 
 
 def test_what_a_server_was_told_survives_its_restart(models: Path, tmp_path: Path) -> None:
-    with served(models / "first", tmp_path) as server:
-        assert server.ask("POST", "/items", {"items": [{"item_id": "new", "attributes": {"title": "New"}}]})[0] == 200
-        assert server.ask("POST", "/items", {"items": [{"item_id": "newer"}]})[0] == 200
-        server.process.kill()
+    def items(shop: TestClient, *names: str) -> None:
+        answer = shop.post("/items", json={"items": [{"item_id": name, "attributes": {"title": name}} for name in names]})
+        assert answer.status_code == 200, answer.text
+
+    with client(models / "first", tmp_path) as shop:
+        items(shop, "new")
+        items(shop, "newer")
     for _ in range(2):
-        with served(models / "first", tmp_path, "--workers", 2) as server:
-            assert server.ask("GET", "/items/new")[1]["title"] == "New"
-            assert server.ask("GET", "/items/newer")[0] == 200
-            server.process.kill()
-    with served(models / "first", tmp_path) as server:
-        assert server.ask("POST", "/model", {"path": "second"})[0] == 200
-        server.process.kill()
-    with served(models / "first", tmp_path) as server:
-        assert server.ask("GET", "/model")[1]["name"] == "averaging"
+        with client(models / "first", tmp_path) as shop:
+            assert [shop.get(f"/items/{name}").json()["title"] for name in ("new", "newer")] == ["new", "newer"]
+            items(shop)  # fits them again
+    with client(models / "first", tmp_path) as shop:
+        assert shop.post("/model", json={"path": "second"}).status_code == 200
+    with client(models / "first", tmp_path) as shop:
+        assert shop.get("/model").json()["name"] == "averaging"
         # Items that were added to a table come back with a model of that table.
-        assert server.ask("POST", "/model", {"path": "first"})[0] == 200
-        assert server.ask("GET", "/items/newer")[0] == 200
-        for _ in range(3):
-            assert server.ask("POST", "/items", {"items": []})[0] == 200
-        assert len(list((state_of(tmp_path) / "tables").iterdir())) <= 2
+        assert shop.post("/model", json={"path": "first"}).status_code == 200
+        assert shop.get("/items/newer").status_code == 200
+    assert len(list((state_of(tmp_path) / "tables").iterdir())) <= 2  # no other of the five extended tables
 
 
 def test_what_is_left_of_killed_servers_is_removed(models: Path, tmp_path: Path) -> None:
@@ -144,19 +144,17 @@ def test_no_temporary_folder_is_needed(models: Path, tmp_path: Path, monkeypatch
 
 def test_clients_that_do_not_read(models: Path, tmp_path: Path) -> None:
     """They are let go, and meanwhile others are answered."""
-    body = json.dumps({"candidates": ITEMS}).encode()
-    request = b"POST /rank HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    request += f"Content-Length: {len(body)}\r\n\r\n".encode() + body
-    limits = ("--request-seconds", 2, "--idle-seconds", 2, "--connections", 20)
+    request = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"  # the largest answer
+    limits = ("--request-seconds", 2, "--idle-seconds", 2, "--connections", 8)
     with served(models / "first", tmp_path, *limits) as server, ExitStack() as closing_all:
         readers = []
-        for _ in range(20):
+        for _ in range(8):
             one = closing_all.enter_context(socket.socket())
             one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             one.connect(("127.0.0.1", server.port))
             one.setblocking(False)
             readers.append(one)
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         gone: set[int] = set()
         while len(gone) < len(readers) and time.monotonic() < until:
             for number, one in enumerate(readers):
@@ -172,34 +170,35 @@ def test_clients_that_do_not_read(models: Path, tmp_path: Path) -> None:
         assert server.ask("POST", "/rank", DIRECT)[0] == 200
 
 
-def test_idle_connections_make_room(models: Path, tmp_path: Path) -> None:
+def test_odd_clients(models: Path, tmp_path: Path) -> None:
     with served(models / "first", tmp_path, "--connections", 50) as server, ExitStack() as closing_all:
-        for _ in range(200):
+        for _ in range(200):  # idle connections make room for others
             closing_all.enter_context(socket.create_connection(("127.0.0.1", server.port), PATIENCE))
         for _ in range(10):
             assert server.ask("POST", "/rank", DIRECT)[0] == 200
-
-
-def test_large_bodies_are_refused_with_an_answer(models: Path, tmp_path: Path) -> None:
-    with served(models / "first", tmp_path) as server:
         for size in (5, 10, 40):
-            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
-            with closing(connection):
-                content = b'{"candidates": ["' + b"x" * size * 2**20 + b'"]}'
-                for _ in range(2):  # the connection can go on
-                    connection.request("POST", "/rank", content, {"content-type": "application/json"})
-                    answer = connection.getresponse()
-                    assert answer.status == 413 and json.loads(answer.read())["error"]["code"] == "too_large"
-
-
-@pytest.mark.parametrize("length", ["0" * 5000, "0" * 5000 + "9" * 40, "²", "٣", "+5", "0x5", "1e3", ""])
-def test_lengths_of_odd_digits(models: Path, tmp_path: Path, length: str) -> None:
-    with served(models / "first", tmp_path) as server:
-        with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as connection:
-            head = f"POST /rank HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
-            connection.sendall(head.encode())
-            assert connection.recv(65_536).split(b" ")[1] in (b"400", b"413", b"422")
+            _send_too_much(server, size)
+        for length in ("0" * 5000, "0" * 5000 + "9" * 40, "²", "٣", "+5", "0x5", "1e3", ""):
+            assert _send_length(server, length) in (b"400", b"413", b"422"), length
         assert '"request failed"' not in server.log.read_text()
+
+
+def _send_too_much(server: Server, megabytes: int) -> None:
+    """A body that is too large has an answer, twice over one connection."""
+    with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)) as connection:
+        content = b'{"candidates": ["' + b"x" * megabytes * 2**20 + b'"]}'
+        for _ in range(2):
+            connection.request("POST", "/rank", content, {"content-type": "application/json"})
+            answer = connection.getresponse()
+            assert answer.status == 413 and json.loads(answer.read())["error"]["code"] == "too_large"
+
+
+def _send_length(server: Server, length: str) -> bytes:
+    """The status of a request without a body that says it has this length."""
+    with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as connection:
+        head = "POST /rank HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        connection.sendall(f"{head}Content-Length: {length}\r\n\r\n".encode())
+        return connection.recv(65_536).split(b" ")[1]
 
 
 # Databases

@@ -241,7 +241,9 @@ def test_a_postgresql_server_that_stops_and_comes_back(postgresql, caplog):
             postgresql.stop(how)
             attempts = [lambda: store.append([event(2)]), lambda: store.history("ann", 1), store.ping, store.outcomes]
             for attempt in attempts:
-                with pytest.raises(StoreUnavailable, match="(it cannot be reached|does not answer); to fix: try again") as caught:
+                with pytest.raises(
+                    StoreUnavailable, match="(it cannot be reached|does not answer); to fix: try again"
+                ) as caught:
                     attempt()
                 assert not re.search(f"s3c|event-2|'ann'|127|{postgresql.port}", str(caught.value))
             with pytest.raises(StoreUnavailable):

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from heedful.errors import HeedfulError
 
-__all__ = ["Guard", "StoreUnavailable", "Threads"]
+__all__ = ["Guard", "NoAnswer", "StoreUnavailable", "Threads"]
 
 T = TypeVar("T")
 _SLOW_SECONDS = 0.4  # a failure that took longer is one of waiting
@@ -24,6 +24,10 @@ class StoreUnavailable(HeedfulError):  # noqa: N818  (says what is so, as HTTP's
 
     Nothing was stored, unless the database did not answer in time: then it may have been. Send it again later.
     """
+
+
+class NoAnswer(StoreUnavailable):
+    """The database has neither answered nor failed."""
 
 
 class Threads:
@@ -42,7 +46,7 @@ class Threads:
         """What `work` returns or raises.
 
         Raises:
-            StoreUnavailable: it takes longer; it goes on if it has begun.
+            NoAnswer: it takes longer; it goes on if it has begun.
         """
         future: Future[T] = Future()
         self._waiting.put((future, work))
@@ -53,7 +57,7 @@ class Threads:
             return future.result(seconds)
         except TimeoutError as error:
             future.cancel()
-            raise StoreUnavailable("the database does not answer in time", fix=_FIX) from error
+            raise NoAnswer("the database does not answer in time", fix=_FIX) from error
 
     def _run(self) -> None:
         while True:
@@ -68,9 +72,14 @@ class Threads:
 
 
 class Guard:
-    """Refuses calls at once after one that waited in vain, but for one each second that tries again."""
+    """Refuses calls at once after one that waited in vain, but for one each second that tries again.
 
-    def __init__(self) -> None:
+    Args:
+        closes_on: the failure that tells that others would fail too.
+    """
+
+    def __init__(self, closes_on: type[StoreUnavailable] = StoreUnavailable) -> None:
+        self._closes_on = closes_on
         self._lock = threading.Lock()
         self._closed_until: float | None = None
 
@@ -92,8 +101,8 @@ class Guard:
                 self._closed_until = begun + _PAUSE_SECONDS  # this call is the one that tries
         try:
             found = work()
-        except StoreUnavailable:
-            if patient and time.monotonic() - begun > _SLOW_SECONDS:
+        except StoreUnavailable as error:
+            if patient and isinstance(error, self._closes_on) and time.monotonic() - begun > _SLOW_SECONDS:
                 self._closed_until = time.monotonic() + _PAUSE_SECONDS
             raise
         self._closed_until = None

@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from heedful.errors import ConfigError, MissingExtraError
-from heedful.serving.bounded import Guard, StoreUnavailable, Threads
+from heedful.serving.bounded import Guard, NoAnswer, StoreUnavailable, Threads
 from heedful.serving.places import EXPECTED, is_passing, reason, url_of, words
 from heedful.serving.tables import SCHEMA_VERSION, UPGRADES, metadata, schema
 
@@ -67,7 +67,7 @@ class Database:
         # SQLite has one writer at a time, and those of other processes wait by polling; our own threads queue here.
         self._turn = threading.Lock()
         self._patience = threading.local()
-        self._reads, self._writes = Guard(), Guard()
+        self._reads, self._writes, self._answers = Guard(), Guard(), Guard(NoAnswer)
         self._threads, self._heavy = Threads(_THREADS), Threads(_HEAVY_THREADS)
         self._write_problem: StoreUnavailable | None = None
         self._last_write = time.monotonic()
@@ -155,7 +155,8 @@ class Database:
                 done = self._at_length(run)
             else:
                 limit = wait + _GRACE_SECONDS + rows / _ROWS_A_SECOND
-                done = self._writes.call(lambda: self._in_time(run, limit), patient=seconds is None)
+                patient = seconds is None
+                done = self._writes.call(lambda: self._in_time(run, limit, patient=patient), patient=patient)
         except StoreUnavailable as error:
             self._note_write(error)
             raise
@@ -201,9 +202,11 @@ class Database:
                     raise
         raise AssertionError("the last attempt returns or raises")
 
-    def _in_time(self, work: Callable[[], T], seconds: float) -> T:
+    def _in_time(self, work: Callable[[], T], seconds: float, *, patient: bool = True) -> T:
         """SQLite keeps to its limits by itself, and needs no other thread."""
-        return work() if self.system == "sqlite" else self._threads.call(work, seconds)
+        if self.system == "sqlite":
+            return work()
+        return self._answers.call(lambda: self._threads.call(work, seconds), patient=patient)
 
     def _at_length(self, work: Callable[[], T]) -> T:
         """Work that takes long, once it is known that the database answers."""

@@ -40,7 +40,7 @@ from heedful.serving.watched import WatchedFile
 __all__ = ["ChangedError", "Choice", "Loaded", "Serving"]
 
 # A request that waits for a lock in the database is refused soon, so that it can be sent again.
-_LOCK_SECONDS = 2.0
+_LOCK_SECONDS = 1.5
 _RETRY_SECONDS = 10.0
 
 

@@ -91,9 +91,7 @@ def _in_a_process(work: Callable[[], object]) -> None:
         sys.exit(1)
 
 
-def _answer(
-    app: FastAPI, config: ServeConfig, listening: socket.socket, report: Callable[[], None] = lambda: None
-) -> None:
+def _answer(app: FastAPI, config: ServeConfig, listening: socket.socket, report: Callable[[], None] = lambda: None) -> None:
     """Answer requests in this process, and report each second that it does."""
 
     async def each_second() -> None:
