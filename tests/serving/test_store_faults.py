@@ -242,7 +242,7 @@ def test_a_postgresql_server_that_stops_and_comes_back(postgresql, caplog):
             attempts = [lambda: store.append([event(2)]), lambda: store.history("ann", 1), store.ping, store.outcomes]
             for attempt in attempts:
                 with pytest.raises(
-                    StoreUnavailable, match="(it cannot be reached|does not answer); to fix: try again"
+                    StoreUnavailable, match=r"(it cannot be reached|does not answer); to fix: try again"
                 ) as caught:
                     attempt()
                 assert not re.search(f"s3c|event-2|'ann'|127|{postgresql.port}", str(caught.value))
