@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from heedful.ranking import vectors
 
 from heedful.model.inputs import ItemVectors, mean_vector
 from heedful.rankers.attention import AttentionRanker
+from heedful.ranking import vectors
 from ranking_worlds import random_log, table_of
 
 CPU = torch.device("cpu")

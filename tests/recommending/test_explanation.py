@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from heedful.ranking.weights import attention_weights, learnt_trend, score_parts
 
 from heedful.embeddings.table import ItemEmbeddings
 from heedful.errors import InputError
@@ -18,7 +19,6 @@ from heedful.rankers.base import Ranker
 from heedful.rankers.heuristics import LastItem, WeightedSum
 from heedful.rankers.popularity import Popularity
 from heedful.rankers.registry import ALL_MODELS
-from heedful.ranking.weights import attention_weights, learnt_trend, score_parts
 from heedful.recommending.explanation import Explanation, explain, explain_items
 from heedful.recommending.recommender import Recommender
 from ranking_worlds import DAY, QUICK, START, log_of, random_log, table_of

@@ -27,7 +27,7 @@ from heedful.embeddings.table import KIND as TABLE
 from heedful.embeddings.table import ItemEmbeddings
 from heedful.errors import ConfigError, FolderError
 from heedful.folders import MANIFEST, Folder, open_folder, write_atomically
-from heedful.ranking.ranker import KIND as MODEL
+from heedful.rankers.saving import KIND as MODEL
 from heedful.serving.options import ServeConfig
 
 __all__ = ["Choice", "Served", "State", "look", "run_folder", "state_folder"]
