@@ -372,11 +372,12 @@ def test_what_is_no_http_is_refused_like_everything_else(models: Path, tmp_path:
 
 def test_too_many_connections(models: Path, tmp_path: Path) -> None:
     with served(models / "first", tmp_path, "--connections", 3) as server, ExitStack() as closing:
-        for _ in range(2):
-            closing.enter_context(socket.create_connection(("127.0.0.1", server.port), PATIENCE))
+        for _ in range(2):  # with a request under way: idle ones would make room
+            closing.enter_context(_begin(server.port, 10))
         connection = closing.enter_context(socket.create_connection(("127.0.0.1", server.port), PATIENCE))
         connection.sendall(b"GET /model HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert _error(connection, 503) == "too_many_connections"
+        assert server.ask("GET", "/health/live")[0] == 200
 
 
 def _error(connection: socket.socket, status: int) -> str:
