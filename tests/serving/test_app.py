@@ -315,6 +315,21 @@ def test_pages_of_another_origin_write_nothing(shop: TestClient, headers: dict[s
     assert shop.get("/", headers=headers).status_code == 200  # a link to the page itself is followed
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("DELETE", "/slots", "GET, PUT"),
+        ("PATCH", "/items", "GET, POST"),
+        ("GET", "/rank", "POST"),
+        ("PUT", "/slots/x", "GET, POST"),
+    ],
+)
+def test_other_methods_are_told_which_there_are(still: TestClient, method: str, path: str, allowed: str) -> None:
+    answer = still.request(method, path)
+    error_of(answer, 405)
+    assert answer.headers["allow"] == allowed
+
+
 def test_bodies_without_a_content_type(still: TestClient) -> None:
     event = b'{"event_id": "e", "user_id": "u", "item_id": "item1"}'
     assert "Content-Type: application/json" in error_of(still.post("/events", content=event), 422)["fix"]

@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import compile_path
 
 from heedful.errors import ConfigError, FolderError, HeedfulError
 from heedful.serving import telemetry
@@ -81,7 +82,19 @@ def of_http_error(request: Request, error: Exception) -> Answer:
     assert isinstance(error, HTTPException)
     code = _CODES.get(error.status_code, "refused")
     headers = dict(error.headers) if error.headers else None
+    if error.status_code == 405 and (methods := _methods(request)):
+        headers = {"allow": ", ".join(methods)}
     return error_answer(error.status_code, code, error.detail, "GET /openapi.json describes all requests", headers)
+
+
+def _methods(request: Request) -> list[str]:
+    """What the address can be asked for: several routes share it, of which the framework names one alone."""
+    described = request.app.openapi()["paths"]
+    return sorted({
+        method.upper()
+        for path, methods in described.items() if compile_path(path)[0].match(request.url.path)
+        for method in methods
+    })  # fmt: skip
 
 
 def of_invalid_request(request: Request, error: Exception) -> Answer:

@@ -61,6 +61,8 @@ def serve(choice: Choice, config: ServeConfig, *, histories: str | None = None) 
         telemetry.LOG.warning("listening", extra={"facts": {"address": f"http://{_in_address(host)}:{port}"}})
         if config.workers == 1:
             signal.signal(signal.SIGHUP, lambda number, frame: None)  # changes are seen without being told
+            # uvicorn sends itself the signal again when it has ended: what is open here is closed then.
+            signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
             _answer(create_app(Serving(choice, config, state)), config, listening)
             return
         app = create_app(Serving(choice, config, state, run))
