@@ -280,12 +280,74 @@ def test_other_pages_get_no_access(still: TestClient) -> None:
     """No CORS: a browser asks first, and is told nothing."""
     asked = {"origin": "http://elsewhere.example", "access-control-request-method": "POST"}
     preflight = still.options("/events", headers=asked)
-    error_of(preflight, 405)
+    error_of(preflight, 403)
     assert not [name for name in preflight.headers if name.startswith("access-control")]
     # What a form of another page can send without asking is not read as JSON.
     event = b'{"event_id": "e", "user_id": "u", "item_id": "item1"}'
     refused = error_of(still.post("/events", content=event, headers={"content-type": "text/plain"}), 422)
     assert "Content-Type: application/json" in refused["fix"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "allowed"),
+    [
+        ({"sec-fetch-site": "cross-site", "sec-fetch-dest": "image"}, False),
+        ({"sec-fetch-site": "same-site"}, False),  # another port of this machine
+        ({"sec-fetch-site": "same-origin", "origin": "http://localhost"}, True),
+        ({"sec-fetch-site": "none"}, True),
+        ({"origin": "http://elsewhere.example"}, False),
+        ({"origin": "http://localhost:3000"}, False),
+        ({"origin": "null"}, False),
+        ({"referer": "http://elsewhere.example/page"}, False),
+        ({"referer": "http://localhost/page"}, True),
+        ({}, True),
+    ],
+)
+def test_pages_of_another_origin_write_nothing(shop: TestClient, headers: dict[str, str], allowed: bool) -> None:
+    before = shop.get("/model").json()["store"]
+    event = {"event_id": "e", "user_id": "u", "item_id": "item1"}
+    answers = [shop.get("/slots/books?user=u", headers=headers), shop.post("/events", json=event, headers=headers)]
+    assert {answer.status_code for answer in answers} == {200 if allowed else 403}
+    if not allowed:
+        assert {error_of(answer, 403)["code"] for answer in answers} == {"wrong_origin"}
+        shop.app.state.serving.engine.store._counted = (0.0, {})  # type: ignore[attr-defined]
+        assert shop.get("/model").json()["store"] == before
+    assert shop.get("/", headers=headers).status_code == 200  # a link to the page itself is followed
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("DELETE", "/slots", "GET, PUT"),
+        ("PATCH", "/items", "GET, POST"),
+        ("GET", "/rank", "POST"),
+        ("PUT", "/slots/x", "GET, POST"),
+    ],
+)
+def test_other_methods_are_told_which_there_are(still: TestClient, method: str, path: str, allowed: str) -> None:
+    answer = still.request(method, path)
+    error_of(answer, 405)
+    assert answer.headers["allow"] == allowed
+
+
+def test_bodies_without_a_content_type(still: TestClient) -> None:
+    event = b'{"event_id": "e", "user_id": "u", "item_id": "item1"}'
+    assert "Content-Type: application/json" in error_of(still.post("/events", content=event), 422)["fix"]
+
+
+def test_slots_are_not_replaced_by_accident(shop: TestClient) -> None:
+    found = shop.get("/slots.toml")
+    tag, other = found.headers["etag"], found.text.replace('"books"', '"novels"')
+    assert "would remove all" in error_of(shop.put("/slots", content=b""), 422)["message"]
+    assert good(shop.put("/slots?preview=true", content=other.encode()))["slots"][0]["name"] == "novels"
+    assert shop.get("/slots.toml").text == found.text
+    changed = shop.put("/slots", content=other.encode(), headers={"if-match": tag})
+    assert good(changed)["slots"][0]["name"] == "novels" and changed.headers["etag"] != tag
+    assert changed.headers["etag"] == shop.get("/slots.toml").headers["etag"]
+    late = shop.put("/slots", content=found.text.encode(), headers={"if-match": tag})
+    assert error_of(late, 412)["code"] == "changed_meanwhile" and shop.get("/slots.toml").text == other
+    assert good(shop.put("/slots?empty=true", content=b"", headers={"if-match": "*"})) == {"slots": [], "notes": []}
+    assert good(shop.get("/slots")) == {"slots": []}
 
 
 @pytest.mark.parametrize(
@@ -394,6 +456,7 @@ def test_the_database_is_gone_and_comes_back(shop: TestClient, monkeypatch: pyte
 
 def test_answers_that_take_too_long(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with client(model, tmp_path, request_seconds=0.2) as shop:
+        shop.get("/health/live")  # the first request prepares the routes
         waiting = threading.Event()
         monkeypatch.setattr(shop.app.state.serving.engine, "rank", lambda *past, **options: waiting.wait(30))  # type: ignore[attr-defined]
         answer = shop.post("/rank", json={"candidates": ["item1"]})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -178,9 +177,17 @@ def test_keys_that_are_added_and_taken_out(models: Path, tmp_path: Path) -> None
     assert serving.keys is not None and serving.keys.find(second) is None
     serving.refresh()
     assert serving.keys.find(first) and serving.keys.find(second)
-    file.write_text("")
+    file.write_text("[[key]")
     serving.refresh()
     assert serving.keys.find(first) and "no file of API keys" in serving.problems["keys"]  # a broken file opens nothing
+    for closed in (lambda: file.write_text(""), file.unlink):
+        closed()
+        serving.refresh()
+        assert serving.keys.find(first) is None and "holds no API key" in serving.problems["keys"]
+        third = add_key(file.with_name("other.toml"), "third", ["rank"])
+        file.with_name("other.toml").rename(file)
+        serving.refresh()
+        assert serving.keys.find(third) and serving.problems == {}
     serving.close()
 
 
@@ -207,13 +214,66 @@ def test_what_cannot_be_served_at_all(models: Path, tmp_path: Path) -> None:
     for choice, options, words in (
         (Choice(str(models / "nowhere")), {}, "no such folder"),
         (Choice(str(models / "first"), str(models / "second")), {}, "holds something else"),
-        (Choice(str(models / "first")), {"keys": str(tmp_path / "keys.toml")}, "no file of API keys"),
+        (Choice(str(models / "first")), {"keys": str(tmp_path / "keys.toml")}, "holds no API key"),
     ):
         with pytest.raises(HeedfulError, match=words):
             Serving(choice, config(tmp_path, **options)).start()
 
 
-def test_the_choice_is_kept_for_workers_that_start_later(serving: Serving, tmp_path: Path) -> None:
+def test_the_choice_is_kept_for_workers_that_start_later(serving: Serving, models: Path, tmp_path: Path) -> None:
+    """Also for a server that starts later; another model in the place of the first is a new instruction."""
     serving.swap("second")
-    kept = json.loads((tmp_path / "shared" / "model.json").read_text())
-    assert kept == {"path": serving.choice.path, "embeddings": None}
+    for _ in range(2):
+        later = Serving(Choice(str(models / "first")), serving.config, tmp_path / "shared")
+        later.start()
+        assert later.engine.ranker.name == "popularity" and later.choice == serving.choice
+        later.close()
+    train("averaging").save(models / "first", overwrite=True)
+    later = Serving(Choice(str(models / "first")), serving.config, tmp_path / "shared")
+    later.start()
+    assert later.engine.ranker.name == "averaging"
+    later.close()
+
+
+@pytest.mark.parametrize("damaged", ["model", "slots", "keys"])
+@pytest.mark.parametrize("how", ["nonsense", "cut off", "not text", "gone"])
+def test_workers_start_on_the_last_good_state(models: Path, tmp_path: Path, damaged: str, how: str) -> None:
+    keys, slots = tmp_path / "keys.toml", tmp_path / "slots.toml"
+    slots.write_text(SLOTS)
+    key = add_key(keys, "first", ["rank"])
+    options = config(tmp_path, keys=str(keys))
+    (tmp_path / "run").mkdir()
+    first = Serving(Choice(str(models / "first")), options, tmp_path / "shared", tmp_path / "run")
+    first.start()
+    for file in {"model": [f for f in (models / "first").rglob("*") if f.is_file()], "slots": [slots], "keys": [keys]}[
+        damaged
+    ]:
+        if how == "gone":
+            file.unlink()
+        else:
+            content = {"nonsense": b"[[", "cut off": file.read_bytes()[:-3], "not text": b"\xff\xfe\x00"}[how]
+            file.write_bytes(content)
+    late = Serving(Choice(str(models / "first")), options, tmp_path / "shared", tmp_path / "run")
+    late.start()
+    assert late.engine.version == first.engine.version and late.slots_text == SLOTS
+    assert late.keys is not None and (late.keys.find(key) is None) == (damaged == "keys" and how == "gone")
+    assert damaged in late.problems
+    first.refresh()
+    assert first.engine.slots is not None and [slot.name for slot in first.engine.slots.slots] == ["books"]
+    for one in (first, late):
+        one.close()
+
+
+def test_a_served_model_can_be_deleted_and_written_over(serving: Serving, models: Path) -> None:
+    """What is served is a copy: a table that is cut short while it is mapped into memory ends a process."""
+    for file in (models / "first").rglob("*.npy"):
+        file.write_bytes(b"")
+    engine = serving.engine
+    assert len(engine.rank(engine.past_of(["item1"]), [f"item{n}" for n in range(60)]).rows) == 60
+
+
+def test_copies_of_models_are_removed(serving: Serving, tmp_path: Path) -> None:
+    for _ in range(3):
+        for name in ("second", "first"):
+            serving.swap(name)
+    assert len(list((tmp_path / "shared" / "models").iterdir())) == 2

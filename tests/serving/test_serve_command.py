@@ -372,11 +372,12 @@ def test_what_is_no_http_is_refused_like_everything_else(models: Path, tmp_path:
 
 def test_too_many_connections(models: Path, tmp_path: Path) -> None:
     with served(models / "first", tmp_path, "--connections", 3) as server, ExitStack() as closing:
-        for _ in range(2):
-            closing.enter_context(socket.create_connection(("127.0.0.1", server.port), PATIENCE))
+        for _ in range(2):  # with a request under way: idle ones would make room
+            closing.enter_context(_begin(server.port, 10))
         connection = closing.enter_context(socket.create_connection(("127.0.0.1", server.port), PATIENCE))
         connection.sendall(b"GET /model HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert _error(connection, 503) == "too_many_connections"
+        assert server.ask("GET", "/health/live")[0] == 200
 
 
 def _error(connection: socket.socket, status: int) -> str:
@@ -421,6 +422,7 @@ def test_keys_from_the_command_line(models: Path, tmp_path: Path) -> None:
     [
         (["--host", "0.0.0.0"], "without API keys the server listens on this machine alone"),
         (["--keys", "nowhere.toml"], "is no file of API keys"),
+        (["--keys", "{tmp}/empty.toml"], "holds no API key"),
         (["--slots", "{tmp}/bad.toml"], "slots"),
         (["--database", "{tmp}/no/such/folder/x.sqlite"], "database"),
         (["--port", "70000"], "'port' is out of range"),
@@ -431,6 +433,7 @@ def test_keys_from_the_command_line(models: Path, tmp_path: Path) -> None:
 )  # fmt: skip
 def test_what_is_wrong_is_said_at_once(models: Path, tmp_path: Path, options: list[str], words: str) -> None:
     (tmp_path / "bad.toml").write_text("nonsense")
+    (tmp_path / "empty.toml").write_text("")
     given = [option.format(tmp=tmp_path) for option in options]
     database = [] if "--database" in given else ["--database", str(tmp_path / "shop.sqlite")]
     ended = heedful("serve", models / "first", *database, *given)

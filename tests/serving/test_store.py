@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from dataclasses import replace
 from itertools import count
@@ -160,6 +161,23 @@ def test_any_batches_give_the_histories_of_a_plain_list(store, batches, limit):
         theirs = sorted((one for one in kept.values() if one.user_id == user), key=lambda one: one.time)
         theirs = theirs[len(theirs) - min(limit, len(theirs)) :]
         assert said(store, user, limit) == [(one.item_id, one.time, one.kind) for one in theirs]
+
+
+def test_overlapping_batches_do_not_wait_for_each_other(store):
+    """Batches of the same events in opposite orders: neither ends the other, nor waits for a deadlock."""
+    began, done = time.monotonic(), []
+    events = [event(number, f"user-{number}") for number in range(300)]
+
+    def send(order):
+        done.extend([store.append(order[start:] + order[:start]).accepted for start in range(0, 300, 50)])
+
+    threads = [threading.Thread(target=send, args=(order,)) for order in (events, events[::-1]) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(done) == 300 and len(done) == 24
+    assert time.monotonic() - began < 30
 
 
 def test_a_history_is_found_by_its_index(place, store):

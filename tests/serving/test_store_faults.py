@@ -142,7 +142,7 @@ def test_a_locked_sqlite_file(tmp_path):
         store.append([event(1)])
         with contextlib.closing(sqlite3.connect(place)) as other:
             other.execute("BEGIN IMMEDIATE")
-            with pytest.raises(StoreUnavailable, match="at the moment; got: database is locked; to fix: try again"):
+            with pytest.raises(StoreUnavailable, match="at the moment: it is locked by another process; to fix: try again"):
                 store.append([event(2)])
             assert store.history("ann", 5).item_ids == ["1"]  # reading goes on
         assert store.append([event(2)]) == Appended(1, 0)
@@ -160,9 +160,9 @@ def test_a_locked_table_of_postgresql(postgresql):
     with contextlib.closing(Store.open(postgresql.url, lock_seconds=0.2)) as store:
         with psycopg.connect(postgresql.url) as other:
             other.execute("LOCK TABLE heedful_events IN ACCESS EXCLUSIVE MODE")
-            with pytest.raises(StoreUnavailable, match="canceling statement due to lock timeout"):
+            with pytest.raises(StoreUnavailable, match="at the moment: it is locked; to fix: try again"):
                 store.append([event(1)])
-            with pytest.raises(StoreUnavailable, match="canceling statement due to lock timeout"):
+            with pytest.raises(StoreUnavailable, match="at the moment: it is locked; to fix: try again"):
                 store.history("ann", 1)
         assert store.append([event(1)]) == Appended(1, 0)
 
@@ -173,7 +173,7 @@ def test_a_locked_table_of_postgresql(postgresql):
 def fill(store: Store) -> int:
     """Append events until the disk is full; returns how many were acknowledged."""
     stored = 0
-    with pytest.raises(StoreUnavailable, match=r"got: (database or disk is full|could not extend|could not write)"):
+    with pytest.raises(StoreUnavailable, match="at the moment: its disk is full; to fix: try again"):
         while True:
             batch = [event(f"{stored + i}-{'x' * 200}", f"user-{i}", time=stored) for i in range(500)]
             stored += store.append(batch).accepted
@@ -241,9 +241,11 @@ def test_a_postgresql_server_that_stops_and_comes_back(postgresql, caplog):
             postgresql.stop(how)
             attempts = [lambda: store.append([event(2)]), lambda: store.history("ann", 1), store.ping, store.outcomes]
             for attempt in attempts:
-                with pytest.raises(StoreUnavailable, match=r"cannot be used at the moment; got: .+") as caught:
+                with pytest.raises(
+                    StoreUnavailable, match=r"(it cannot be reached|does not answer); to fix: try again"
+                ) as caught:
                     attempt()
-                assert not re.search("s3c|event-2|'ann'", str(caught.value))
+                assert not re.search(f"s3c|event-2|'ann'|127|{postgresql.port}", str(caught.value))
             with pytest.raises(StoreUnavailable):
                 Store.open(postgresql.url)
             postgresql.start()
@@ -291,7 +293,7 @@ def test_a_sqlite_file_that_is_gone_and_comes_back(tmp_path):
         store.close()  # its log is written back into the file
         place.rename(aside)
         for attempt in (lambda: store.append([event(2)]), lambda: store.history("ann", 5), store.ping):
-            with pytest.raises(StoreUnavailable, match=r"file is gone; got: .*shop\.sqlite; to fix: put it back"):
+            with pytest.raises(StoreUnavailable, match="file is gone; to fix: put it back"):
                 attempt()
         assert not place.exists()
         aside.rename(place)

@@ -14,10 +14,12 @@ from ranking_worlds import python
 
 WORKER = """
 import os, sys, signal
+from pathlib import Path
 from heedful.serving import telemetry
+telemetry.share(Path(sys.argv[3]), int(sys.argv[4]))
 for _ in range(int(sys.argv[1])):
     telemetry.observe("POST", "/rank", 200, 0.02)
-telemetry.EVENTS.labels("accepted").inc(5)
+telemetry.figures.events.labels("accepted").inc(5)
 telemetry.model_served("attention", "v1")
 if sys.argv[2] == "swap":
     telemetry.model_served("averaging", "v2", instead_of=("attention", "v1"))
@@ -71,12 +73,12 @@ def test_requests_events_and_errors_are_counted(model: Path, tmp_path: Path) -> 
 
 
 def test_several_workers_are_counted_together(tmp_path: Path) -> None:
-    def worker(requests: int, end: str) -> str:
-        code = f"import os; os.environ[{telemetry.METRICS_FOLDER!r}] = {str(tmp_path)!r}\n{WORKER}"
-        return python(code, requests, end).stdout
+    def worker(requests: int, end: str, place: int) -> str:
+        return str(python(WORKER, requests, end, tmp_path, place).stdout)
 
-    worker(3, "die")
-    text = worker(4, "swap")
+    worker(3, "die", 0)
+    telemetry.left(tmp_path, 0)
+    text = worker(4, "swap", 1)
     assert figure(text, 'heedful_request_seconds_count{method="POST",route="/rank"}') == 7
     assert figure(text, 'heedful_request_seconds_bucket{le="0.025",method="POST",route="/rank"}') == 7
     assert figure(text, 'heedful_request_seconds_bucket{le="0.01",method="POST",route="/rank"}') == 0

@@ -31,12 +31,12 @@ def serve_command(model: str, embeddings: str | None, histories: str | None, **o
     """
     config = ServeConfig(**chosen(options))
     try:
-        from heedful.serving.preparing import prepare
         from heedful.serving.server import serve
+        from heedful.serving.state import Choice
     except ModuleNotFoundError as error:
         raise _missing(error) from error
-    choice = prepare(model, config, embeddings=embeddings, histories=histories)
-    serve(choice, config)
+    table = str(Path(embeddings).absolute()) if embeddings is not None else None
+    serve(Choice(str(Path(model).absolute()), table), config, histories=histories)
 
 
 @click.command("key")

@@ -9,10 +9,12 @@ from fastapi.exceptions import RequestValidationError
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import compile_path
 
 from heedful.errors import ConfigError, FolderError, HeedfulError
 from heedful.serving import telemetry
 from heedful.serving.engine import NotFoundError
+from heedful.serving.models import ChangedError
 from heedful.serving.store import StoreUnavailable
 
 __all__ = ["Answer", "RefusedError", "error_answer", "of_http_error", "of_invalid_request", "of_refusal"]
@@ -25,6 +27,7 @@ _CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 415: 
 _STATUS: list[tuple[type[HeedfulError], int, str]] = [
     (StoreUnavailable, 503, "database_unavailable"),
     (NotFoundError, 404, "not_found"),
+    (ChangedError, 412, "changed_meanwhile"),
     (FolderError, 409, "model_refused"),
     (ConfigError, 422, "invalid_input"),
     (HeedfulError, 422, "invalid_input"),
@@ -60,7 +63,7 @@ def error_answer(
     status: int, code: str, message: str, fix: str | None = None, headers: dict[str, str] | None = None
 ) -> Answer:
     """An error as JSON."""
-    telemetry.ERRORS.labels(code).inc()
+    telemetry.figures.errors.labels(code).inc()
     return Answer({"error": {"code": code, "message": message, "fix": fix}}, status, headers)
 
 
@@ -79,7 +82,19 @@ def of_http_error(request: Request, error: Exception) -> Answer:
     assert isinstance(error, HTTPException)
     code = _CODES.get(error.status_code, "refused")
     headers = dict(error.headers) if error.headers else None
+    if error.status_code == 405 and (methods := _methods(request)):
+        headers = {"allow": ", ".join(methods)}
     return error_answer(error.status_code, code, error.detail, "GET /openapi.json describes all requests", headers)
+
+
+def _methods(request: Request) -> list[str]:
+    """What the address can be asked for: several routes share it, of which the framework names one alone."""
+    described = request.app.openapi()["paths"]
+    return sorted({
+        method.upper()
+        for path, methods in described.items() if compile_path(path)[0].match(request.url.path)
+        for method in methods
+    })  # fmt: skip
 
 
 def of_invalid_request(request: Request, error: Exception) -> Answer:

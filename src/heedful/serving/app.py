@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import multiprocessing
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from importlib import resources
-from pathlib import Path
 
 import anyio.to_thread
 import torch
@@ -25,20 +23,13 @@ from heedful.errors import HeedfulError
 from heedful.serving import telemetry
 from heedful.serving.answers import of_http_error, of_invalid_request, of_refusal
 from heedful.serving.gate import Gate
-from heedful.serving.models import Choice, Serving
-from heedful.serving.options import ServeConfig
+from heedful.serving.models import Serving
 from heedful.serving.requests import FAILURES, needs
 from heedful.serving.routes import clicks, events, items, operations, rankings, slots, users
 
-__all__ = ["RUN_FOLDER", "create_app", "worker", "write_run_folder"]
+__all__ = ["create_app"]
 
-RUN_FOLDER = "HEEDFUL_SERVE"
-"""Environment variable that tells a worker the folder which it shares with the others."""
-
-_SETTINGS = "serve.json"
 _WATCH_SECONDS = 1.0
-# Requests wait for the database in threads, and for each other to compute.
-_THREADS = 8
 _ROUTERS = [
     (rankings.router, "rank", "rankings"),
     (slots.router, "rank", "slots"),
@@ -64,17 +55,16 @@ def create_app(serving: Serving) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        anyio.to_thread.current_default_thread_limiter().total_tokens = _THREADS
         # A request is computed by one thread and others beside it: threads of torch that wait for each other are slower.
         torch.set_num_threads(1)
         await anyio.to_thread.run_sync(serving.start)
-        watching = asyncio.create_task(_watch(serving))
+        tasks = [asyncio.create_task(_each_second(work)) for work in (serving.refresh, serving.probe, _end_with_server)]
         try:
             yield
         finally:
-            watching.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watching
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             serving.close()
 
     app = FastAPI(
@@ -108,29 +98,17 @@ def _add_page(app: FastAPI) -> None:
         app.mount("/static", StaticFiles(directory=folder), name="static")
 
 
-async def _watch(serving: Serving) -> None:
-    """Take over changes each second; end when the server that started this worker is gone, so that none is left behind."""
-    server = multiprocessing.parent_process()
+async def _each_second(work: Callable[[], None]) -> None:
     while True:
         await asyncio.sleep(_WATCH_SECONDS)
         try:
-            await anyio.to_thread.run_sync(serving.refresh)
+            await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
         except Exception:
             telemetry.LOG.exception("looking for changes failed")
-        if server is not None and os.getppid() != server.pid:
-            os.kill(os.getpid(), signal.SIGTERM)
 
 
-def write_run_folder(folder: Path, choice: Choice, config: ServeConfig) -> None:
-    """Write what a worker needs to know; it may hold the password of a database, so the folder is its owner's alone."""
-    settings = {"config": config.to_dict(), "path": choice.path, "embeddings": choice.embeddings}
-    (folder / _SETTINGS).write_text(json.dumps(settings))
-
-
-def worker() -> FastAPI:
-    """The application of one worker process, as the folder in `RUN_FOLDER` says."""
-    folder = Path(os.environ[RUN_FOLDER])
-    settings = json.loads((folder / _SETTINGS).read_text())
-    config = ServeConfig.from_dict(settings["config"])
-    telemetry.log_as_json(config.log_level)
-    return create_app(Serving(Choice(settings["path"], settings["embeddings"]), config, folder))
+def _end_with_server() -> None:
+    """End when the server that started this worker is gone, so that none is left behind."""
+    server = multiprocessing.parent_process()
+    if server is not None and os.getppid() != server.pid:
+        os.kill(os.getpid(), signal.SIGTERM)

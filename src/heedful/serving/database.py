@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import threading
 import time
@@ -12,11 +13,13 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, select, text
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from heedful.errors import ConfigError, HeedfulError, MissingExtraError
+from heedful.errors import ConfigError, MissingExtraError
+from heedful.serving.bounded import Guard, NoAnswer, StoreUnavailable, Threads
+from heedful.serving.places import EXPECTED, is_passing, reason, url_of, words
 from heedful.serving.tables import SCHEMA_VERSION, UPGRADES, metadata, schema
 
 __all__ = ["Database", "StoreUnavailable"]
@@ -25,10 +28,21 @@ T = TypeVar("T")
 _CONNECTIONS = 40  # as many as the web framework has threads
 _ATTEMPTS = 4
 _LOCK_POLL_SECONDS = 0.001
-_CONNECT_SECONDS = 3
+# A server that hangs answers nothing, not even that it is too late, so that callers wait in a thread of their own.
+_THREADS, _HEAVY_THREADS = 12, 2
+_GRACE_SECONDS = 0.5  # beyond the time for a lock, so that the server's own refusal comes first
+_ROWS_A_SECOND = 1000
 _STATEMENT_SECONDS = 60
-# Two transactions that held each other up, one of which PostgreSQL has ended: it may be tried again.
-_PASSING = ("40001", "40P01")
+_PROBE_SECONDS = 10.0
+_CONNECTING = {
+    "connect_timeout": 2,
+    "tcp_user_timeout": 10_000,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "application_name": "heedful",
+}
+_LOG = logging.getLogger("heedful.serving")
 _SQLITE_SETTINGS = (
     "synchronous = FULL",  # with the write-ahead log: each commit is forced to the disk before it is acknowledged
     "foreign_keys = ON",
@@ -36,11 +50,6 @@ _SQLITE_SETTINGS = (
     "cache_size = -32000",  # KiB: with SQLite's 2 MB a million events come in a quarter more slowly
     "wal_autocheckpoint = 4000",  # pages, 16 MB: pages that change often are written fewer times
 )
-_EXPECTED = "a file such as shop.sqlite, sqlite:///shop.sqlite or postgresql://user@host/shop"
-
-
-class StoreUnavailable(HeedfulError):  # noqa: N818  (says what is so, as HTTP's 503 does)
-    """The database cannot be used at the moment: gone, locked, out of space. Nothing was stored; try again later."""
 
 
 class Database:
@@ -57,6 +66,11 @@ class Database:
         self._file: tuple[int, int] | None = None
         # SQLite has one writer at a time, and those of other processes wait by polling; our own threads queue here.
         self._turn = threading.Lock()
+        self._patience = threading.local()
+        self._reads, self._writes, self._answers = Guard(), Guard(), Guard(NoAnswer)
+        self._threads, self._heavy = Threads(_THREADS), Threads(_HEAVY_THREADS)
+        self._write_problem: StoreUnavailable | None = None
+        self._last_write = time.monotonic()
         self._engine = self._sqlite() if self.system == "sqlite" else self._postgresql()
         self._reading = self._streaming = self._engine
         if self.system == "sqlite":
@@ -79,38 +93,104 @@ class Database:
             MissingExtraError: psycopg is not installed.
             StoreUnavailable: the database cannot be reached.
         """
-        database = cls(_url_of(place), lock_seconds)
+        database = cls(url_of(place), lock_seconds)
         try:
             if database._path is not None:
                 database._open_file(create)
             with database._failures():
                 database._see_to_tables(create)
+        except StoreUnavailable as error:
+            database.close()
+            # Whoever starts a server may know where its database is; those who use it are not told.
+            got = words(error.__cause__, database._url) if error.__cause__ is not None else None
+            raise StoreUnavailable(error.problem, got=got, fix=error.fix) from error.__cause__
         except BaseException:
             database.close()
             raise
         return database
 
-    def read(self, work: Callable[[Connection], T], *, streamed: bool = False) -> T:
+    def read(self, work: Callable[[Connection], T], *, heavy: bool = False) -> T:
         """What `work` returns, given a connection on which each statement is on its own.
 
         Args:
             work: reads.
-            streamed: whether it fetches rows by and by.
+            heavy: whether it takes long, or fetches rows by and by.
 
         Raises:
             StoreUnavailable: the database cannot be used.
         """
-        with self._failures():
-            self._same_file()
-            with (self._streaming if streamed else self._reading).connect() as connection:
-                return work(connection)
 
-    def write(self, work: Callable[[Connection], T]) -> T:
+        def run() -> T:
+            with self._failures():
+                self._same_file()
+                with (self._streaming if heavy else self._reading).connect() as connection:
+                    return work(connection)
+
+        if heavy:
+            return self._at_length(run)
+        return self._reads.call(lambda: self._in_time(run, self._lock_seconds + _GRACE_SECONDS))
+
+    def write(
+        self, work: Callable[[Connection], T], *, rows: int = 1, heavy: bool = False, seconds: float | None = None
+    ) -> T:
         """What `work` returns, all of it done in one transaction that is on the disk when this returns.
 
+        Args:
+            work: changes something.
+            rows: about how many rows.
+            heavy: whether it takes long.
+            seconds: the longest wait for a lock; by default as given to `open`.
+
         Raises:
-            StoreUnavailable: the database cannot be used; nothing was changed.
+            StoreUnavailable: the database cannot be used; nothing was changed, unless it did not answer in time.
         """
+        wait = self._lock_seconds if seconds is None else seconds
+
+        def run() -> T:
+            self._patience.deadline = time.monotonic() + wait
+            return self._transaction(work)
+
+        try:
+            if heavy:
+                done = self._at_length(run)
+            else:
+                limit = wait + _GRACE_SECONDS + rows / _ROWS_A_SECOND
+                patient = seconds is None
+                done = self._writes.call(lambda: self._in_time(run, limit, patient=patient), patient=patient)
+        except StoreUnavailable as error:
+            self._note_write(error)
+            raise
+        self._note_write(None)
+        return done
+
+    def check(self) -> None:
+        """Find out whether the database answers, and whether it took the last write.
+
+        Raises:
+            StoreUnavailable: it does not.
+        """
+        self.read(lambda connection: connection.execute(select(1)))
+        if (problem := self._write_problem) is not None:
+            raise StoreUnavailable("the database cannot be written", got=problem.problem, fix=problem.fix)
+
+    def probe(self) -> None:
+        """Write something harmless if the last write failed, or nothing was written for a while, to know of a full disk.
+
+        Raises:
+            StoreUnavailable: it cannot be written.
+        """
+        if self._write_problem is not None or time.monotonic() - self._last_write > _PROBE_SECONDS:
+            self.write(lambda connection: connection.execute(schema.update().values(version=schema.c.version)))
+
+    def _note_write(self, problem: StoreUnavailable | None) -> None:
+        before, self._write_problem, self._last_write = self._write_problem, problem, time.monotonic()
+        if problem is not None and before is None:
+            cause = words(problem.__cause__, self._url) if problem.__cause__ is not None else None
+            _LOG.error("the database cannot be written", extra={"facts": {"problem": problem.problem, "cause": cause}})
+        elif problem is None and before is not None:
+            _LOG.warning("the database can be written again")
+
+    def _transaction(self, work: Callable[[Connection], T]) -> T:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 with self._failures(), self._my_turn():
@@ -118,14 +198,27 @@ class Database:
                     with self._engine.begin() as connection:
                         return work(connection)
             except StoreUnavailable as error:
-                if attempt == _ATTEMPTS or not _is_passing(error.__cause__):
+                if attempt == _ATTEMPTS or not is_passing(error.__cause__):
                     raise
         raise AssertionError("the last attempt returns or raises")
+
+    def _in_time(self, work: Callable[[], T], seconds: float, *, patient: bool = True) -> T:
+        """SQLite keeps to its limits by itself, and needs no other thread."""
+        if self.system == "sqlite":
+            return work()
+        return self._answers.call(lambda: self._threads.call(work, seconds), patient=patient)
+
+    def _at_length(self, work: Callable[[], T]) -> T:
+        """Work that takes long, once it is known that the database answers."""
+        if self.system == "sqlite":
+            return work()
+        self.read(lambda connection: connection.execute(select(1)))
+        return self._heavy.call(work, _STATEMENT_SECONDS)
 
     def forget(self) -> None:
         """Clear what was deleted from SQLite's write-ahead log too, if no other process reads just now."""
         if self.system == "sqlite":
-            self.read(lambda connection: connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").all())
+            self.read(lambda connection: connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").all(), heavy=True)
 
     def close(self) -> None:
         """Close the connections."""
@@ -167,7 +260,7 @@ class Database:
         gets the lock again and again while the others wait for seconds.
         """
         driver: sqlite3.Connection = connection.connection.driver_connection  # type: ignore[assignment]
-        deadline = time.monotonic() + self._lock_seconds
+        deadline = getattr(self._patience, "deadline", None) or time.monotonic() + self._lock_seconds
         driver.execute("PRAGMA busy_timeout = 0")
         try:
             while True:
@@ -183,10 +276,9 @@ class Database:
 
     def _postgresql(self) -> Engine:
         milliseconds = {"lock_timeout": self._lock_seconds * 1000, "statement_timeout": _STATEMENT_SECONDS * 1000}
-        defaults = {"connect_timeout": _CONNECT_SECONDS, "tcp_user_timeout": 10_000, "application_name": "heedful"}
         try:
             engine = create_engine(
-                self._url.update_query_dict({k: str(v) for k, v in defaults.items() if k not in self._url.query}),
+                self._url.update_query_dict({k: str(v) for k, v in _CONNECTING.items() if k not in self._url.query}),
                 hide_parameters=True, pool_pre_ping=True, pool_size=8, max_overflow=_CONNECTIONS - 8,
                 pool_timeout=self._lock_seconds, pool_use_lifo=True,
             )  # fmt: skip
@@ -207,7 +299,7 @@ class Database:
     def _open_file(self, create: bool) -> None:
         assert self._path is not None
         if self._path.is_dir():
-            raise ConfigError("a database is a file, and this is a folder", got=self._path, expected=_EXPECTED)
+            raise ConfigError("a database is a file, and this is a folder", got=self._path, expected=EXPECTED)
         if not self._path.exists():
             if not create:
                 raise ConfigError("there is no such database file", got=self._path, fix="check the path")
@@ -223,7 +315,7 @@ class Database:
                     connection.close()
         except StoreUnavailable as error:
             if isinstance(error.__cause__, sqlite3.DatabaseError) and "not a database" in str(error.__cause__):
-                raise ConfigError("this file is not a database", got=self._path, expected=_EXPECTED) from error
+                raise ConfigError("this file is not a database", got=self._path, expected=EXPECTED) from error
             raise
         self._file = _identity(self._path)
 
@@ -233,7 +325,7 @@ class Database:
             return
         self._engine.dispose()
         if found is None:
-            raise StoreUnavailable("the database file is gone", got=self._path, fix="put it back, or start the server again")
+            raise StoreUnavailable("the database file is gone", fix="put it back, or start the server again")
         self._open_file(create=False)
         self._see_to_tables(create=False)
 
@@ -291,7 +383,8 @@ class Database:
         if self.system == "postgresql":
             yield
             return
-        if not self._turn.acquire(timeout=self._lock_seconds):
+        deadline = getattr(self._patience, "deadline", None) or time.monotonic() + self._lock_seconds
+        if not self._turn.acquire(timeout=max(deadline - time.monotonic(), 0)):
             raise StoreUnavailable("the database is busy", fix="try again in a few seconds")
         try:
             yield
@@ -305,43 +398,10 @@ class Database:
         except (DBAPIError, sqlite3.Error) as error:
             cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
             raise StoreUnavailable(
-                "the database cannot be used at the moment", got=self._words(cause), fix="try again in a few seconds"
+                f"the database cannot be used at the moment: {reason(cause)}", fix="try again in a few seconds"
             ) from cause
         except PoolTimeoutError as error:
             raise StoreUnavailable("the database is too busy", fix="try again in a few seconds") from error
-
-    def _words(self, error: BaseException) -> str:
-        """The first line of a driver's message (later ones may quote data), without the password."""
-        words = (str(error).strip() or type(error).__name__).splitlines()[0]
-        for secret in (self._url.password, self._url.query.get("password")):
-            for form in (str(secret), quote(str(secret), safe="")) if secret else ():
-                words = words.replace(form, "***")
-        return words
-
-
-def _url_of(place: str) -> URL:
-    """The URL of a place.
-
-    Raises:
-        ConfigError: what it names is neither a file nor a database of a kind that is used here. The place is not quoted:
-            it may hold a password.
-    """
-    if "://" not in place:
-        if not place or place == ":memory:":
-            raise ConfigError(
-                "a store needs a file, which other processes can open too", got=repr(place), expected=_EXPECTED
-            )
-        return URL.create("sqlite", database=place)
-    try:
-        url = make_url(place)
-    except (ArgumentError, ValueError):
-        raise ConfigError("the URL of the database cannot be read", expected=_EXPECTED) from None
-    system = {"postgres": "postgresql"}.get(url.get_backend_name(), url.get_backend_name())
-    if system == "sqlite" and url.database and url.database != ":memory:":
-        return URL.create("sqlite", database=url.database)
-    if system == "postgresql":
-        return url.set(drivername="postgresql+psycopg")
-    raise ConfigError("a database of this kind is not used here", got=f"{url.drivername}://", expected=_EXPECTED)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -350,7 +410,3 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
-
-
-def _is_passing(error: BaseException | None) -> bool:
-    return getattr(error, "sqlstate", None) in _PASSING

@@ -30,6 +30,7 @@ __all__ = ["Appended", "Engine", "Filled", "NotFoundError", "Past", "Ranking"]
 # An event further in the future than this comes from a clock that is wrong; it would stay the user's latest for ever.
 _FUTURE_SECONDS = 86_400
 _LATEST_HISTORY = 1000
+_IMPRESSION_SECONDS = 0.5  # a slot waits no longer for a lock: without an impression it is better than late
 _NO_ITEMS = np.empty(0, np.int64)
 # Ids that are looked up at once: in a dictionary, which takes ids of mixed types and integers of any size.
 _PART = 4096
@@ -74,11 +75,15 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Filled:
-    """A content slot, filled for one visitor: the items, and the impression that a click will name."""
+    """A content slot, filled for one visitor: the items, and the impression that a click will name.
+
+    An impression of None could not be recorded, and `note` says why: nobody can report it as shown.
+    """
 
     ranking: Ranking
     treatment: str
-    impression_id: str
+    impression_id: str | None
+    note: str | None = None
 
 
 @dataclass(frozen=True)
@@ -257,6 +262,8 @@ class Engine:
     def fill(self, name: str, past: Past, *, visitor: str | None = None) -> Filled:
         """Fill a content slot for a visitor and record the impression, which counts once it was shown.
 
+        A database that cannot be written does not keep the slot from being filled.
+
         Args:
             name: the slot.
             past: the visitor's history.
@@ -265,7 +272,6 @@ class Engine:
 
         Raises:
             NotFoundError: no such slot.
-            StoreUnavailable: the database cannot be reached.
         """
         slots = self.slots
         if slots is None or name not in [slot.name for slot in slots.slots]:
@@ -276,10 +282,13 @@ class Engine:
         with self._scoring:
             chosen = slots.select(name, past.histories, treatment)
         shown = tuple(map(str, self.ids(chosen.rows)))
-        self.store.add_impression(
-            Impression(impression_id, name, treatment, visitor, shown, self._now(), self.version, slots.slots[name].salt)
-        )
-        return Filled(Ranking(chosen.rows, chosen.scores, []), treatment, impression_id)
+        ranking, salt = Ranking(chosen.rows, chosen.scores, []), slots.slots[name].salt
+        impression = Impression(impression_id, name, treatment, visitor, shown, self._now(), self.version, salt)
+        try:
+            self.store.add_impression(impression, seconds=_IMPRESSION_SECONDS)
+        except StoreUnavailable as error:
+            return Filled(ranking, treatment, None, f"this impression is not counted: {error.problem}")
+        return Filled(ranking, treatment, impression_id)
 
     # Items
 

@@ -7,6 +7,7 @@ import re
 import uuid
 from time import perf_counter
 from typing import Any
+from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -24,6 +25,7 @@ _OPEN = ("/", "/openapi.json")
 _OPEN_FOLDERS = ("/static/", "/health/")
 _OFTEN = ("/health/live", "/health/ready", "/metrics")
 _PORT = re.compile(r":\d*$")
+_DIGITS = 19  # far more bytes than anybody sends
 
 
 class _TooLargeError(Exception):
@@ -56,6 +58,8 @@ class Gate:
                 await self._app(scope, receive, send)
             return
         started, request_id = perf_counter(), uuid.uuid4().hex
+        # A client that waits to be told to send its body is not told so when it is refused: no request can follow.
+        last = [(b"connection", b"close")] if header(scope["headers"], b"expect") else []
         status: int | None = None
 
         async def answer(message: Message) -> None:
@@ -63,11 +67,11 @@ class Gate:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 given = {name for name, _ in message["headers"]}
-                extra = [pair for pair in SECURITY_HEADERS if pair[0] not in given]
+                extra = [pair for pair in SECURITY_HEADERS if pair[0] not in given] + (last if status >= 400 else [])
                 message["headers"] = [*message["headers"], *extra, (b"x-request-id", request_id.encode())]
             await send(message)
 
-        failure: BaseException | None = None
+        failure: Exception | None = None
         try:
             async with asyncio.timeout(self._config.request_seconds):
                 refusal = self._refusal(scope)
@@ -75,25 +79,30 @@ class Gate:
                     await refusal(scope, receive, answer)
                 else:
                     await self._app(scope, await self._received(receive), answer)
-        except _TooSlowError:
-            refusal = error_answer(408, "too_slow", "the request took too long to arrive", "send it faster")
-            refusal.headers["connection"] = "close"
-        except TimeoutError:
-            fix = "try again in a few seconds, or ask for less"
-            refusal = error_answer(503, "overdue", "the answer took too long", fix, {"retry-after": "5"})
-        except _TooLargeError:
-            most = f"at most {self._config.max_body:,} bytes"
-            refusal = error_answer(413, "too_large", f"the body is too large; expected: {most}", "send several requests")
-            refusal.headers["connection"] = "close"
         except _GoneError:
             return
         except Exception as error:
             failure = error
-            fix = f"look for request {request_id} in the server's log"
-            refusal = error_answer(500, "internal", "the server failed on this request", fix)
-        if status is None and refusal is not None:
-            await refusal(scope, receive, answer)
-        self._record(scope, status or 500, perf_counter() - started, request_id, failure)
+        if failure is not None and status is None:
+            await self._failed(failure, request_id)(scope, receive, answer)
+        expected = (_TooSlowError, TimeoutError, _TooLargeError)
+        unexpected = failure if not isinstance(failure, expected) else None
+        self._record(scope, status or 500, perf_counter() - started, request_id, unexpected)
+
+    def _failed(self, error: Exception, request_id: str) -> Answer:
+        """The answer to a request that was not answered."""
+        if isinstance(error, _TooSlowError):
+            late = {"connection": "close"}
+            return error_answer(408, "too_slow", "the request took too long to arrive", "send it faster", late)
+        if isinstance(error, TimeoutError):
+            fix = "try again in a few seconds, or ask for less"
+            return error_answer(503, "overdue", "the answer took too long", fix, {"retry-after": "5"})
+        if isinstance(error, _TooLargeError):
+            # The connection stays open: what the client still sends is thrown away, so that it reads this answer.
+            most = f"at most {self._config.max_body:,} bytes"
+            return error_answer(413, "too_large", f"the body is too large; expected: {most}", "send several requests")
+        fix = f"look for request {request_id} in the server's log"
+        return error_answer(500, "internal", "the server failed on this request", fix)
 
     def _refusal(self, scope: Scope) -> Answer | None:
         """Why the request is not even read, if so; leaves its key in the scope."""
@@ -103,11 +112,14 @@ class Gate:
         client = scope["client"][0] if scope.get("client") else ""
         if keys is None:
             # A page on the internet may have its name point at this machine; the browser then names that page here.
-            host = _PORT.sub("", header(headers, b"host")) or "localhost"
-            if is_loopback(self._config.host) and not is_loopback(host):
+            host = header(headers, b"host")
+            if is_loopback(self._config.host) and not is_loopback(_PORT.sub("", host) or "localhost"):
                 fix = "use localhost, or serve with --keys"
                 return error_answer(403, "wrong_host", "without keys the server answers to the name localhost alone", fix)
-        elif path not in _OPEN and not path.startswith(_OPEN_FOLDERS):
+            if not _is_open(path) and _of_another_page(headers, host):
+                fix = "call the server from your own server, or from its own page"
+                return error_answer(403, "wrong_origin", "without keys the server answers no page of another origin", fix)
+        elif not _is_open(path):
             found = keys.find(bearer(headers) or "")
             if found is None:
                 wait = self._buckets.wait(client)
@@ -124,8 +136,7 @@ class Gate:
         wait = self._buckets.wait(client)
         if wait:
             return _later(wait)
-        length = header(headers, b"content-length")
-        if length.isdigit() and int(length) > self._config.max_body:
+        if _length(header(headers, b"content-length")) > self._config.max_body:
             raise _TooLargeError
         return None
 
@@ -157,7 +168,7 @@ class Gate:
 
         return again
 
-    def _record(self, scope: Scope, status: int, seconds: float, request_id: str, failure: BaseException | None) -> None:
+    def _record(self, scope: Scope, status: int, seconds: float, request_id: str, failure: Exception | None) -> None:
         """Figures and a line in the log: the route, never the path, which may name a user."""
         route = getattr(scope.get("route"), "path", None) or "none"
         telemetry.observe(scope["method"] if route != "none" else "any", route, status, seconds)
@@ -178,6 +189,27 @@ class Gate:
             telemetry.LOG.debug("request", extra={"facts": facts})
         else:
             telemetry.LOG.info("request", extra={"facts": facts})
+
+
+def _is_open(path: str) -> bool:
+    return path in _OPEN or path.startswith(_OPEN_FOLDERS)
+
+
+def _of_another_page(headers: list[tuple[bytes, bytes]], host: str) -> bool:
+    """Whether a browser sends the request for a page of another origin: by a form or script, or to show it as an image."""
+    site = header(headers, b"sec-fetch-site")
+    if site:
+        return site not in ("same-origin", "none")
+    source = header(headers, b"origin") or header(headers, b"referer")
+    return bool(source) and urlsplit(source).netloc != host
+
+
+def _length(text: str) -> int:
+    """What `Content-Length` says; 0 where it says nothing that counts, so that the body itself is measured."""
+    digits = text.strip().lstrip("0")
+    if not digits.isascii() or not digits.isdigit():
+        return 0
+    return int(digits[:_DIGITS])
 
 
 def _later(seconds: float) -> Answer:

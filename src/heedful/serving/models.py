@@ -1,22 +1,21 @@
 """What a worker serves: the model and its slots, replaced as a whole while requests go on.
 
-All workers of a server watch the same files each second: the model folder (or the link that leads to it), the file that
-names another one, the slots and the keys. So a change reaches all of them however it was made, and what cannot be used is
-reported, once, while the old goes on.
+All workers of a server watch the same files each second: the model folder (or the link that leads to it), the state folder,
+the slots and the keys. So a change reaches all of them however it was made. What cannot be used is reported once, and the
+previous state stays in service.
 """
 
 from __future__ import annotations
 
-import fcntl
 import gc
-import json
+import hashlib
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
@@ -34,28 +33,22 @@ from heedful.serving import telemetry
 from heedful.serving.arrivals import trained_items, with_new_items
 from heedful.serving.engine import Engine
 from heedful.serving.options import ServeConfig
-from heedful.serving.security import Keys
+from heedful.serving.security import Keys, no_keys
 from heedful.serving.selection import SlotBook
 from heedful.serving.slots import parse_slots
+from heedful.serving.state import Choice, Served, State, look, state_folder
 from heedful.serving.store import Store, StoreUnavailable
+from heedful.serving.watched import WatchedFile
 
-__all__ = ["Choice", "Loaded", "Serving"]
+__all__ = ["ChangedError", "Choice", "Loaded", "Serving"]
 
-CHOICE = "model.json"
-_LOCK = "changes.lock"
+# A request that waits for a lock in the database is refused soon, so that it can be sent again.
+_LOCK_SECONDS = 1.5
+_RETRY_SECONDS = 10.0
 
 
-@dataclass(frozen=True)
-class Choice:
-    """Which model to serve.
-
-    Attributes:
-        path: its folder, or a link to it.
-        embeddings: the table to use, None for the one that the folder refers to.
-    """
-
-    path: str
-    embeddings: str | None = None
+class ChangedError(HeedfulError):
+    """What was to be replaced has been changed by somebody else."""
 
 
 @dataclass(frozen=True)
@@ -108,20 +101,26 @@ class Serving:
     """What one worker serves, kept up to date by `refresh`.
 
     Args:
-        choice: the model to begin with.
+        choice: the model that the server was started with.
         config: options of the server.
-        folder: what the workers of this server share; None for a single worker.
+        folder: its state; by default where the options say.
+        run: what the workers of this server share while it runs; None for a single process.
 
     Attributes:
-        problems: what could not be used at the last attempt, by what it is: model, slots, keys.
+        problems: what could not be used at the last attempt, by what it is: model, slots, keys, database.
+        slots_text: the declarations in service, as they were written.
     """
 
-    def __init__(self, choice: Choice, config: ServeConfig, folder: Path | None = None) -> None:
-        self.config, self._folder = config, folder
+    def __init__(self, choice: Choice, config: ServeConfig, folder: Path | None = None, run: Path | None = None) -> None:
+        self.config, self._run = config, run
         self._root = Path(choice.path).absolute().parent
         self._choice = choice
+        self._state = State(folder if folder is not None else state_folder(config, choice))
         self._changing = threading.Lock()
         self._seen: dict[str, object] = {}
+        self._retry = 0.0
+        self._slots_file = WatchedFile(config.slots, self._in_run("slots.toml"), self._use_slots)
+        self._keys_file = WatchedFile(config.keys, self._in_run("keys.toml"), self._use_keys)
         self.problems: dict[str, str] = {}
         self.keys: Keys | None = None
         self.slots_text = ""
@@ -150,16 +149,17 @@ class Serving:
         """Load everything; a database that cannot be reached is tried again by `refresh`.
 
         Raises:
-            HeedfulError: model, slots or keys cannot be used.
+            HeedfulError: model, slots or keys cannot be used, and there is no earlier state of them.
         """
-        self._choice = self._wanted()
-        self._seen = self._looks()
-        if self.config.keys is not None:
-            self.keys = Keys.read(self.config.keys)
-        self.slots_text = _read(self.config.slots)
-        loaded = Loaded.from_choice(self._choice)
-        self._put(loaded, _book(loaded, self.slots_text))
-        self._open_store()
+        with self._changing:
+            if self.config.keys is not None and (error := self._keys_file.start()) is not None:
+                self._report("keys", error)
+            self._loaded = self._start_model()
+            if (error := self._slots_file.start()) is not None:
+                self._report("slots", error)
+            telemetry.model_served(self.loaded.ranker.name, self.loaded.version)
+            _keep_from_collector()
+            self._follow()
 
     def close(self) -> None:
         """Let go of the database, and of what was kept."""
@@ -170,36 +170,103 @@ class Serving:
     def refresh(self) -> None:
         """Take over what has changed on disk, and try a database that could not be reached."""
         with self._changing:
-            self._take_over()
+            self._follow()
 
-    def _take_over(self) -> None:
+    def probe(self) -> None:
+        """Find out now and then whether the database can be written; the store keeps what it finds, and logs it."""
+        if self._store is not None:
+            with suppress(StoreUnavailable):
+                self._store.probe()
+
+    def _start_model(self) -> Loaded:
+        with self._state.locked():
+            served = self._state.begin(self._choice)
+            loaded = Loaded.from_choice(self._state.copies(served))
+            if served != self._state.served():
+                self._state.put(served)
+            self._note(served)
+        return loaded
+
+    def _in_run(self, name: str) -> Path | None:
+        return self._run / name if self._run is not None else None
+
+    # Changes on disk
+
+    def _follow(self) -> None:
         if self._store is None:
-            try:
-                self._open_store()
-            except HeedfulError as error:
-                self._report("database", error)
-        looks = self._looks()
-        changed = [what for what, look in looks.items() if look != self._seen.get(what)]
-        self._seen = looks
-        for what in changed:
-            self._attempt(what)
+            self._open_store()
+        if self._state.changed() != self._seen["served"]:
+            self._attempt("model", self._take_served)
+        now, source = time.monotonic(), look(self._choice)
+        # Files that are copied one by one are no model until the last one is there.
+        if source != self._seen["source"] or ("model" in self.problems and now > self._retry):
+            self._seen["source"], self._retry = source, now + _RETRY_SECONDS
+            self._attempt("model", self._take_source)
+        if self._slots_file.changed():
+            self._attempt("slots", self._slots_file.take)
+        if self.config.keys is not None and self._keys_file.changed():
+            self._attempt("keys", self._keys_file.take)
+
+    def _attempt(self, what: str, take: Callable[[], None]) -> None:
+        before = self.problems.pop(what, None)
+        try:
+            take()
+        except HeedfulError as error:
+            self._report(what, error, again=error.problem == before)
+
+    def _take_served(self) -> None:
+        """Serve what another worker has put into service."""
+        self._seen["served"] = self._state.changed()
+        if (served := self._state.served()) is not None:
+            loaded = Loaded.from_choice(self._state.copies(served))
+            self._put(loaded, _book(loaded, self.slots_text))
+            self._note(served)
+
+    def _take_source(self) -> None:
+        """Serve the model that was put in the place of the one in service."""
+        with self._state.locked():
+            self._serve(self._state.keep(self._choice))
+
+    def _use_slots(self, text: str) -> None:
+        book, kept = _book(self.loaded, text), self._slots_file.kept
+        before = kept if kept is not None else self.slots_text
+        # An editor may empty a file before it writes it anew: to remove all slots takes PUT /slots?empty=true.
+        if not len(book.slots) and before != text and len(parse_slots(before)):
+            raise InputError("the file of slots declares none", expected="one at least", fix="or PUT /slots?empty=true")
+        self._put(self.loaded, book)
+        self.slots_text = text
+
+    def _use_keys(self, text: str) -> None:
+        """No key at all leaves the server closed."""
+        found = Keys.parse(text, str(self.config.keys))
+        if not len(found):
+            if self.keys is None and self._keys_file.kept is None:
+                raise no_keys(self.config.keys)
+            self.problems["keys"] = no_keys(self.config.keys).problem
+        self.keys = found
+
+    def _report(self, what: str, error: HeedfulError, *, again: bool = False) -> None:
+        if not again and self.problems.get(what) != error.problem:
+            telemetry.LOG.error(f"{what}: the previous state stays in service", extra={"facts": {"problem": error.problem}})
+        self.problems[what] = error.problem
+
+    # Changes by request
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """One change at a time over all workers, each upon the ones before."""
-        with self._changing, ExitStack() as held:
-            if self._folder is not None:
-                lock = held.enter_context((self._folder / _LOCK).open("w"))
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                self._take_over()
+        with self._changing, self._state.locked():
+            if self._state.changed() != self._seen["served"]:
+                self._take_served()
             yield
 
     def swap(self, path: str, embeddings: str | None = None) -> Loaded:
-        """Serve another model, in all workers.
+        """Serve another model, in all workers and after a restart.
 
         Args:
             path: its folder, from the folder that holds the first model.
-            embeddings: the table to use, such as an extension, from that folder too; None: the one the model refers to.
+            embeddings: the table to use, such as an extension, from that folder too; None: the one the model refers to, with
+                the items that were added to it.
 
         Raises:
             InputError: a path leads out of the folder that holds the first model.
@@ -208,18 +275,17 @@ class Serving:
         """
         choice = Choice(self._inside(path), self._inside(embeddings) if embeddings is not None else None)
         with self._alone():
-            self._choose(choice)
-        return self.loaded
+            self._serve(self._state.keep(choice))
+            return self.loaded
 
-    def add_items(self, items: pa.Table) -> tuple[Path, Extension]:
-        """Rank new items from now on, in all workers, and fit those that came before again; see `heedful.serving.arrivals`.
+    def add_items(self, items: pa.Table) -> tuple[str, Extension]:
+        """Rank new items from now on, in all workers and after a restart; see `heedful.serving.arrivals`.
 
         Args:
             items: `item_id` and columns such as those of the served table.
 
         Returns:
-            The folder of the extended table, beside the model, to be given as --embeddings when the server starts again; and
-            how the new items came by their vectors.
+            The name of the extended table in the state folder, and how the new items came by their vectors.
 
         Raises:
             InputError: an item was in training, or its attributes do not fit.
@@ -231,11 +297,9 @@ class Serving:
             if ranker.embeddings is None:
                 raise ConfigError(f"{ranker.name} has no item vectors", fix="serve a model that has, such as attention")
             extension = with_new_items(ranker, self.loaded.n_trained, items, store)
-            place = self._root / f"embeddings-{extension.table.content_hash[:12]}"
-            if not place.exists():
-                extension.table.save(place)
-            self._choose(Choice(self._choice.path, str(place)))
-        return place, extension
+            served = self._state.keep(Choice(self._choice.path), extension=extension.table)
+            self._serve(served)
+        return str(served.table), extension
 
     def _inside(self, path: str) -> str:
         place = Path(os.path.normpath(self._root / path))
@@ -243,44 +307,65 @@ class Serving:
             raise InputError("that folder is out of reach", expected="a folder beside the first model")
         return str(place)
 
-    def _choose(self, choice: Choice) -> None:
-        loaded = Loaded.from_choice(choice)
+    def _serve(self, served: Served) -> None:
+        """Put a model into service, in all workers."""
+        loaded = Loaded.from_choice(self._state.copies(served))
         book = _book(loaded, self.slots_text)
-        if self._folder is not None:
-            with write_atomically(self._folder / CHOICE) as partial:
-                partial.write_text(json.dumps({"path": choice.path, "embeddings": choice.embeddings}))
+        self._state.put(served)
         self._put(loaded, book)
-        self._choice = choice
+        self._note(served)
         self.problems.pop("model", None)
-        self._seen = self._looks()
 
-    def put_slots(self, text: str) -> list[str]:
-        """Declare the slots anew, in all workers, and in the file; returns what was set aside.
+    def _note(self, served: Served) -> None:
+        self._choice = served.choice
+        self._seen |= {"served": self._state.changed(), "source": served.looks}
+
+    def put_slots(self, text: str, *, empty: bool = False, unchanged: str | None = None, preview: bool = False) -> SlotBook:
+        """Declare the slots anew, in all workers, and in the file.
+
+        Args:
+            text: TOML, as in docs/slots.md.
+            empty: whether it may declare no slot at all.
+            unchanged: the tag of the declarations that it takes the place of; others may not be overwritten.
+            preview: only say what it would do.
 
         Raises:
             InputError: the text cannot be used, or the server has no file of slots.
+            ChangedError: the declarations are not those of that tag.
             FolderError: the file cannot be written; nothing has changed.
         """
         if self.config.slots is None:
             raise InputError("this server has no file to keep slots in", fix="start it with --slots FILE")
         with self._alone():
+            if self._slots_file.changed():
+                self._attempt("slots", self._slots_file.take)
+            if unchanged is not None and unchanged != self.slots_tag:
+                raise ChangedError("the slots were changed meanwhile", fix="GET /slots.toml, and change those")
             book = _book(self.loaded, text)
-            with write_atomically(self.config.slots) as partial:
-                partial.write_text(text)
-            self._put(self.loaded, book)
-            self.slots_text = text
-            self.problems.pop("slots", None)
-            self._seen = self._looks()
-        return list(map(str, book.notes))
+            if not len(book.slots) and not empty:
+                raise InputError("this declares no slot, and would remove all", fix="add ?empty=true if that is meant")
+            if not preview:
+                self._slots_file.keep(text)  # first, so that other workers know the file for what it is
+                with write_atomically(self.config.slots) as partial:
+                    partial.write_text(text)
+                self._put(self.loaded, book)
+                self.slots_text = text
+                self.problems.pop("slots", None)
+        return book
+
+    @property
+    def slots_tag(self) -> str:
+        """Names the declarations in service: an entity tag of HTTP."""
+        return '"' + hashlib.sha256(self.slots_text.encode()).hexdigest()[:16] + '"'
 
     def _put(self, loaded: Loaded, book: SlotBook) -> None:
         """Put a model with these slots into service."""
         engine = self._make_engine(loaded, book)
-        before = self._loaded
+        before = self.loaded
         self._loaded, self._book, self._engine = loaded, book, engine
         if before is not loaded:
-            _keep()
-            old = (before.ranker.name, before.version) if before is not None else None
+            _keep_from_collector()
+            old = (before.ranker.name, before.version)
             telemetry.model_served(loaded.ranker.name, loaded.version, instead_of=old)
             telemetry.LOG.info("model in service", extra={"facts": {"model": loaded.ranker.name, "version": loaded.version}})
 
@@ -293,60 +378,22 @@ class Serving:
 
     def _open_store(self) -> None:
         try:
-            self._store = Store.open(self.config.database)
-        except StoreUnavailable as error:
-            self._report("database", error)
+            self._store = Store.open(self.config.database, lock_seconds=_LOCK_SECONDS)
+        except HeedfulError as error:
+            # What it says names the address, which is for the log alone.
+            if "database" not in self.problems:
+                telemetry.LOG.error("the database cannot be used", extra={"facts": {"problem": error.problem}})
+            self.problems["database"] = "the database cannot be used; the log says why"
             return
         self.problems.pop("database", None)
         self._engine = self._make_engine(self.loaded, self._book)
-
-    def _attempt(self, what: str) -> None:
-        try:
-            if what == "model":
-                choice = self._wanted()
-                loaded = Loaded.from_choice(choice)
-                self._put(loaded, _book(loaded, self.slots_text))
-                self._choice = choice
-            elif what == "slots":
-                text = _read(self.config.slots)
-                self._put(self.loaded, _book(self.loaded, text))
-                self.slots_text = text
-            else:
-                assert self.config.keys is not None
-                self.keys = Keys.read(self.config.keys)
-            self.problems.pop(what, None)
-        except HeedfulError as error:
-            self._report(what, error)
-
-    def _report(self, what: str, error: HeedfulError) -> None:
-        if what not in self.problems:
-            telemetry.LOG.error(
-                f"{what} cannot be used; what was there goes on", extra={"facts": {"problem": error.problem}}
-            )
-        self.problems[what] = error.problem
-
-    def _wanted(self) -> Choice:
-        """The model that the workers were last told to serve."""
-        file = self._folder / CHOICE if self._folder is not None else None
-        if file is None or not file.exists():
-            return self._choice
-        return Choice(**json.loads(file.read_text()))
-
-    def _looks(self) -> dict[str, object]:
-        choice = self._wanted()
-        table = _look(Path(choice.embeddings) / "manifest.json") if choice.embeddings else None
-        return {
-            "keys": _look(self.config.keys),
-            "model": (choice, _look(Path(choice.path) / "manifest.json"), table),
-            "slots": _look(self.config.slots),
-        }
 
 
 def _book(loaded: Loaded, slots_text: str) -> SlotBook:
     return SlotBook(parse_slots(slots_text), loaded.ranker, loaded.eligibility)
 
 
-def _keep() -> None:
+def _keep_from_collector() -> None:
     """Take all that is loaded out of the garbage collector's sight, which has a look at millions of objects otherwise.
 
     Each of its rounds, every twenty seconds under load, held up all requests for a quarter of a second. What an earlier
@@ -355,44 +402,3 @@ def _keep() -> None:
     gc.unfreeze()
     gc.collect()
     gc.freeze()
-
-
-def _look(path: str | os.PathLike[str] | None) -> object:
-    """What tells whether a file has changed; None where there is none."""
-    if path is None:
-        return None
-    try:
-        found = Path(path).stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_ino, found.st_size
-
-
-def _read(path: str | None) -> str:
-    """The text of a file, empty when there is no such file yet."""
-    if path is None:
-        return ""
-    try:
-        return Path(path).read_text()
-    except FileNotFoundError:
-        return ""
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read", got=error, expected="a TOML file of slots") from error
-
-
-def facts(serving: Serving) -> dict[str, Any]:
-    """What is served, fit for JSON."""
-    loaded = serving.loaded
-    ranker = loaded.ranker
-    return {
-        "name": ranker.name,
-        "version": loaded.version,
-        "items": len(ranker.items),
-        "kinds": list(ranker.kinds),
-        "columns": list(loaded.eligibility.columns),
-        "explains": ranker.embeddings is not None,
-        "trained": loaded.trained,
-        "last_time": ranker.last_time,
-        "training": {name: value for name, value in ranker.trained_on.items() if name != "content_hash"},
-        "problems": dict(serving.problems),
-    }

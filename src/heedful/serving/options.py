@@ -19,6 +19,9 @@ class ServeConfig(Config):
     host: str = option("127.0.0.1", "address to listen on; any but a loopback address needs --keys")
     port: int = option(8000, "port to listen on; 0: any free one")
     database: str = option("heedful.sqlite", "SQLite file or PostgreSQL URL for events, impressions and clicks")
+    state: str | None = option(
+        None, "folder for what the server has to remember, such as added items; default: DATABASE.state, or heedful.state"
+    )
     slots: str | None = option(None, "TOML file that declares the content slots; made when the page saves the first slot")
     keys: str | None = option(None, "file of API keys, as `heedful key` writes it; none: open to whoever reaches the port")
     workers: int = option(1, "processes that answer requests; they share the memory-mapped table")
@@ -33,6 +36,7 @@ class ServeConfig(Config):
     body_seconds: float = option(10.0, "for a client to send a request")
     request_seconds: float = option(30.0, "for a request altogether, reading the answer included")
     idle_seconds: int = option(30, "until a connection that asks for nothing is closed")
+    start_seconds: float = option(300.0, "for a worker to start; one that takes longer is started again")
     drain_seconds: int = option(20, "for requests under way when the server is told to stop")
     connections: int = option(1000, "connections to a worker; those beyond are answered 503")
     log_level: Literal["debug", "info", "warning", "error"] = option(
@@ -47,7 +51,7 @@ class ServeConfig(Config):
             require(getattr(self, name) >= 1, name, got=getattr(self, name), expected="1 or more")
         for name in ("threads", "rate"):
             require(getattr(self, name) >= 0, name, got=getattr(self, name), expected="0 or more")
-        for name in ("body_seconds", "request_seconds"):
+        for name in ("body_seconds", "request_seconds", "start_seconds"):
             require(getattr(self, name) > 0, name, got=getattr(self, name), expected="more than 0")
         if self.keys is None and not is_loopback(self.host):
             raise ConfigError(

@@ -6,26 +6,37 @@ from pathlib import Path
 
 from heedful.events.log import EventLog
 from heedful.progress import say
-from heedful.serving.models import Choice, Loaded
+from heedful.serving.models import Loaded
 from heedful.serving.options import ServeConfig
-from heedful.serving.security import Keys
+from heedful.serving.security import Keys, no_keys
 from heedful.serving.selection import SlotBook
 from heedful.serving.slots import parse_slots, read_slots
+from heedful.serving.state import Choice, State
 from heedful.serving.store import Store
 
 __all__ = ["prepare"]
 
 
-def prepare(model: str, config: ServeConfig, *, embeddings: str | None = None, histories: str | None = None) -> Choice:
-    """Check the model, slots, keys and database, and load histories.
+def prepare(choice: Choice, config: ServeConfig, folder: Path, *, histories: str | None = None) -> None:
+    """Check the model, slots, keys and database, load histories, and copy the model into the state folder.
+
+    Args:
+        choice: the model that the server is started with.
+        config: options of the server.
+        folder: its state.
+        histories: sequences whose histories are loaded into the database.
 
     Raises:
         HeedfulError: something cannot be used.
     """
-    choice = Choice(str(Path(model).absolute()), str(Path(embeddings).absolute()) if embeddings else None)
-    loaded = Loaded.from_choice(choice)
-    if config.keys is not None:
-        Keys.read(config.keys)
+    if config.keys is not None and not len(Keys.read(config.keys)):
+        raise no_keys(config.keys)
+    state = State(folder)
+    with state.locked():
+        served = state.begin(choice)
+        loaded = Loaded.from_choice(state.copies(served))
+        if served != state.served():
+            state.put(served)
     declared = config.slots is not None and Path(config.slots).exists()
     slots = read_slots(config.slots) if config.slots is not None and declared else parse_slots("")
     for note in SlotBook(slots, loaded.ranker, loaded.eligibility).notes:
@@ -37,4 +48,3 @@ def prepare(model: str, config: ServeConfig, *, embeddings: str | None = None, h
             say(f"{histories}: {added:,} events added to {config.database}")
     finally:
         store.close()
-    return choice

@@ -133,7 +133,8 @@ class Filled(_Answer):
     slot: str
     title: str
     treatment: str
-    impression_id: str
+    impression_id: str | None
+    note: str | None
     items: list[ShownItem]
     unknown: list[Given]
     history_length: int

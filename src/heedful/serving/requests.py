@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Annotated, Any
+from functools import partial, wraps
+from inspect import iscoroutinefunction
+from typing import Annotated, Any, TypeVar
 
+from anyio import CapacityLimiter, to_thread
+from anyio.lowlevel import RunVar
 from fastapi import Depends, Request, Response
 from fastapi.routing import APIRoute
 from pydantic_core import from_json
@@ -16,7 +20,7 @@ from heedful.serving.replies import Failure
 from heedful.serving.security import Key
 from heedful.serving.wire import Visitor
 
-__all__ = ["FAILURES", "KEY", "CurrentEngine", "CurrentServing", "JsonRoute", "at_most", "needs", "past_of"]
+__all__ = ["FAILURES", "KEY", "CurrentEngine", "CurrentServing", "JsonRoute", "at_most", "needs", "past_of", "takes"]
 
 KEY = "heedful.key"
 """Where the gate leaves the API key of a request, in its scope."""
@@ -29,6 +33,7 @@ FAILURES: dict[int | str, dict[str, Any]] = {
     404: {"model": Failure, "description": "No such item, user, slot or address."},
     408: {"model": Failure, "description": "The request took too long to arrive."},
     409: {"model": Failure, "description": "The model cannot be served; the old one goes on."},
+    412: {"model": Failure, "description": "The slots are not those that If-Match names."},
     413: {"model": Failure, "description": "More than the server takes in one request."},
     422: {"model": Failure, "description": "The request is of the wrong form, or asks what cannot be answered."},
     429: {"model": Failure, "description": "Too many requests; Retry-After says how long to wait."},
@@ -37,6 +42,49 @@ FAILURES: dict[int | str, dict[str, Any]] = {
         "description": "The database is gone, or the server is too busy; Retry-After says when to ask again.",
     },
 }
+
+
+# Requests of each kind that are in threads at once. Those that wait for a database never hold up those that need none, nor a
+# load of a model a ranking.
+_THREADS = {"memory": 8, "database": 8, "work": 2, "health": 2}
+_LIMITERS: RunVar[dict[str, CapacityLimiter]] = RunVar("heedful.limiters")
+_KIND = "heedful_kind"
+Handler = TypeVar("Handler", bound=Callable[..., Any])
+
+
+def takes(kind: str) -> Callable[[Handler], Handler]:
+    """Say what a handler needs: "memory" alone, the "database" (as all that say nothing), much "work", or "health"."""
+
+    def mark(handler: Handler) -> Handler:
+        setattr(handler, _KIND, kind)
+        return handler
+
+    return mark
+
+
+def _in_threads(handler: Callable[..., Any]) -> Callable[..., Any]:
+    """A handler that runs in a thread for its kind; a visitor whose history is in the request needs memory alone."""
+    if iscoroutinefunction(handler):
+        return handler
+    kind = getattr(handler, _KIND, None)
+
+    @wraps(handler)
+    async def run(**given: Any) -> Any:
+        visitor = given.get("body")
+        needs_none = isinstance(visitor, Visitor) and visitor.user_id is None
+        limiter = _limiters()[kind or ("memory" if needs_none else "database")]
+        return await to_thread.run_sync(partial(handler, **given), limiter=limiter)
+
+    return run
+
+
+def _limiters() -> dict[str, CapacityLimiter]:
+    try:
+        return _LIMITERS.get()
+    except LookupError:
+        limiters = {kind: CapacityLimiter(number) for kind, number in _THREADS.items()}
+        _LIMITERS.set(limiters)
+        return limiters
 
 
 class _StrictRequest(Request):
@@ -49,7 +97,10 @@ class _StrictRequest(Request):
 
 
 class JsonRoute(APIRoute):
-    """A route that reads JSON strictly."""
+    """A route that reads JSON strictly, and runs its handler in a thread for what it needs."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        super().__init__(path, _in_threads(endpoint), **options)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()

@@ -17,7 +17,7 @@ from pathlib import Path
 from heedful.config import require
 from heedful.errors import ConfigError, InputError
 
-__all__ = ["EVERYTHING", "SCOPES", "SECURITY_HEADERS", "Key", "Keys", "TokenBuckets", "add_key"]
+__all__ = ["EVERYTHING", "SCOPES", "SECURITY_HEADERS", "Key", "Keys", "TokenBuckets", "add_key", "no_keys"]
 
 SCOPES = {
     "rank": "rankings, slots, explanations, histories and figures",
@@ -82,12 +82,23 @@ class Keys:
             InputError: the file cannot be read, or is not one of keys.
         """
         try:
-            declared = tomllib.loads(Path(path).read_text()).get("key", [])
-            keys = [Key(str(key["name"]), str(key["sha256"]), frozenset(key["scopes"])) for key in declared]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            text = Path(path).read_text()
+        except (OSError, ValueError) as error:
             raise _unreadable(path, f"{type(error).__name__}: {error}") from error
-        if not keys:
-            raise _unreadable(path, "no key")
+        return cls.parse(text, path)
+
+    @classmethod
+    def parse(cls, text: str, path: str | os.PathLike[str]) -> Keys:
+        """The keys of a file's text, which may be none.
+
+        Raises:
+            InputError: the text is not one of keys.
+        """
+        try:
+            declared = tomllib.loads(text).get("key", [])
+            keys = [Key(str(key["name"]), str(key["sha256"]), frozenset(key["scopes"])) for key in declared]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise _unreadable(path, f"{type(error).__name__}: {error}") from error
         for key in keys:
             if not key.scopes <= SCOPES.keys() or len(key.sha256) != 64:
                 raise _unreadable(path, f"key {key.name!r} with scopes {', '.join(sorted(map(str, key.scopes)))}")
@@ -110,6 +121,11 @@ def _unreadable(path: object, got: str) -> InputError:
         expected=f"[[key]] with name, sha256 and scopes out of {', '.join(SCOPES)}",
         fix="make a key with `heedful key NAME --keys FILE`",
     )
+
+
+def no_keys(path: object) -> InputError:
+    """The error of a file of API keys that holds none."""
+    return InputError(f"{path} holds no API key", fix="make a key with `heedful key NAME --keys FILE`")
 
 
 def add_key(path: str | os.PathLike[str], name: str, scopes: Sequence[str]) -> str:

@@ -129,8 +129,12 @@ class Store:
         self._database.close()
 
     def ping(self) -> None:
-        """Ask the database for an answer."""
-        self._database.read(lambda connection: connection.execute(select(1)))
+        """Ask the database for an answer, and whether it takes what is written."""
+        self._database.check()
+
+    def probe(self) -> None:
+        """Try to write now and then, so that `ping` knows of a full disk before a visitor does."""
+        self._database.probe()
 
     # Histories
 
@@ -140,7 +144,7 @@ class Store:
         if not rows:
             return Appended(0, 0)
         check_events(rows)
-        accepted = self._database.write(lambda connection: insert_events(connection, rows))
+        accepted = self._database.write(lambda connection: insert_events(connection, rows), rows=len(rows))
         return Appended(accepted, len(rows) - accepted)
 
     def history(self, user_id: str, limit: int) -> UserHistory:
@@ -161,7 +165,7 @@ class Store:
                 these = select(events.c.user_id).where(events.c.item_id.in_(item_ids[start : start + _IDS])).distinct()
                 found.update(dict.fromkeys(connection.execute(these.limit(limit)).scalars()))
 
-        self._database.read(work)
+        self._database.read(work, heavy=True)
         return list(found)[:limit]
 
     def users(self, prefix: str = "", limit: int = 20) -> list[tuple[str, int]]:
@@ -188,7 +192,7 @@ class Store:
             for users in parts(log):
                 rows = rows_of(log, users)
                 check_events(rows)
-                added += self._database.write(lambda connection, rows=rows: add_missing(connection, rows))  # type: ignore[misc]
+                added += self._database.write(lambda connection, rows=rows: add_missing(connection, rows), heavy=True)  # type: ignore[misc]
                 meter.advance(len(rows))
         return added
 
@@ -206,7 +210,7 @@ class Store:
             connection.execute(insert_new(connection, deleted_users), {"user_hash": user_hash(user_id)})
             return removed
 
-        removed = self._database.write(work)
+        removed = self._database.write(work, heavy=True)
         self._database.forget()
         return removed
 
@@ -223,7 +227,7 @@ class Store:
         removed = 0
         for part in self._parts(table):
             old = delete(table).where(part, table.c.time < before)
-            removed += self._database.write(lambda connection, old=old: connection.execute(old).rowcount)  # type: ignore[misc]
+            removed += self._database.write(lambda connection, old=old: connection.execute(old).rowcount, heavy=True)  # type: ignore[misc]
         self._database.forget()
         return removed
 
@@ -236,16 +240,17 @@ class Store:
 
     # Impressions and clicks
 
-    def add_impression(self, impression: Impression) -> None:
+    def add_impression(self, impression: Impression, *, seconds: float | None = None) -> None:
         """Store one impression, as `add_impressions` does."""
-        self.add_impressions([impression])
+        self.add_impressions([impression], seconds=seconds)
 
-    def add_impressions(self, new: Sequence[Impression], *, shown: bool = False) -> None:
+    def add_impressions(self, new: Sequence[Impression], *, shown: bool = False, seconds: float | None = None) -> None:
         """Store impressions, all or none; one whose id is there already is left as it is.
 
         Args:
             new: the impressions.
             shown: count them as shown at the time they were chosen.
+            seconds: the longest wait for a lock in the database.
         """
         for one in new:
             check_names("impression", (one.impression_id, one.slot, one.treatment, one.user_id, *one.items))
@@ -267,7 +272,12 @@ class Store:
             for one in new
         ]
         if rows:
-            self._database.write(lambda connection: connection.execute(insert_new(connection, impressions), rows))
+            new_ones = len(rows)
+            self._database.write(
+                lambda connection: connection.execute(insert_new(connection, impressions), rows),
+                rows=new_ones,
+                seconds=seconds,
+            )
 
     def mark_shown(self, impression_id: str, time: int) -> bool:
         """Note that the visitor saw an impression; only then does it count. False: there is no such impression.
@@ -340,7 +350,7 @@ class Store:
             result = connection.execution_options(yield_per=_BATCH).execute(query)
             return pa.Table.from_batches([_batch(rows) for rows in result.partitions()], _OUTCOMES)
 
-        return self._database.read(work, streamed=True)
+        return self._database.read(work, heavy=True)
 
     def stats(self, max_age: float = 0.0) -> dict[str, Any]:
         """How much is stored, and where: kind of database, version of the tables, numbers of rows.
@@ -364,7 +374,7 @@ class Store:
             "clicks": select(func.count()).select_from(clicks),
         }
         query = select(*(count.scalar_subquery().label(name) for name, count in counts.items()))
-        return dict(self._database.read(lambda connection: connection.execute(query).mappings().one()))
+        return dict(self._database.read(lambda connection: connection.execute(query).mappings().one(), heavy=True))
 
     def _click(self, connection: Connection, click: Click) -> str:
         # The lock keeps the impression from being deleted before the click on it is stored.

@@ -6,7 +6,6 @@ import contextlib
 import json
 import logging
 import os
-import re
 import sys
 import time
 import traceback
@@ -14,71 +13,89 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess, values
 
-__all__ = ["ERRORS", "EVENTS", "LOG", "METRICS_FOLDER", "log_as_json", "metrics", "model_served", "observe"]
-
-METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-"""Environment variable by which prometheus-client knows where the workers of one server keep their figures."""
+__all__ = ["LOG", "figures", "left", "log_as_json", "metrics", "model_served", "observe", "share"]
 
 LOG = logging.getLogger("heedful.serving")
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-_REGISTRY = CollectorRegistry()
-_REQUESTS = Histogram(
-    "heedful_request_seconds", "Time to answer, by route.", ["method", "route"], buckets=_SECONDS, registry=_REGISTRY
-)
-_ANSWERS = Counter("heedful_answers", "Answers, by route and status.", ["method", "route", "status"], registry=_REGISTRY)
-ERRORS = Counter("heedful_errors", "Answers that tell of an error, by its code.", ["code"], registry=_REGISTRY)
-EVENTS = Counter("heedful_events", "Events by what became of them.", ["outcome"], registry=_REGISTRY)
-_MODEL = Gauge(
-    "heedful_model_workers",
-    "Workers that serve a model, by its version.",
-    ["model", "version"],
-    multiprocess_mode="livesum",
-    registry=_REGISTRY,
-)
+_FILE_BYTES = 2**18
+
+
+class _Figures:
+    """The figures of this process."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder, self.registry = folder, CollectorRegistry()
+        self.requests = Histogram(
+            "heedful_request_seconds", "Time to answer, by route.", ["method", "route"], buckets=_SECONDS,
+            registry=self.registry,
+        )  # fmt: skip
+        labels = ["method", "route", "status"]
+        self.answers = Counter("heedful_answers", "Answers, by route and status.", labels, registry=self.registry)
+        errors = "Answers that tell of an error, by its code."
+        self.errors = Counter("heedful_errors", errors, ["code"], registry=self.registry)
+        self.events = Counter("heedful_events", "Events by what became of them.", ["outcome"], registry=self.registry)
+        self.model = Gauge(
+            "heedful_model_workers", "Workers that serve a model, by its version.", ["model", "version"],
+            multiprocess_mode="livesum", registry=self.registry,
+        )  # fmt: skip
+
+
+figures = _Figures()
+
+
+def share(folder: Path, place: int) -> None:
+    """Add up figures with the other workers of this server from now on.
+
+    Args:
+        folder: where each worker keeps its figures.
+        place: number of this worker, which no other one has at this time.
+    """
+    global figures
+    try:
+        for kind in ("counter", "histogram", "gauge_livesum"):
+            _reserve(folder / f"{kind}_{place}.db")
+    except OSError as error:
+        LOG.error("the figures of this worker are not counted", extra={"facts": {"problem": error.strerror}})
+        return
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+    values.ValueClass = values.MultiProcessValue(lambda: place)  # type: ignore[no-untyped-call]
+    figures = _Figures(folder)
+
+
+def _reserve(file: Path) -> None:
+    """Take the space for a file of figures now: to write into a mapped file on a full disk ends a process."""
+    with file.open("ab") as stream:
+        os.posix_fallocate(stream.fileno(), 0, _FILE_BYTES)
+
+
+def left(folder: Path, place: int) -> None:
+    """Note that a worker has ended."""
+    multiprocess.mark_process_dead(place, str(folder))  # type: ignore[no-untyped-call]
 
 
 def observe(method: str, route: str, status: int, seconds: float) -> None:
     """Count an answer."""
-    _REQUESTS.labels(method, route).observe(seconds)
-    _ANSWERS.labels(method, route, str(status)).inc()
+    figures.requests.labels(method, route).observe(seconds)
+    figures.answers.labels(method, route, str(status)).inc()
 
 
 def model_served(model: str, version: str, *, instead_of: tuple[str, str] | None = None) -> None:
     """Say which model this worker serves from now on."""
     if instead_of is not None:
-        _MODEL.labels(*instead_of).set(0)
-    _MODEL.labels(model, version).set(1)
+        figures.model.labels(*instead_of).set(0)
+    figures.model.labels(model, version).set(1)
 
 
 def metrics() -> bytes:
-    """The figures of all workers, in the Prometheus text format."""
-    folder = os.environ.get(METRICS_FOLDER)
-    if not folder:
-        return generate_latest(_REGISTRY)
-    for process in _dead(Path(folder)):
-        multiprocess.mark_process_dead(process, folder)  # type: ignore[no-untyped-call]
+    """The figures of all workers, in the Prometheus text format; of this one alone if the others' cannot be read."""
+    if figures.folder is None or not figures.folder.is_dir():
+        return generate_latest(figures.registry)
     together = CollectorRegistry()
-    multiprocess.MultiProcessCollector(together, folder)  # type: ignore[no-untyped-call]
+    multiprocess.MultiProcessCollector(together, str(figures.folder))  # type: ignore[no-untyped-call]
     return generate_latest(together)
-
-
-def _dead(folder: Path) -> set[int]:
-    """Processes that left gauges of living ones behind."""
-    owners = {int(found[1]) for file in folder.glob("gauge_live*") if (found := re.search(r"_(\d+)\.db$", file.name))}
-    return {owner for owner in owners if not _alive(owner)}
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 class _AsJson(logging.Formatter):

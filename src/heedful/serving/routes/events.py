@@ -47,7 +47,7 @@ def append(body: OneOrMany, engine: CurrentEngine, serving: CurrentServing) -> A
         ("unknown_item", done.unknown_items),
         ("rejected", len(done.rejected)),
     ):
-        telemetry.EVENTS.labels(outcome).inc(number)
+        telemetry.figures.events.labels(outcome).inc(number)
     return Answer(
         {
             "accepted": done.accepted,

@@ -12,7 +12,7 @@ from heedful.errors import InputError
 from heedful.serving.answers import Answer
 from heedful.serving.engine import Engine
 from heedful.serving.replies import Item, ItemList, ItemsAdded, Similar
-from heedful.serving.requests import CurrentEngine, CurrentServing, JsonRoute, at_most
+from heedful.serving.requests import CurrentEngine, CurrentServing, JsonRoute, at_most, takes
 from heedful.serving.routes.rankings import ranked_items
 from heedful.serving.wire import Condition, Name, NewItem, NewItems
 
@@ -23,6 +23,7 @@ admin = APIRouter(route_class=JsonRoute)
 
 
 @router.get("/items", response_model=ItemList)
+@takes("memory")
 def find_items(
     engine: CurrentEngine,
     serving: CurrentServing,
@@ -40,6 +41,7 @@ def find_items(
 
 
 @router.get("/items/{item_id:path}/similar", response_model=Similar)
+@takes("memory")
 def similar(
     item_id: Name,
     engine: CurrentEngine,
@@ -51,12 +53,14 @@ def similar(
 
 
 @router.get("/items/{item_id:path}", response_model=Item)
+@takes("memory")
 def item(item_id: Name, engine: CurrentEngine) -> Answer:
     """One item, with what is known of it."""
     return Answer(_items(engine, np.array([engine.row(item_id)]))[0])
 
 
 @admin.post("/items", response_model=ItemsAdded)
+@takes("work")
 def add_items(body: NewItems, engine: CurrentEngine, serving: CurrentServing) -> Answer:
     """Rank new items at once, in an extension of the table that is kept.
 
@@ -64,13 +68,13 @@ def add_items(body: NewItems, engine: CurrentEngine, serving: CurrentServing) ->
     items that the model does not know yet), from what else they had. Items that were added before are fitted again to the
     actions that have come since; with no items at all, that is what is done.
     """
-    place, extension = serving.add_items(_table(engine, body.items))
+    table, extension = serving.add_items(_table(engine, body.items))
     return Answer(
         {
             "added": len(body.items),
             "new_items": len(extension.pairs),
             "fitted": int((extension.pairs > 0).sum()),
-            "embeddings": place.name,
+            "embeddings": table,
             "model": serving.engine.version,
         }
     )

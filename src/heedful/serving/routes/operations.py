@@ -10,16 +10,16 @@ from starlette.responses import Response
 
 from heedful.serving import telemetry
 from heedful.serving.answers import Answer
-from heedful.serving.models import facts
+from heedful.serving.models import Serving
 from heedful.serving.replies import Health, Model
-from heedful.serving.requests import CurrentServing, JsonRoute
+from heedful.serving.requests import CurrentServing, JsonRoute, takes
 from heedful.serving.wire import NewModel
 
 __all__ = ["admin", "health", "router"]
 
 router = APIRouter(route_class=JsonRoute)
 admin = APIRouter(route_class=JsonRoute)
-health = APIRouter()
+health = APIRouter(route_class=JsonRoute)
 
 
 @health.get("/health/live", response_model=Health)
@@ -29,8 +29,9 @@ async def live() -> Answer:
 
 
 @health.get("/health/ready", response_model=Health)
+@takes("health")
 def ready(serving: CurrentServing) -> Answer:
-    """The model is in memory and the database answers; 503 otherwise."""
+    """The model is in memory, and the database answers and can be written; 503 otherwise."""
     serving.engine.store.ping()
     return Answer({"status": "ready"})
 
@@ -38,6 +39,7 @@ def ready(serving: CurrentServing) -> Answer:
 @router.get(
     "/metrics", responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}, response_class=Response
 )
+@takes("memory")
 def metrics() -> Response:
     """Figures of all workers for Prometheus."""
     return Response(telemetry.metrics(), media_type=CONTENT_TYPE_LATEST)
@@ -50,6 +52,7 @@ def model(serving: CurrentServing) -> Answer:
 
 
 @admin.post("/model", response_model=Model)
+@takes("work")
 def swap(body: NewModel, serving: CurrentServing) -> Answer:
     """Serve another model; requests under way end with the old one. What cannot be used is refused, and the old one stays.
 
@@ -59,5 +62,19 @@ def swap(body: NewModel, serving: CurrentServing) -> Answer:
     return Answer(_model(serving))
 
 
-def _model(serving: CurrentServing) -> dict[str, Any]:
-    return {**facts(serving), "store": serving.engine.store.stats(max_age=60)}
+def _model(serving: Serving) -> dict[str, Any]:
+    loaded = serving.loaded
+    ranker = loaded.ranker
+    return {
+        "name": ranker.name,
+        "version": loaded.version,
+        "items": len(ranker.items),
+        "kinds": list(ranker.kinds),
+        "columns": list(loaded.eligibility.columns),
+        "explains": ranker.embeddings is not None,
+        "trained": loaded.trained,
+        "last_time": ranker.last_time,
+        "training": {name: value for name, value in ranker.trained_on.items() if name != "content_hash"},
+        "problems": dict(serving.problems),
+        "store": serving.engine.store.stats(max_age=60),
+    }

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
-from starlette.concurrency import run_in_threadpool
+from fastapi import APIRouter, Depends, Header, Query, Request
 from starlette.responses import Response
 
 from heedful.serving.answers import Answer, RefusedError
 from heedful.serving.engine import Engine, Past
 from heedful.serving.replies import Filled, SlotList, SlotsSaved
-from heedful.serving.requests import CurrentEngine, CurrentServing, JsonRoute, past_of
+from heedful.serving.requests import CurrentEngine, CurrentServing, JsonRoute, past_of, takes
 from heedful.serving.slots import Slot, Slots
 from heedful.serving.wire import Name, Visit
 
@@ -24,15 +23,33 @@ _EXAMPLE = '[[slot]]\nname = "produce"\nwhere = "department = \'PRODUCE\'"\ntrea
 
 
 @router.get("/slots", response_model=SlotList)
+@takes("memory")
 def list_slots(engine: CurrentEngine) -> Answer:
     """The slots that are declared."""
     return Answer({"slots": [_declared(slot) for slot in _slots(engine)]})
 
 
-@router.get("/slots.toml", responses={200: {"content": {_TOML: {"schema": {"type": "string"}}}}}, response_class=Response)
+@router.get(
+    "/slots.toml",
+    responses={
+        200: {
+            "content": {_TOML: {"schema": {"type": "string"}}},
+            "headers": {"ETag": {"description": "Names these declarations.", "schema": {"type": "string"}}},
+        }
+    },
+    response_class=Response,
+)
+@takes("memory")
 def slots_file(serving: CurrentServing) -> Response:
-    """The declarations as they were written."""
-    return Response(serving.slots_text, media_type=_TOML)
+    """The declarations as they were written, with a tag for `If-Match` of `PUT /slots`."""
+    return Response(serving.slots_text, media_type=_TOML, headers={"etag": serving.slots_tag})
+
+
+async def _text(request: Request) -> str:
+    try:
+        return (await request.body()).decode()
+    except UnicodeDecodeError as error:
+        raise RefusedError(400, "invalid_text", "the body is not text in UTF-8", fix="send the slots as TOML") from error
 
 
 @admin.put(
@@ -45,14 +62,19 @@ def slots_file(serving: CurrentServing) -> Response:
         }
     },
 )
-async def put_slots(request: Request, serving: CurrentServing) -> Answer:
+@takes("work")
+def put_slots(
+    text: Annotated[str, Depends(_text)],
+    serving: CurrentServing,
+    empty: Annotated[bool, Query(description="Whether to accept a document without slots, which removes all.")] = False,
+    preview: Annotated[bool, Query(description="Check the document and change nothing.")] = False,
+    if_match: Annotated[str | None, Header(description="ETag of the declarations to replace.")] = None,
+) -> Answer:
     """Declare the slots anew: TOML as in docs/slots.md, checked against the model before it takes the place of the old."""
-    try:
-        text = (await request.body()).decode()
-    except UnicodeDecodeError as error:
-        raise RefusedError(400, "invalid_text", "the body is not text in UTF-8", fix="send the slots as TOML") from error
-    notes = await run_in_threadpool(serving.put_slots, text)
-    return Answer({"slots": [_declared(slot) for slot in _slots(serving.engine)], "notes": notes})
+    unchanged = None if if_match == "*" else if_match
+    book = serving.put_slots(text, empty=empty, unchanged=unchanged, preview=preview)
+    slots = [_declared(slot) for slot in book.slots]
+    return Answer({"slots": slots, "notes": book.notes}, headers=None if preview else {"etag": serving.slots_tag})
 
 
 @router.get("/slots/{name}", response_model=Filled)
@@ -64,6 +86,7 @@ def fill_for_user(
 
 
 @router.post("/slots/{name}", response_model=Filled)
+@takes("database")
 def fill_for_history(name: Name, body: Visit, engine: CurrentEngine, serving: CurrentServing) -> Answer:
     """What a slot shows to a visitor whose history comes with the request."""
     return _filled(engine, name, past_of(engine, serving, body), body.visitor)
@@ -83,6 +106,7 @@ def _filled(engine: Engine, name: str, past: Past, visitor: str | None) -> Answe
             "title": _slots(engine)[name].title,
             "treatment": filled.treatment,
             "impression_id": filled.impression_id,
+            "note": filled.note,
             "items": items,
             "unknown": past.unknown,
             "history_length": len(past),

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query
 from heedful.serving.answers import Answer
 from heedful.serving.engine import NotFoundError
 from heedful.serving.replies import Deleted, HistoryList, UserList
-from heedful.serving.requests import CurrentEngine, CurrentServing, JsonRoute, at_most
+from heedful.serving.requests import CurrentEngine, CurrentServing, JsonRoute, at_most, takes
 from heedful.serving.wire import Name, Prefix
 
 __all__ = ["admin", "router"]
@@ -41,6 +41,7 @@ def history(user_id: Name, engine: CurrentEngine, serving: CurrentServing, limit
 
 
 @admin.delete("/users/{user_id:path}", response_model=Deleted)
+@takes("work")
 def delete_user(user_id: Name, engine: CurrentEngine) -> Answer:
     """Remove everything of a user: events, impressions and clicks."""
     removed = engine.store.delete_user(user_id)
