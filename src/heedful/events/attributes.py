@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from heedful.events.columns import ITEM, find_column, id_as_sql, need_column
-from heedful.events.reading import Rows, Source, open_source, read_errors
+from heedful.events.columns import ITEM, Rows, find_column, need_column
+from heedful.events.ids import id_as_sql, like_ids
+from heedful.events.reading import Source, open_source, read_errors
 from heedful.events.session import Session, identifier, open_session
 
 __all__ = ["RESERVED", "read_items", "stage_attributes"]
@@ -70,7 +71,7 @@ def stage_attributes(rows: Rows, session: Session, *, id_type: str, item_column:
     with read_errors(rows):
         relation = rows.relation(rows.names)
         types = session.types(relation)
-        columns = [f"{_like_log(*id_as_sql(item, types[item], ITEM), id_type)} AS item_id"]
+        columns = [f"{like_ids(*id_as_sql(item, types[item], ITEM), id_type)} AS item_id"]
         columns += [f"{_storable(n, types[n])} AS {identifier(to)}" for n, to in _named(rows.names, item)]
         session.run(f"CREATE TABLE described AS SELECT {', '.join(columns)} FROM {relation}")
     session.run("CREATE TABLE first_rows AS SELECT item_id, min(rowid) AS first FROM described GROUP BY item_id")
@@ -80,13 +81,6 @@ def stage_attributes(rows: Rows, session: Session, *, id_type: str, item_column:
     )
     session.run("SET preserve_insertion_order = false")
     return _count(session, id_type)
-
-
-def _like_log(expression: str, found: str, wanted: str) -> str:
-    if found == wanted or wanted == "VARCHAR":
-        return f"({expression})::{wanted}"
-    text = f"({expression})::VARCHAR"
-    return f"CASE WHEN regexp_full_match({text}, '-?[0-9]+') THEN try_cast({text} AS {wanted}) END"
 
 
 def _storable(name: str, kind: str) -> str:
