@@ -75,7 +75,7 @@ class Recommender:
         history: Sequence[Any],
         *,
         k: int = 10,
-        history_times: Sequence[int] | None = None,
+        history_times: Sequence[Any] | None = None,
         history_kinds: Sequence[str] | None = None,
         exclude_history: bool = True,
         pool_gamma: float | None = 0.0,
@@ -88,6 +88,7 @@ class Recommender:
         """
         require(k >= 1, "k", got=k, expected="1 or more")
         histories = self.ranker.histories_of([history], [history_times], [history_kinds])
+        k = min(k, len(self.ranker.items))
         rows, scores = self._source.top_rows(histories, k, pool_gamma=pool_gamma, exclude_history=exclude_history)
         found = rows[0][rows[0] >= 0]
         return Recommendations(

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
+import numpy as np
 
 from heedful.embeddings.onboarding import Extension
 from heedful.embeddings.table import ItemEmbeddings
@@ -28,7 +28,7 @@ from heedful.ranking.models import load_ranker
 from heedful.ranking.ranker import KIND, Ranker
 from heedful.recommending.eligibility import Eligibility
 from heedful.serving import telemetry
-from heedful.serving.arrivals import trained_items, with_new_items
+from heedful.serving.arrivals import Told, name_of, trained_items, with_new_items
 from heedful.serving.engine import Engine
 from heedful.serving.options import ServeConfig
 from heedful.serving.security import Keys
@@ -91,6 +91,9 @@ class Loaded:
         version, n_trained = folder.content_hash[:12], len(ranker.items)
         if ranker.embeddings is not None:
             version += "-" + ranker.embeddings.content_hash[:8]
+            # What was said of items while they were served counts more than what training knew.
+            if table is not None and table.attributes.schema.equals(ranker.attributes.schema):
+                ranker.attributes = table.attributes
             n_trained = trained_items(ranker.embeddings, folder.manifest["embeddings"]["content_hash"])
         return cls(ranker, Eligibility.of(ranker), n_trained, version, str(folder.manifest.get("created", "")))
 
@@ -202,18 +205,18 @@ class Serving:
             self._choose(choice)
         return self.loaded
 
-    def add_items(self, items: pa.Table) -> tuple[Path, Extension]:
+    def add_items(self, told: Told) -> tuple[Path, Extension, int]:
         """Rank new items from now on, in all workers, and fit those that came before again; see `heedful.serving.arrivals`.
 
         Args:
-            items: `item_id` and columns such as those of the served table.
+            told: what is said of new and of known items.
 
         Returns:
-            The folder of the extended table, beside the model, to be given as --embeddings when the server starts again; and
-            how the new items came by their vectors.
+            The folder of the extended table, beside the model, to be given as --embeddings when the server starts again;
+            how the new items came by their vectors; and how many items were known.
 
         Raises:
-            InputError: an item was in training, or its attributes do not fit.
+            InputError: an item is repeated, or there is nothing to do.
             ConfigError: the model cannot take up new items.
             StoreUnavailable: the database cannot be used.
         """
@@ -221,12 +224,13 @@ class Serving:
             ranker, store = self.loaded.ranker, self.engine.store
             if ranker.embeddings is None:
                 raise ConfigError(f"{ranker.name} has no item vectors", fix="serve a model that has, such as attention")
-            extension = with_new_items(ranker, self.loaded.n_trained, items, store)
-            place = self._root / f"embeddings-{extension.table.content_hash[:12]}"
+            known = int(np.count_nonzero(ranker.items.rows(told.ids) >= 0))
+            extension = with_new_items(ranker, self.loaded.n_trained, told, store)
+            place = self._root / f"embeddings-{name_of(extension.table)}"
             if not place.exists():
                 extension.table.save(place)
             self._choose(Choice(self._choice.path, str(place)))
-        return place, extension
+        return place, extension, known
 
     def _inside(self, path: str) -> str:
         place = Path(os.path.normpath(self._root / path))

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Request, Response
 from fastapi.routing import APIRoute
 from pydantic_core import from_json
+from starlette.convertors import PathConvertor, register_url_convertor
 
 from heedful.serving.answers import RefusedError
 from heedful.serving.engine import Engine, Past
@@ -46,6 +47,15 @@ class _StrictRequest(Request):
             return from_json(await self.body(), allow_inf_nan=False)
         except ValueError as error:
             raise RefusedError(400, "invalid_json", "the body is not JSON", got=error, expected="JSON in UTF-8") from error
+
+
+class _Anything(PathConvertor):
+    """A part of an address that may be any text: ids hold slashes and line breaks, too."""
+
+    regex = r"[\s\S]+"
+
+
+register_url_convertor("anything", _Anything())
 
 
 class JsonRoute(APIRoute):
