@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heedful.errors import InputError
-from heedful.events.vocabulary import Vocabulary, as_ids
+from heedful.events.ids import as_ids
+from heedful.events.vocabulary import Vocabulary
 
 
 @given(st.lists(st.text(min_size=1), unique=True, max_size=30))

@@ -243,9 +243,11 @@ def _texts(array: pa.Array) -> pa.Array:
     if is_text or whole or pa.types.is_integer(kind) or pa.types.is_date32(kind) or pa.types.is_null(kind):
         return array.cast(pa.string() if array.nbytes < 2**31 - 2**20 else pa.large_string())
     if pa.types.is_floating(kind):
-        whole = pc.less(pc.abs(array), 2.0 ** (np.finfo(kind.to_pandas_dtype()).nmant + 1))
+        exact = 2.0 ** (np.finfo(kind.to_pandas_dtype()).nmant + 1)
+        array = array.cast(pa.float64())
+        whole = pc.less(pc.abs(array), exact)
         whole = pc.and_(whole, pc.equal(array, pc.floor(array)))
-        return _texts(pc.if_else(whole, array, pa.scalar(None, kind)).cast(pa.int64()))
+        return _texts(pc.if_else(whole, array, pa.scalar(None, array.type)).cast(pa.int64()))
     if kind == pa.uuid() or pa.types.is_decimal(kind) or pa.types.is_date(kind) or _is_binary(kind):
         return pa.array([text_of(value) for value in array.to_pylist()], pa.string())
     raise _unnameable(kind)

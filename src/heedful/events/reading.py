@@ -83,7 +83,8 @@ def _open_arrow(source: Any, session: Session) -> Rows:
         raise InputError(
             f"this {kind} cannot be read", got=_first_line(error), fix="give every column one plain type"
         ) from error
-    return Rows({"type": kind}, names, lambda _: name, *[isinstance(data, pa.Table)] * 2)
+    again = isinstance(data, pa.Table)
+    return Rows({"type": kind}, names, lambda _: name, again, sampled=again)
 
 
 def _open_files(sources: Iterable[str | os.PathLike[str]], session: Session) -> Rows:

@@ -101,7 +101,7 @@ def _of_number(value: Any) -> int | None:
         return None
     for unit, (first, last) in LIMITS.items():
         if first <= value <= last:
-            return round(value * NANOSECONDS[unit]) // 10**9
+            return int(round(value * NANOSECONDS[unit]) // 10**9)
     raise _not_a_time(value)
 
 

@@ -382,7 +382,7 @@ class Engine:
 def _refused(event: Event, latest: int) -> str | None:
     """Why an event cannot be stored, if it cannot."""
     if not 0 <= event.time <= latest:
-        return "timestamp is no time, before 1970 or in the future"
+        return "timestamp absurd or in the future"
     for name in (event.event_id, event.user_id, event.item_id, event.kind):
         if not is_storable(name):
             return f"an id of more than {ID_CHARACTERS} characters, or with NUL: {name[:40]!r}"
