@@ -349,7 +349,7 @@ class Engine:
 
     def search(self, text: str, limit: int) -> np.ndarray:
         """Rows of items whose id is `text` or whose words contain it, most popular first, int64."""
-        found = np.zeros(len(self.ranker.items), bool)
+        found = np.full(len(self.ranker.items), not text)
         for column in self._words:
             hits = pc.match_substring(column, text, ignore_case=True)
             found |= pc.fill_null(hits, False).to_numpy(zero_copy_only=False)
