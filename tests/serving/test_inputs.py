@@ -22,7 +22,7 @@ from heedful.ranking.models import MODELS
 from heedful.recommending.recommender import Recommender
 from heedful.serving.selection import SlotBook
 from heedful.serving.slots import parse_slots
-from heedful.serving.store import Store
+from heedful.serving.store import Event, Store
 from ranking_worlds import QUICK, log_of, table_of
 
 STRANGE = [
@@ -78,9 +78,8 @@ def has_every_item(shop: TestClient, names: list[Any], said: list[Any]) -> None:
         if not str(name).endswith("/similar"):
             assert good(shop.get(address))["item_id"] == one
         assert len(good(shop.get(f"{address}/similar", params={"k": 100}))["items"]) == len(said) - 1
-        assert (
-            one in [item["item_id"] for item in good(shop.get("/items", params={"search": str(name)[:256]}))["items"]] + LONG
-        )
+        hits = good(shop.get("/items", params={"search": str(name)[:256]}))["items"]
+        assert name in LONG or one in [item["item_id"] for item in hits]
 
 
 @pytest.fixture(scope="module")
@@ -94,9 +93,7 @@ def test_an_item_with_any_id_can_be_named_everywhere(strange: TestClient) -> Non
 
 
 @pytest.mark.parametrize("kind", [pa.int64(), pa.uint64()])
-def test_integers_of_the_full_range_are_taken_as_both_and_answered_as_every_reader_has_them(
-    tmp_path: Path, kind: pa.DataType
-) -> None:
+def test_integers_of_the_full_range_are_taken_in_both_forms(tmp_path: Path, kind: pa.DataType) -> None:
     ids = BIG if kind == pa.int64() else UNSIGNED
     said = [str(name) if abs(name) > SAFE_INTEGER else name for name in ids]
     with serve(tmp_path, pa.array(ids, kind)) as shop:
@@ -104,12 +101,8 @@ def test_integers_of_the_full_range_are_taken_as_both_and_answered_as_every_read
         has_every_item(shop, [str(name) for name in ids], said)
         for number, name in enumerate((ids[0], str(ids[0]))):
             event = {"event_id": number, "user_id": 7, "item_id": name}
-            assert good(shop.post("/events", json=event)) == {
-                "accepted": 1,
-                "duplicates": 0,
-                "unknown_items": 0,
-                "rejected": [],
-            }
+            done = good(shop.post("/events", json=event))
+            assert (done["accepted"], done["unknown_items"], done["rejected"]) == (1, 0, [])
         assert good(shop.post("/rank", json={"user_id": "7", "candidates": ids}))["history_length"] == 2
         outside = [2**70, -(2**64), "007", "1.0"]
         assert good(shop.post("/rank", json={"candidates": outside}))["unknown"] == [str(name) for name in outside]
@@ -133,7 +126,8 @@ def test_users_of_any_id(strange: TestClient, user: Any) -> None:
     event = {"event_id": f"of {user!r}", "user_id": user, "item_id": "a"}
     good(strange.post("/events", json=event))
     for path, body in (
-        ("/rank", {"candidates": ["a"]}), ("/recommend", {"exclude_history": False}), ("/explain", {"items": ["a"]}), ("/slots/all", {}),
+        ("/rank", {"candidates": ["a"]}), ("/recommend", {"exclude_history": False}),
+        ("/explain", {"items": ["a"]}), ("/slots/all", {}),
     ):  # fmt: skip
         assert good(strange.post(path, json={"user_id": user, **body}))
     assert good(strange.post("/rank", json={"user_id": user, "candidates": ["a"]}))["history_length"] >= 1
@@ -165,9 +159,8 @@ def test_a_time_is_the_same_second_in_every_unit(strange: TestClient, second: in
 @pytest.mark.parametrize("time", [0, 5, -1, 10**10, 10**30, 1e300, "1960-01-01", "0001-01-01T00:00:00+14:00", "9999-12-31"])
 def test_absurd_times_are_counted(strange: TestClient, time: Any) -> None:
     event = {"event_id": "absurd", "user_id": "cy", "item_id": "a", "timestamp": time}
-    assert good(strange.post("/events", json=event))["rejected"] == [
-        {"index": 0, "reason": "timestamp absurd or in the future"}
-    ]
+    rejected = good(strange.post("/events", json=event))["rejected"]
+    assert rejected == [{"index": 0, "reason": "timestamp absurd or in the future"}]
     if isinstance(time, int):
         body = {"history": ["a"], "history_times": [time], "candidates": ["a"]}
         assert "that is not a time" in error_of(strange.post("/rank", json=body), 422)["message"]
@@ -184,16 +177,15 @@ def test_attributes_of_any_type_are_answered_and_may_be_sent_back(tmp_path: Path
         first = items["i0"]["attributes"]
         assert first["rating"] is None and first["far"] is None and first["code"] == str(2**60)
         assert (first["price"], first["listed"], first["size"]) == ("1.50", "2024-01-01", {"w": 1, "h": 2.5})
-        sent = [{"item_id": f"new{n}", "attributes": item["attributes"]} for n, item in enumerate(items.values())]
+        sent = [{"item_id": f"new-{name}", "attributes": item["attributes"]} for name, item in items.items()]
         assert good(shop.post("/items", json={"items": sent}))["added"] == 4
         for one in sent:
             assert good(shop.get(f"/items/{one['item_id']}"))["attributes"] == one["attributes"]
         unknown = good(shop.post("/recommend", json={"k": 50, "where": "rating > 0 OR rating <= 0"}))["items"]
-        assert {item["item_id"] for item in unknown} == {"i1", "i2", "new2"}
+        assert {item["item_id"] for item in unknown} == {"i1", "i2", "new-i2"}
         for wrong in ({"price": "dear"}, {"listed": "yesterday"}, {"category": "a"}, {"size": {"depth": 1}}, {"code": 1.5}):
-            message = error_of(shop.post("/items", json={"items": [{"item_id": "bad", "attributes": wrong}]}), 422)[
-                "message"
-            ]
+            body = {"items": [{"item_id": "bad", "attributes": wrong}]}
+            message = error_of(shop.post("/items", json=body), 422)["message"]
             assert "of item 'bad' does not fit the catalogue" in message
         good(shop.get("/items"))
 
@@ -229,13 +221,8 @@ def test_all_that_a_user_saw_is_left_out_however_long_ago(tmp_path: Path) -> Non
     names = [f"i{n}" for n in range(8)]
     with serve(tmp_path, names, max_history=5) as shop:
         events = [
-            {
-                "event_id": f"e{n}",
-                "user_id": "heavy",
-                "item_id": "i0" if n == 0 else f"i{1 + n % 2}",
-                "timestamp": 1_700_000_000 + n,
-            }
-            for n in range(9)
+            {"event_id": f"e{n}", "user_id": "heavy", "item_id": item, "timestamp": 1_700_000_000 + n}
+            for n, item in enumerate(["i0", *["i1", "i2"] * 4])
         ]
         good(shop.post("/events", json={"events": events}))
         for more in ({}, {"where": "users >= 0"}):
@@ -259,5 +246,6 @@ def test_a_page_costs_no_more_than_the_catalogue(tmp_path: Path) -> None:
 
 def test_items_of_a_user_are_each_there_once(tmp_path: Path) -> None:
     store = Store.open(str(tmp_path / "shop.sqlite"))
-    assert store.items_of("nobody") == []
+    store.append([Event(f"e{n}", "ann", f"i{n % 3}", n, "view") for n in range(50)])
+    assert sorted(store.items_of("ann")) == ["i0", "i1", "i2"] and store.items_of("nobody") == []
     store.close()
