@@ -30,7 +30,7 @@ from heedful.errors import InputError
 from heedful.events.log import EventLog
 from heedful.folders import open_folder
 from heedful.progress import show_progress
-from heedful.ranking.models import MODELS, load_ranker
+from heedful.rankers.registry import MODELS, load_ranker
 from ranking_worlds import DAY, START, heedful, python, quiet_environment, unprivileged
 
 N_ITEMS = 40

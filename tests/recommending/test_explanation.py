@@ -13,10 +13,11 @@ from heedful.embeddings.table import ItemEmbeddings
 from heedful.errors import InputError
 from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories
-from heedful.ranking.heuristics import LastItem, Popularity, WeightedSum
-from heedful.ranking.models import ALL_MODELS
-from heedful.ranking.ranker import Ranker
-from heedful.ranking.rankers import AttentionRanker
+from heedful.rankers.attention import AttentionRanker
+from heedful.rankers.base import Ranker
+from heedful.rankers.heuristics import LastItem, WeightedSum
+from heedful.rankers.popularity import Popularity
+from heedful.rankers.registry import ALL_MODELS
 from heedful.ranking.weights import attention_weights, learnt_trend, score_parts
 from heedful.recommending.explanation import Explanation, explain, explain_items
 from heedful.recommending.recommender import Recommender

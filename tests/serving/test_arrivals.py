@@ -16,7 +16,7 @@ from heedful.embeddings.onboarding import extend_table
 from heedful.embeddings.table import ItemEmbeddings
 from heedful.events.log import EventLog
 from heedful.events.preparing import read_events
-from heedful.ranking.rankers import AttentionRanker
+from heedful.rankers.attention import AttentionRanker
 from heedful.serving.arrivals import Told
 from heedful.serving.models import Choice, Serving
 from heedful.serving.options import ServeConfig

@@ -15,7 +15,7 @@ __all__ = ["COMMANDS"]
 
 @click.command("explain")
 @click.argument("model", type=click.Path())
-@click.option("--history", required=True, help="Ids of past items, oldest first, as in a,b,\"c, d\".")
+@click.option("--history", required=True, help='Ids of past items, oldest first, as in a,b,"c, d".')
 @click.option(
     "--item", "items", multiple=True, help="Id of an item to explain; may be given again.  [the best for the history]"
 )

@@ -357,9 +357,7 @@ def _expanded(path: str) -> list[Place]:
     return files
 
 
-def _described(
-    files: list[Place], session: Session, config: PrepareConfig
-) -> tuple[Rows, dict[str, str], str]:
+def _described(files: list[Place], session: Session, config: PrepareConfig) -> tuple[Rows, dict[str, str], str]:
     """The rows of all files as the manifest describes them, the types of their columns, and the column of the times.
 
     A Parquet file at a URL is not fetched for that; one without rows stands in for it.

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from heedful.errors import InputError
 from heedful.events.values import nan_unknown
-from heedful.ranking.ranker import Ranker
+from heedful.rankers.base import Ranker
 
 __all__ = ["Eligibility"]
 

@@ -19,7 +19,7 @@ from heedful.events.catalog import Catalog
 from heedful.events.histories import Histories
 from heedful.events.log import EventLog, count_items
 from heedful.events.vocabulary import Vocabulary
-from heedful.ranking.ranker import Ranker
+from heedful.rankers.base import Ranker
 from heedful.serving.storable import is_storable
 from heedful.serving.store import Store
 

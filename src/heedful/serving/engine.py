@@ -22,7 +22,7 @@ from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories
 from heedful.events.ids import json_id
 from heedful.events.values import json_rows, word_columns, words
-from heedful.ranking.ranker import Ranker
+from heedful.rankers.base import Ranker
 from heedful.recommending.eligibility import Eligibility
 from heedful.recommending.explanation import Explanation, explain_items
 from heedful.serving.selection import SlotBook

@@ -14,8 +14,9 @@ from heedful.errors import ConfigError, InputError
 from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories
 from heedful.events.values import named_column, nan_unknown
-from heedful.ranking.heuristics import LastItem, Popularity
-from heedful.ranking.ranker import Ranker
+from heedful.rankers.base import Ranker
+from heedful.rankers.heuristics import LastItem
+from heedful.rankers.popularity import Popularity
 from heedful.recommending.eligibility import Eligibility
 from heedful.serving.slots import MODEL, Slot, Slots
 from heedful.serving.storable import ID_CHARACTERS, storable_rows
@@ -97,9 +98,7 @@ class SlotBook:
         """Rows of the items that the slot's treatments choose from, int64 [C]."""
         return self._pools[self.slots[name].name][MODEL].rows
 
-    def select(
-        self, name: str, history: Histories, treatment: str, *, seen: np.ndarray | None = None
-    ) -> Selection:
+    def select(self, name: str, history: Histories, treatment: str, *, seen: np.ndarray | None = None) -> Selection:
         """Fill a slot for one user.
 
         Args:
@@ -214,7 +213,7 @@ def _rankers(ranker: Ranker) -> dict[str, Ranker]:
 def _beside(kind: type[AnyRanker], ranker: Ranker) -> AnyRanker:
     """A ranker that learns nothing, over the catalogue of another one."""
     other = kind()
-    for name in ("items", "users_of_item", "attributes", "kinds", "last_time", "trained_on", "embeddings"):
+    for name in ("items", "log_shares", "attributes", "kinds", "last_time", "trained_on", "embeddings"):
         setattr(other, name, getattr(ranker, name))
     return other
 

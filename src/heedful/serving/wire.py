@@ -45,7 +45,6 @@ __all__ = [
 ]
 
 
-
 def _of_few_digits(number: int) -> int:
     if number.bit_length() > 1024:
         raise ValueError("an id has at most 256 characters")
