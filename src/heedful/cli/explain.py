@@ -33,7 +33,7 @@ def explain_command(
     """
     require(k >= 1, "k", got=k, expected="1 or more")
     ranker, gamma = load(model, embeddings), plain_gamma(pool_gamma)
-    past = split_ids(history)
+    past = list(filter(None, split_ids(history)))
     unknown = [item for item, row in zip(past, ranker.items.rows(past), strict=True) if row < 0]
     if unknown:
         click.echo(f"{len(unknown):,} past items are unknown to the model and were left out: {', '.join(unknown[:5])}")

@@ -49,13 +49,13 @@ class _StrictRequest(Request):
             raise RefusedError(400, "invalid_json", "the body is not JSON", got=error, expected="JSON in UTF-8") from error
 
 
-class _Anything(PathConvertor):
-    """A part of an address that may be any text: ids hold slashes and line breaks, too."""
+class _Path(PathConvertor):
+    """The rest of an address, as Starlette has it, line breaks included: ids hold them, too."""
 
-    regex = r"[\s\S]+"
+    regex = r"[\s\S]*"
 
 
-register_url_convertor("anything", _Anything())
+register_url_convertor("path", _Path())
 
 
 class JsonRoute(APIRoute):

@@ -45,7 +45,7 @@ def find_items(
     return Answer({"items": _items(engine, engine.search(search, limit))})
 
 
-@router.get("/items/{item_id:anything}/similar", response_model=Similar)
+@router.get("/items/{item_id:path}/similar", response_model=Similar)
 def similar(
     item_id: ItemText,
     engine: CurrentEngine,
@@ -56,7 +56,7 @@ def similar(
     return Answer({"items": ranked_items(engine, engine.similar(item_id, k=k, where=where)), "model": engine.version})
 
 
-@router.get("/items/{item_id:anything}", response_model=Item)
+@router.get("/items/{item_id:path}", response_model=Item)
 def item(item_id: ItemText, engine: CurrentEngine) -> Answer:
     """One item, with what is known of it."""
     return Answer(_items(engine, np.array([engine.row(item_id)]))[0])

@@ -26,7 +26,7 @@ def find_users(engine: CurrentEngine, prefix: Annotated[Prefix, Query()] = "", l
     return Answer({"users": [{"user_id": user, "actions": actions} for user, actions in found]})
 
 
-@router.get("/users/{user_id:anything}/history", response_model=HistoryList)
+@router.get("/users/{user_id:path}/history", response_model=HistoryList)
 def history(user_id: UserText, engine: CurrentEngine, serving: CurrentServing, limit: Limit = 100) -> Answer:
     """A user's latest actions, the newest first; none for a user that is not known."""
     at_most(serving.config.max_history, "past items", limit)
@@ -40,7 +40,7 @@ def history(user_id: UserText, engine: CurrentEngine, serving: CurrentServing, l
     return Answer({"user_id": user_id, "history": actions[::-1]})
 
 
-@admin.delete("/users/{user_id:anything}", response_model=Deleted)
+@admin.delete("/users/{user_id:path}", response_model=Deleted)
 def delete_user(user_id: UserText, engine: CurrentEngine) -> Answer:
     """Remove everything of a user: events, impressions and clicks."""
     removed = engine.store.delete_user(user_id)
