@@ -330,10 +330,10 @@ def test_requests_that_are_wrong(still: TestClient, body: bytes, status: int, wo
 def test_strange_ids_are_only_unknown(still: TestClient, name: str) -> None:
     found = good(still.post("/rank", json={"user_id": name, "candidates": [name, 2**64, -1]}))
     assert found["unknown"] == [name, str(2**64), -1] and found["items"] == []
-    event = {"event_id": name, "user_id": name, "item_id": name, "event": name}
+    event = {"event_id": name, "user_id": name, "item_id": name, "event": name.replace("\n", "")}
     assert good(still.post("/events", json=event))["unknown_items"] == 1
     (action,) = good(still.get(f"/users/{_quoted(name)}/history"))["history"]
-    assert (action["item_id"], action["event"]) == (name, name)
+    assert (action["item_id"], action["event"]) == (name, name.replace("\n", ""))
     assert good(still.get("/users", params={"prefix": name}))["users"] == [{"user_id": name, "actions": 1}]
 
 

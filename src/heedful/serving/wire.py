@@ -74,7 +74,7 @@ def _iso(text: str) -> str:
 
 # No control characters: databases do not take NUL, and a line break in an address fits no route.
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\u0000-\u001f\u007f]+$")]
-"""The id of a user, item, event or slot."""
+"""The name of a slot, kind, impression or column."""
 _Integer = Annotated[int, Field(strict=True), AfterValidator(_of_few_digits)]
 ItemText = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[^\u0000]+$")]
 """An item id as text. The catalogue may have longer ones than the store."""
@@ -84,7 +84,7 @@ UserText = Annotated[str, StringConstraints(min_length=1, max_length=256, patter
 """A user id as text."""
 Id = Annotated[UserText, BeforeValidator(_digits, json_schema_input_type=_Integer | UserText)]
 """The id of a user, event or click; an integer is the text of its digits."""
-Prefix = Annotated[str, StringConstraints(max_length=256, pattern=r"^[^\u0000-\u001f\u007f]*$")]
+Prefix = Annotated[str, StringConstraints(max_length=256, pattern=r"^[^\u0000]*$")]
 """The beginning of an id."""
 Condition = Annotated[str, StringConstraints(max_length=2000)]
 """An SQL condition over item attributes."""
