@@ -145,7 +145,7 @@ def test_the_number_of_threads_changes_nothing(
 
 def test_a_batch_that_fails_ends_it_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("heedful.recommending.requests.BATCH_REQUESTS", 2)
-    columns = {"request_id": list(range(9)), "history": [["sku-1"]] * 9, "history_times": [[1]] * 7 + [[1, 2], [1]]}
+    columns = {"request_id": list(range(9)), "history": [["sku-1"]] * 9, "history_times": [[START]] * 7 + [[START, START], [START]]}
     threads = torch.get_num_threads()
     with pytest.raises(InputError, match="request 7 does not fit its history"):
         recommend_requests(ranker_of(), write(tmp_path / "in.parquet", columns), tmp_path / "out.parquet")
@@ -260,12 +260,14 @@ BAD: list[tuple[dict[str, Sequence[Any]], str]] = [
     ({"history": [["sku-1"]], "candidates": [["sku-1"]]}, "lacks a column; .*fix: add request_id"),
     ({"history": ["sku-1"]}, "column 'history' .* is no list; got: string; expected: a list of item ids"),
     ({"candidates": [5]}, "column 'candidates' .* is no list; got: int64"),
-    ({"history": [[0.5]]}, "ids of a type that cannot name anything; got: double; expected: strings or integers"),
+    ({"history": [[True]]}, "ids of a type that cannot name anything; got: bool; expected: strings or integers"),
     ({"history_times": [[1, 2]]}, "history_times of request 'a' does not fit its history; got: 2 values; expected: 1, one"),
     (
-        {"history_times": [["noon"]]},
-        "column 'history_times' .* wrong type; got: list<.*string>; expected: a list of unix sec",
+        {"history_times": [[True]]},
+        "column 'history_times' .* wrong type; got: list<.*bool>; expected: a list of unix times, ISO texts",
     ),
+    ({"history_times": [["noon"]]}, "that is not a time; got: 'noon'; expected: unix times after March 1973"),
+    ({"history_times": [[7]]}, "that is not a time; got: 7; .*to fix: convert it, or leave it empty"),
     ({"history_times": [7]}, "column 'history_times' .* wrong type; got: int64"),
     ({"history_kinds": [[3]]}, "column 'history_kinds' .* wrong type; got: list<.*int64>; expected: a list of strings"),
     ({"history_kinds": [[]]}, "history_kinds of request 'a' does not fit its history; got: 0 values; expected: 1"),
