@@ -170,3 +170,41 @@ def test_other_precisions_are_trained_without_kernels(dtype: torch.dtype) -> Non
     assert (logits.float() - expected).abs().mean() < 0.05  # they are some 2 each
     logits.sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+# What is due to each item of the history
+
+
+@pytest.mark.parametrize("null_tokens", [0, 3])
+@pytest.mark.parametrize("depth", [0, 1, 4])
+def test_weights_and_parts_by_item_are_those_of_slow_loops(depth: int, null_tokens: int) -> None:
+    """phi^T h(x_q), what is due to each item, and what is due to the null tokens are the logit."""
+    torch.manual_seed(depth)
+    model = randomly_biased(width=6, hidden=10, depth=depth, null_tokens=null_tokens)
+    x_BLD, log_weight_BL, xq_BCD = batch(6, 4)
+    used_BL = (log_weight_BL == 0).float()
+    inputs = Inputs(x_BLD, used_BL, used_BL, xq_BCD)
+    with torch.no_grad():
+        logits_BC, by_item_BCL, weights_KBCN = model(inputs), model.by_history_item(inputs), model.attention(inputs)
+    longest = max(LENGTHS)
+    memory = longest + (null_tokens if depth else 0)
+    assert by_item_BCL is not None and by_item_BCL.shape == (len(LENGTHS), 4, longest)
+    assert weights_KBCN is not None and weights_KBCN.shape == (depth, len(LENGTHS), 4, memory)
+    slow = PlainAttention.of(model).double().requires_grad_(False)
+    phi = slow.phi.weight[0]
+    for b, length in enumerate(LENGTHS):
+        places = [*range(length), *range(longest, memory)]  # of the items and of the null tokens
+        for c in range(4):
+            z = slow.h(xq_BCD[b, c].double())
+            parts, of_candidate = torch.zeros(memory, dtype=torch.float64), phi @ z
+            for k in range(depth):
+                rows = [*x_BLD[b, :length].double(), *(slow.null[k] if null_tokens else [])]
+                p = torch.softmax(torch.stack([slow.f[k](x) @ z for x in rows]), 0)
+                assert weights_KBCN[k, b, c, places].tolist() == pytest.approx(p.tolist(), abs=1e-5)
+                assert (weights_KBCN[k, b, c, length:longest] == 0).all()
+                parts[places] += p * torch.stack([phi @ slow.g[k](x) for x in rows])
+                z = z + sum(one * slow.g[k](x) for one, x in zip(p, rows, strict=True))
+            got = by_item_BCL[b, c].double()
+            assert got.tolist() == pytest.approx(parts[:longest].tolist(), abs=1e-4)
+            null_part = parts[longest:].sum()
+            assert (of_candidate + got.sum() + null_part).item() == pytest.approx(logits_BC[b, c].item(), abs=1e-4)

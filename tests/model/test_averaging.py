@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from heedful.model.averaging import DeepAveraging
+from heedful.model.inputs import Inputs
 
 LENGTHS = [1, 3, 17]
 
 
-def world(form: str) -> tuple[DeepAveraging, torch.Tensor, torch.Tensor, torch.Tensor]:
+def world(form: str) -> tuple[DeepAveraging, Inputs]:
     torch.manual_seed(0)
     model = DeepAveraging(width=6, hidden=10, form=form).train()  # type: ignore[arg-type]
     with torch.no_grad():
@@ -18,7 +21,7 @@ def world(form: str) -> tuple[DeepAveraging, torch.Tensor, torch.Tensor, torch.T
             if parameter.ndim == 1:
                 parameter.normal_()
     used = (torch.arange(17)[None, :] < torch.tensor(LENGTHS)[:, None]).float()
-    return model, torch.randn(3, 17, 6), used, torch.randn(3, 5, 6)
+    return model, Inputs(torch.randn(3, 17, 6), used, used, torch.randn(3, 5, 6))
 
 
 def mu(model: DeepAveraging, x: torch.Tensor) -> torch.Tensor:
@@ -32,23 +35,24 @@ def mu(model: DeepAveraging, x: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("form", ["inner", "sum"])
 def test_it_is_that_of_section_5_2(form: str) -> None:
-    model, x_BLD, used_BL, xq_BCD = world(form)
-    got = model(x_BLD, used_BL, xq_BCD)
+    model, inputs = world(form)
+    got = model(inputs)
     for b, length in enumerate(LENGTHS):
-        mean = x_BLD[b, :length].double().mean(0)
+        mean = inputs.x_BLD[b, :length].double().mean(0)
         for c in range(5):
-            q = xq_BCD[b, c].double()
+            q = inputs.xq_BCD[b, c].double()
             expected = mu(model, mean) @ q if form == "inner" else mu(model, mean + q)[0]
             assert got[b, c].item() == pytest.approx(expected.item(), rel=1e-5, abs=1e-5)
 
 
 @pytest.mark.parametrize("form", ["inner", "sum"])
 def test_padding_and_sharing_candidates_change_nothing(form: str) -> None:
-    model, x_BLD, used_BL, xq_BCD = world(form)
-    got = model(x_BLD, used_BL, xq_BCD)
-    assert torch.allclose(got, model(torch.where(used_BL[..., None] > 0, x_BLD, 9.0), used_BL, xq_BCD), atol=1e-6)
-    shared = model(x_BLD, used_BL, xq_BCD[:1])
-    assert torch.allclose(shared, model(x_BLD, used_BL, xq_BCD[:1].expand(3, -1, -1)), atol=1e-6)
+    model, inputs = world(form)
+    filled_BLD = torch.where(inputs.used_BL[..., None] > 0, inputs.x_BLD, 9.0)
+    assert torch.allclose(model(inputs), model(replace(inputs, x_BLD=filled_BLD)), atol=1e-6)
+    same_1CD = inputs.xq_BCD[:1]
+    shared, apart = (model(replace(inputs, xq_BCD=xq)) for xq in (same_1CD, same_1CD.expand(3, -1, -1)))
+    assert torch.allclose(shared, apart, atol=1e-6)
 
 
 @pytest.mark.parametrize(("form", "last"), [("inner", 128 * 64 + 64), ("sum", 128 + 1)])

@@ -29,7 +29,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, QUICK[name]) for
     "attention-paper": ("attention", {**QUICK["attention"], "preset": "paper"}),
     "averaging-sum": ("averaging", {**QUICK["averaging"], "form": "sum", "trend": False}),
 }
-VARIANTS["attention-paper"][1].update(null_rows=0, relations=0, depth=3)
+VARIANTS["attention-paper"][1].update(null_tokens=0, relations=0, depth=3)
 IDS: dict[str, Callable[[int], Any]] = {"text": lambda n: f"sku-{n}", "integer": lambda n: 10_000 + 7 * n}
 
 

@@ -66,12 +66,12 @@ def area_under_curve(ranker: Ranker) -> float:
     return float(((pairs > 0) + 0.5 * (pairs == 0))[wanted].mean())
 
 
-SETTINGS = {"steps": 250, "assess_every": 125, "device": "cpu", "cuts": "last", "trend": False}
+SETTINGS = {"steps": 250, "validate_every": 125, "device": "cpu", "cuts": "last", "trend": False}
 ATTENTION = {
     "default": {"preset": "default", "batch_users": 32, "negatives": 20, **SETTINGS},
-    "paper": {"preset": "paper", **SETTINGS, "steps": 100, "assess_every": 50},
+    "paper": {"preset": "paper", **SETTINGS, "steps": 100, "validate_every": 50},
     "without terms beside the attention": {
-        "depth": 2, "hidden": 32, "relations": 0, "user_tower": False, "null_rows": 0, "batch_users": 32, "negatives": 20,
+        "depth": 2, "hidden": 32, "relations": 0, "user_tower": False, "null_tokens": 0, "batch_users": 32, "negatives": 20,
         **SETTINGS,
     },
 }  # fmt: skip
