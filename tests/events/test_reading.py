@@ -152,7 +152,7 @@ def test_sources_on_disk_are_read_alike(writer, tmp_path):
 )
 def test_csv_text_is_taken_literally(text, users, items, tmp_path):
     (tmp_path / "log.csv").write_text(text, newline="")
-    log = read_events(tmp_path / "log.csv")
+    log = read_events(tmp_path / "log.csv", time_unit="s")
     assert log.users.ids.to_pylist() == users
     assert log.catalog.items.ids.to_pylist() == items
 
