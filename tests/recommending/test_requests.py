@@ -145,7 +145,8 @@ def test_the_number_of_threads_changes_nothing(
 
 def test_a_batch_that_fails_ends_it_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("heedful.recommending.requests.BATCH_REQUESTS", 2)
-    columns = {"request_id": list(range(9)), "history": [["sku-1"]] * 9, "history_times": [[START]] * 7 + [[START, START], [START]]}
+    times = [[START]] * 7 + [[START, START], [START]]
+    columns = {"request_id": list(range(9)), "history": [["sku-1"]] * 9, "history_times": times}
     threads = torch.get_num_threads()
     with pytest.raises(InputError, match="request 7 does not fit its history"):
         recommend_requests(ranker_of(), write(tmp_path / "in.parquet", columns), tmp_path / "out.parquet")
