@@ -315,3 +315,16 @@ def test_k_must_be_positive(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="option 'k' is out of range; got: 0; expected: 1 or more"):
         recommend_requests(ranker_of(), source, tmp_path / "out.parquet", k=0)
     assert no_file(tmp_path / "out.parquet")
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.string(), 2), pa.large_list(pa.string()), pa.list_view(pa.string())])
+def test_any_type_of_list_is_a_list(tmp_path: Path, kind: pa.DataType) -> None:
+    ranker, histories = ranker_of(), [["sku-1", "sku-2"], None, ["sku-3", "sku-4"]]
+    answers = []
+    for name, column in (("plain", pa.array(histories)), ("other", pa.array(histories, kind))):
+        times = pa.array([[START, START], None, [START, START]])
+        table = pa.table({"request_id": [1, 2, 3], "history": column, "history_times": times})
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+        recommend_requests(ranker, tmp_path / f"{name}.parquet", tmp_path / f"{name}.out.parquet", k=10**9)
+        answers.append(pq.read_table(tmp_path / f"{name}.out.parquet"))
+    assert answers[0].equals(answers[1])
