@@ -76,7 +76,8 @@ def test_prepare_gives_the_same_bytes(shop: Shop, storage: Place) -> None:
 
 def test_one_heavy_user_and_few_others_are_prepared_alike(tmp_path: Path) -> None:
     # The smallest id has most of the rows, so that no row stands before the first border between buckets.
-    table = pa.table({"user": [1] * 500 + [2, 3] * 5, "item": list(range(100, 110)) * 51, "time": list(range(510))})
+    times = list(range(1_600_000_000, 1_600_000_510))
+    table = pa.table({"user": [1] * 500 + [2, 3] * 5, "item": list(range(100, 110)) * 51, "time": times})
     pq.write_table(table, tmp_path / "events.parquet")
     heedful.prepare(tmp_path / "events.parquet", tmp_path / "here")
     cluster.prepare(tmp_path / "events.parquet", tmp_path / "there")

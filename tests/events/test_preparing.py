@@ -17,7 +17,7 @@ from heedful.errors import ConfigError, FolderError, InputError
 from heedful.events.log import EventLog
 from heedful.events.preparing import PrepareConfig, prepare, read_events
 from heedful.events.session import open_session
-from heedful.events.times import choose_unit, count_magnitudes
+from heedful.events.times import LIMITS, choose_unit, count_magnitudes
 
 DAY = 86400
 START = 1_600_000_000
@@ -192,8 +192,8 @@ def test_fractions_of_seconds_decide_the_order():
 def test_units_are_told_by_magnitude(unit, form):
     factor = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[unit]
     values = [form(START * factor), form((START + DAY) * factor), form(1)]
-    assert times_of(values) == [START, START + DAY, 1 if unit == "s" else 0]
-    assert times_of(values, time_unit=unit) == times_of(values)
+    assert times_of(values) == [START, START + DAY, "absurd time"]
+    assert times_of(values, time_unit=unit) == [START, START + DAY, 1 if unit == "s" else 0]
 
 
 @pytest.mark.parametrize(
@@ -201,11 +201,12 @@ def test_units_are_told_by_magnitude(unit, form):
     [
         ([START, START + DAY], 0, "s"),  # one unit, told by the bounds
         ([START * 1000, START * 1000 + 5], 0, "ms"),
-        ([START, START * 1000, START * 1000 + 5], 0, "ms"),  # two units: the median decides
+        ([START, START * 1000, START * 1000 + 5], 0, "ms"),  # two units: most decide
+        ([0, 0, 0, 5, START * 1000], 0, "ms"),  # however many are no times
         ([-START, START * 1000, START * 1000], 0, "ms"),
         ([20240131, START], 1, "s"),  # one looks like a calendar date
         ([5, 20240131, START], 1, "s"),
-        ([-20240131, 20240131, 5], 2, "s"),
+        ([-20240131, 20240131, START * 10**6], 1, "us"),
         ([START * 10**9, None], 0, "ns"),
         ([None, None], 0, "s"),
     ],
@@ -216,8 +217,9 @@ def test_the_bounds_of_times_tell_the_unit_that_all_of_them_tell(tmp_path, value
         listed = ", ".join(f"({'NULL' if value is None else value}, NULL)" for value in values)
         session.run(f"INSERT INTO staged VALUES {listed}")
         counted = count_magnitudes(session, "staged")
-    sizes = [abs(value) for value in values if value is not None]
-    assert counted == [len(sizes), dates, *(sum(size < limit for size in sizes) for limit in (1e11, 1e14, 1e17))]
+    numbers = [value for value in values if value is not None]
+    within = [sum(first <= number <= last for number in numbers) for first, last in LIMITS.values()]
+    assert counted == [len(numbers), dates, *within]
     assert choose_unit(counted) == unit
 
 

@@ -9,7 +9,6 @@ import torch
 from heedful.model import inputs
 from heedful.model.inputs import ItemVectors, mean_vector
 from heedful.rankers.attention import AttentionRanker
-from heedful.ranking import vectors
 from ranking_worlds import random_log, table_of
 
 CPU = torch.device("cpu")

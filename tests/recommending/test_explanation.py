@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from heedful.ranking.weights import attention_weights, learnt_trend, score_parts
 
 from heedful.embeddings.table import ItemEmbeddings
 from heedful.errors import InputError

@@ -155,7 +155,8 @@ def test_the_number_of_threads_changes_nothing(
 
 def test_a_batch_that_fails_ends_it_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("heedful.recommending.requests.BATCH_REQUESTS", 2)
-    columns = {"request_id": list(range(9)), "history": [["sku-1"]] * 9, "history_times": [[1]] * 7 + [[1, 2], [1]]}
+    times = [[START]] * 7 + [[START, START], [START]]
+    columns = {"request_id": list(range(9)), "history": [["sku-1"]] * 9, "history_times": times}
     threads = torch.get_num_threads()
     with pytest.raises(InputError, match="request 7 does not fit its history"):
         recommend_by(ranker_of(), write(tmp_path / "in.parquet", columns), tmp_path / "out.parquet")
@@ -272,12 +273,14 @@ BAD: list[tuple[dict[str, Sequence[Any]], str]] = [
     ({"history": [["sku-1"]], "candidates": [["sku-1"]]}, "lacks a column; .*fix: add request_id"),
     ({"history": ["sku-1"]}, "column 'history' .* is no list; got: string; expected: a list of item ids"),
     ({"candidates": [5]}, "column 'candidates' .* is no list; got: int64"),
-    ({"history": [[0.5]]}, "ids of a type that cannot name anything; got: double; expected: strings or integers"),
+    ({"history": [[True]]}, "ids of a type that cannot name anything; got: bool; expected: strings or integers"),
     ({"history_times": [[1, 2]]}, "history_times of request 'a' does not fit its history; got: 2 values; expected: 1, one"),
     (
-        {"history_times": [["noon"]]},
-        "column 'history_times' .* wrong type; got: list<.*string>; expected: a list of unix sec",
+        {"history_times": [[True]]},
+        "column 'history_times' .* wrong type; got: list<.*bool>; expected: a list of unix times, ISO texts",
     ),
+    ({"history_times": [["noon"]]}, "that is not a time; got: 'noon'; expected: unix times after March 1973"),
+    ({"history_times": [[7]]}, "that is not a time; got: 7; .*to fix: convert it, or leave it empty"),
     ({"history_times": [7]}, "column 'history_times' .* wrong type; got: int64"),
     ({"history_kinds": [[3]]}, "column 'history_kinds' .* wrong type; got: list<.*int64>; expected: a list of strings"),
     ({"history_kinds": [[]]}, "history_kinds of request 'a' does not fit its history; got: 0 values; expected: 1"),
@@ -317,3 +320,18 @@ def test_a_failure_half_way_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
         score_requests(ranker, write(tmp_path / "in.parquet", requests), out)
     assert out.read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.parquet", "out.parquet"]
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.string(), 2), pa.large_list(pa.string()), pa.list_view(pa.string())])
+def test_any_type_of_list_is_a_list(tmp_path: Path, kind: pa.DataType) -> None:
+    ranker, histories = ranker_of(), [["sku-1", "sku-2"], None, ["sku-3", "sku-4"]]
+    answers = []
+    for name, column in (("plain", pa.array(histories)), ("other", pa.array(histories, kind))):
+        times = pa.array([[START, START], None, [START, START]])
+        table = pa.table({"request_id": [1, 2, 3], "history": column, "history_times": times})
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+        recommend_requests(
+            Recommender(ranker), tmp_path / f"{name}.parquet", tmp_path / f"{name}.out.parquet", query=Query(k=10**9)
+        )
+        answers.append(pq.read_table(tmp_path / f"{name}.out.parquet"))
+    assert answers[0].equals(answers[1])

@@ -68,7 +68,7 @@ def test_many_events_at_once(shop: TestClient) -> None:
     events += [{"event_id": "y", "user_id": "bob", "item_id": 17, "timestamp": "2017-12-24T12:00:00"}]
     done = good(shop.post("/events", json={"events": events}))
     assert (done["accepted"], done["duplicates"], done["unknown_items"]) == (6, 1, 1)
-    assert done["rejected"] == [{"index": 6, "reason": "timestamp before 1970 or in the future"}]
+    assert done["rejected"] == [{"index": 6, "reason": "timestamp absurd or in the future"}]
     assert good(shop.get("/users", params={"prefix": "a"})) == {"users": [{"user_id": "ann", "actions": 5}]}
     history = good(shop.get("/users/bob/history"))["history"]
     assert history == [{"item_id": "17", "title": "17", "timestamp": 1514116800, "event": history[0]["event"]}]
@@ -243,7 +243,6 @@ def test_new_items_are_ranked_at_once(shop: TestClient) -> None:
     event = {"event_id": "e", "user_id": "ann", "item_id": "new-1"}
     assert good(shop.post("/events", json=event))["unknown_items"] == 0
     for wrong, words in (
-        ([{"item_id": "item1"}], "the model was trained on these items"),
         ([{"item_id": "new-3", "attributes": {"colour": "red"}}], "unknown attributes; got: colour"),
         ([{"item_id": "new-3", "attributes": {"price": "dear"}}], "does not fit the catalogue"),
         ([{"item_id": "new-3"}, {"item_id": "new-3"}], "repeated"),
@@ -366,17 +365,17 @@ def test_slots_are_not_replaced_by_accident(shop: TestClient) -> None:
         (b'{"candidates": []}', 422, "at least 1 item"),
         (b'{"candidates": [true]}', 422, "candidates.0"),
         (b'{"candidates": [1.5]}', 422, "candidates.0"),
-        (b'{"candidates": [9223372036854775808]}', 422, "candidates.0"),
+        (b'{"candidates": [%s]}' % (b"9" * 400), 422, "candidates.0"),
+        (b'{"candidates": ["a"], "history": ["b"], "history_times": [7]}', 422, "that is not a time"),
         (b'{"candidates": [null]}', 422, "candidates.0"),
         (b'{"candidates": [{}]}', 422, "candidates.0"),
         (b'{"candidates": ["a\\u0000b"]}', 422, "candidates.0"),
-        (b'{"candidates": ["a\\nb"]}', 422, "candidates.0"),
-        (b'{"candidates": ["' + b"a" * 257 + b'"]}', 422, "candidates.0"),
+        (b'{"candidates": ["' + b"a" * 4097 + b'"]}', 422, "candidates.0"),
         (b'{"candidates": ["a"], "k": 0}', 422, "k: "),
         (b'{"candidates": ["a"], "k": 1e30}', 422, "k: "),
         (b'{"candidates": ["a"], "pool_gamma": "x"}', 422, "pool_gamma"),
         (b'{"candidates": ["a"], "user_id": "u", "history": []}', 422, "user_id or history, not both"),
-        (b'{"candidates": ["a"], "history_times": [1]}', 422, "need a history"),
+        (b'{"candidates": ["a"], "history_times": [1700000000]}', 422, "need a history"),
         (b'{"candidates": ["a"], "history": ["b"], "history_times": []}', 422, "history_times does not fit"),
         (b'{"candidates": ["a"], "history": ["b"], "history_times": [99999999999999]}', 422, "history_times.0"),
         (b'{"candidates": ["a"], "nonsense": 1}', 422, "nonsense"),
@@ -389,14 +388,14 @@ def test_requests_that_are_wrong(still: TestClient, body: bytes, status: int, wo
     assert words in error_of(still.post("/rank", content=body, headers=JSON), status)["message"]
 
 
-@pytest.mark.parametrize("name", ["😀", "null", "' or 1=1 --", "../../etc/passwd", "ﷺ" * 80, "item1 ", "\ufffe"])
+@pytest.mark.parametrize("name", ["😀", "null", "a\nb,c", "' or 1=1 --", "../../etc/passwd", "ﷺ" * 80, "item1 ", "\ufffe"])
 def test_strange_ids_are_only_unknown(still: TestClient, name: str) -> None:
-    found = good(still.post("/rank", json={"user_id": name, "candidates": [name, 2**63 - 1, -1]}))
-    assert found["unknown"] == [name, 2**63 - 1, -1] and found["items"] == []
-    event = {"event_id": name, "user_id": name, "item_id": name, "event": name}
+    found = good(still.post("/rank", json={"user_id": name, "candidates": [name, 2**64, -1]}))
+    assert found["unknown"] == [name, str(2**64), -1] and found["items"] == []
+    event = {"event_id": name, "user_id": name, "item_id": name, "event": name.replace("\n", "")}
     assert good(still.post("/events", json=event))["unknown_items"] == 1
     (action,) = good(still.get(f"/users/{_quoted(name)}/history"))["history"]
-    assert (action["item_id"], action["event"]) == (name, name)
+    assert (action["item_id"], action["event"]) == (name, name.replace("\n", ""))
     assert good(still.get("/users", params={"prefix": name}))["users"] == [{"user_id": name, "actions": 1}]
 
 

@@ -7,6 +7,7 @@ import click
 from heedful.cli.rank import embeddings_option, load, plain_gamma, pool_gamma_option
 from heedful.config import require
 from heedful.errors import InputError
+from heedful.events.ids import split_ids
 from heedful.recommending.explanation import Explanation, explain_items
 from heedful.recommending.recommend import Query, Recommender
 
@@ -15,7 +16,7 @@ __all__ = ["COMMANDS"]
 
 @click.command("explain")
 @click.argument("model", type=click.Path())
-@click.option("--history", required=True, help="Ids of past items, oldest first, with commas between them.")
+@click.option("--history", required=True, help='Ids of past items, oldest first, as in a,b,"c, d".')
 @click.option(
     "--item", "items", multiple=True, help="Id of an item to explain; may be given again.  [the best for the history]"
 )
@@ -33,7 +34,7 @@ def explain_command(
     """
     require(k >= 1, "k", got=k, expected="1 or more")
     ranker, gamma = load(model, embeddings), plain_gamma(pool_gamma)
-    past = [part.strip() for part in history.split(",") if part.strip()]
+    past = list(filter(None, split_ids(history)))
     unknown = [item for item, row in zip(past, ranker.items.rows(past), strict=True) if row < 0]
     if unknown:
         click.echo(f"{len(unknown):,} past items are unknown to the model and were left out: {', '.join(unknown[:5])}")

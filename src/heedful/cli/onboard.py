@@ -12,9 +12,10 @@ from heedful.cli.options import chosen, config_options, out_option, overwrite_op
 from heedful.embeddings.onboarding import OnboardingConfig, extend_table
 from heedful.embeddings.table import ItemEmbeddings
 from heedful.errors import ConfigError
-from heedful.events.attributes import read_items
+from heedful.events.attributes import lookalikes, read_items
 from heedful.events.log import EventLog
 from heedful.events.preparing import read_events
+from heedful.events.vocabulary import Vocabulary
 from heedful.folders import check_writable
 
 __all__ = ["COMMANDS"]
@@ -49,9 +50,21 @@ def extend_command(
     new = len(extension.users)
     click.echo(f"{out}: {new:,} new items, {len(extension.table):,} in all")
     click.echo(f"  {by_actions:,} fitted to their first actions, {by_attributes:,} from attributes alone")
+    if attributes is not None:
+        _say_described(table, attributes)
     if new > by_actions + by_attributes:
         click.echo(f"  {new - by_actions - by_attributes:,} of which nothing is known have the mean vector")
     click.echo(f"next: heedful recommend MODEL requests.parquet --embeddings {out} --out recommendations.parquet")
+
+
+def _say_described(table: ItemEmbeddings, attributes: pa.Table) -> None:
+    """How many rows of the item file are of items that the table had, with a warning where ids look alike."""
+    described = Vocabulary(attributes["item_id"])
+    known = int((table.items.rows(described.ids) >= 0).sum())
+    others = len(described) - known
+    click.echo(f"  the item file describes {known:,} of {len(table):,} items that were there, and {others:,} others")
+    if not known and (alike := lookalikes(table.items, described)):
+        click.echo(f"  warning: ids differ in form alone, such as {alike}; these are taken for other items")
 
 
 def _log(events: str) -> EventLog:

@@ -34,12 +34,13 @@ from heedful.cluster.parts import open_work, run_parts
 from heedful.cluster.storage import Place, delivered, here
 from heedful.errors import ConfigError, InputError
 from heedful.events.attributes import stage_attributes
-from heedful.events.columns import USER, id_as_sql, need_column
+from heedful.events.columns import USER, Rows, find_time, need_column
 from heedful.events.databases import is_table
 from heedful.events.encoding import ArrayFile, Encoded, encode, name_kinds, write_items, write_parquet
+from heedful.events.ids import id_as_sql
 from heedful.events.log import KIND, EventLog
 from heedful.events.preparing import REJECTED_ORDER, PrepareConfig, described
-from heedful.events.reading import Rows, Source, expand, open_source, read_errors
+from heedful.events.reading import Source, expand, open_source, read_errors
 from heedful.events.session import Session, identifier, literal, open_session
 from heedful.events.times import choose_unit, count_magnitudes, is_number_or_moment, time_as_sql
 from heedful.events.validating import (
@@ -116,9 +117,11 @@ def _prepare(
     work: Place,
     config: PrepareConfig,
 ) -> dict[str, Any]:
-    rows, types = _described(files, session)
+    rows, types, time_column = _described(files, session, config)
     attributes = open_source(items, session) if items is not None else None
-    common = {"types": types, "config": config.to_dict()}
+    # The parts are not to choose for themselves.
+    options = replace(config, time_column=time_column).to_dict()
+    common = {"types": types, "config": options, "folder_names": sorted(rows.folder_names)}
     parts = [part for file in files for part in _cut(file)]
     borders = _borders(run_parts(work, "look", parts, _Look, common, kept=False))
     split = run_parts(work, "split", parts, _Split, {**common, "borders": borders}, kept=False)
@@ -168,6 +171,7 @@ class _Part:
 
     types: dict[str, str]
     config: dict[str, Any]
+    folder_names: list[str]
 
     @contextlib.contextmanager
     def open(self, part: dict[str, Any], session: Session) -> Iterator[Rows]:
@@ -190,7 +194,12 @@ class _Part:
             low, high = part["rows"]
             relation = relation.removesuffix(")") + ", file_row_number = true)"
             relation = f"(FROM {relation} WHERE file_row_number >= {low} AND file_row_number < {high})"
-        return Rows(rows.description, list(self.types), lambda _: f"(SELECT {columns} FROM {relation})", rows.read_again)
+        return replace(
+            rows,
+            names=list(self.types),
+            relation=lambda _: f"(SELECT {columns} FROM {relation})",
+            folder_names=frozenset(self.folder_names),
+        )
 
     @property
     def options(self) -> PrepareConfig:
@@ -203,7 +212,7 @@ class _Look(_Part):
 
     def run(self, part: dict[str, Any], path: Path) -> dict[str, Any]:
         with _session(self.options) as session, self.open(part, session) as rows:
-            user = need_column(rows.names, USER, self.options.user_column)
+            user = need_column(rows.names, USER, self.options.user_column, rows.folder_names)
             ids, _ = id_as_sql(user, self.types[user], USER)
             found = f"(SELECT {ids} AS user_id FROM {rows.relation(rows.names)})"
             n = session.value(f"SELECT count(*) FROM {found}")
@@ -251,7 +260,9 @@ class _Bucket(_Part):
         with _session(self.options) as session, self.work.gathered(files) as place:
             session.run("SET preserve_insertion_order = false")
             staged, rows = Staged(**self.staged), _parquet([place / file for file in files])
-            parts = f", {time_as_sql('time_read', staged.time_type)}" if is_number_or_moment(staged.time_type) else ""
+            parts = ""
+            if is_number_or_moment(staged.time_type):
+                parts = f", {time_as_sql('time_read', staged.time_type, self.options.time_zone)}"
             session.run(f"CREATE VIEW staged AS SELECT *{parts} FROM {rows}")
             yield session, *judge(staged, session, self.options, self.unit)
 
@@ -346,8 +357,8 @@ def _expanded(path: str) -> list[Place]:
     return files
 
 
-def _described(files: list[Place], session: Session) -> tuple[Rows, dict[str, str]]:
-    """The rows of all files as the manifest describes them, and the types of their columns.
+def _described(files: list[Place], session: Session, config: PrepareConfig) -> tuple[Rows, dict[str, str], str]:
+    """The rows of all files as the manifest describes them, the types of their columns, and the column of the times.
 
     A Parquet file at a URL is not fetched for that; one without rows stands in for it.
     """
@@ -355,9 +366,10 @@ def _described(files: list[Place], session: Session) -> tuple[Rows, dict[str, st
         paths = [file.path or _without_rows(file, Path(folder) / str(n) / file.name) for n, file in enumerate(files)]
         rows = open_source(paths, session)
         types = session.types(rows.relation(rows.names))
+        time_column = find_time(rows, session, config.time_column)
     facts = [{"name": Path(place).name, "bytes": size} for file in files for place, size, _ in file.stamp()]
     described = {**rows.description, "bytes": sum(fact["bytes"] for fact in facts), "files": facts[:100]}
-    return replace(rows, description=described), types
+    return replace(rows, description=described), types, time_column
 
 
 def _without_rows(file: Place, path: Path) -> Path:

@@ -222,9 +222,9 @@ class ItemEmbeddings:
 
         """
         require(k >= 1, "k", got=k, expected="at least 1")
-        if isinstance(item, str | int | np.integer):
-            return self._similar(self._rows([item]), k)[0]
-        return self._similar(self._rows(list(item)), k)
+        if hasattr(item, "__len__") and not isinstance(item, str | bytes):
+            return self._similar(self._rows(item), k)
+        return self._similar(self._rows([item]), k)[0]
 
     def _similar(self, rows_Q: np.ndarray, k: int) -> list[list[tuple[ItemId, float]]]:
         queries_QD = self._units(rows_Q)

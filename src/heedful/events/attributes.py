@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow as pa
 
-from heedful.events.columns import ITEM, find_column, id_as_sql, need_column
-from heedful.events.reading import Rows, Source, open_source, read_errors
+from heedful.events.columns import ITEM, Rows, find_column, need_column
+from heedful.events.ids import id_as_sql, like_ids
+from heedful.events.reading import Source, open_source, read_errors
 from heedful.events.session import Session, identifier, open_session
+from heedful.events.vocabulary import Vocabulary
+from heedful.progress import say
 
-__all__ = ["RESERVED", "read_items", "stage_attributes"]
+__all__ = ["RESERVED", "lookalikes", "read_items", "stage_attributes"]
 
 RESERVED = ("item_id", "events", "users")
+_COMPARED = 100_000  # ids of each side, where none is the same
+_AS_READ = '"item_id as read"'
 # Types that Arrow or Parquet cannot hold as they are.
 _AS_TEXT = ("ENUM(", "INTERVAL", "UNION(", "VARIANT", "BIT", "UUID")
 
@@ -70,27 +76,55 @@ def stage_attributes(rows: Rows, session: Session, *, id_type: str, item_column:
     with read_errors(rows):
         relation = rows.relation(rows.names)
         types = session.types(relation)
-        columns = [f"{_like_log(*id_as_sql(item, types[item], ITEM), id_type)} AS item_id"]
+        found = id_as_sql(item, types[item], ITEM)
+        columns = [f"{like_ids(*found, id_type)} AS item_id", f"{found[0]} AS {_AS_READ}"]
         columns += [f"{_storable(n, types[n])} AS {identifier(to)}" for n, to in _named(rows.names, item)]
         session.run(f"CREATE TABLE described AS SELECT {', '.join(columns)} FROM {relation}")
+    session.run(f"CREATE VIEW source_ids AS SELECT {_AS_READ} AS item_id FROM described")
     session.run("CREATE TABLE first_rows AS SELECT item_id, min(rowid) AS first FROM described GROUP BY item_id")
     session.run(
-        "CREATE TABLE attributes AS SELECT described.* FROM described "
+        f"CREATE TABLE attributes AS SELECT described.* EXCLUDE ({_AS_READ}) FROM described "
         "JOIN first_rows ON described.rowid = first_rows.first SEMI JOIN items ON items.item_id = described.item_id"
     )
     session.run("SET preserve_insertion_order = false")
-    return _count(session, id_type)
+    counts = _count(session, id_type)
+    _say(session, counts)
+    return counts
 
 
-def _like_log(expression: str, found: str, wanted: str) -> str:
-    if found == wanted or wanted == "VARCHAR":
-        return f"({expression})::{wanted}"
-    text = f"({expression})::VARCHAR"
-    return f"CASE WHEN regexp_full_match({text}, '-?[0-9]+') THEN try_cast({text} AS {wanted}) END"
+def lookalikes(ours: Vocabulary, theirs: Vocabulary) -> str | None:
+    """Two ids, one of each side, that differ in their form alone (blanks, case, zeros, a fraction .0), in words."""
+    plain = {_plain(name): name for name in ours.ids.to_pylist()}
+    both = ((plain.get(_plain(name)), name) for name in theirs.ids.to_pylist())
+    return next((f"{a!r} here, {b!r} in the item file" for a, b in both if a is not None and a != b), None)
+
+
+def _plain(name: str | int) -> str:
+    return re.sub(r"[.]0+$", "", str(name).strip().lower()).lstrip("0") or "0"
+
+
+def _say(session: Session, counts: dict[str, int]) -> None:
+    """How many items of the log the file describes, with a warning where there are none."""
+    of = session.value("SELECT count(*) FROM items")
+    say(f"the item file describes {counts['described']:,} of {of:,} items")
+    if counts["described"]:
+        return
+    alike = lookalikes(*(_some_ids(session, side) for side in ("items", "source_ids")))
+    hint = f"ids differ in form alone, such as {alike}" if alike else "is it the right file, and the right id column?"
+    say(f"warning: no item of the log has a row in the item file; {hint}")
+
+
+def _some_ids(session: Session, relation: str) -> Vocabulary:
+    query = f"SELECT DISTINCT item_id FROM {relation} WHERE item_id IS NOT NULL ORDER BY item_id LIMIT {_COMPARED}"
+    return Vocabulary(pa.Table.from_batches(session.batches(query), session.schema(query))["item_id"])
 
 
 def _storable(name: str, kind: str) -> str:
-    return f"{identifier(name)}::VARCHAR" if kind.startswith(_AS_TEXT) else identifier(name)
+    """SQL of an attribute in a type that Arrow and Parquet can hold; NaN is unknown."""
+    column = identifier(name)
+    if kind in ("FLOAT", "DOUBLE"):
+        return f"CASE WHEN NOT isnan({column}) THEN {column} END"
+    return f"{column}::VARCHAR" if kind.startswith(_AS_TEXT) else column
 
 
 def _named(names: Iterable[str], item: str) -> list[tuple[str, str]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from heedful.events.values import word_columns, words
 from heedful.events.vocabulary import Vocabulary
 
 __all__ = ["Catalog", "describe"]
@@ -40,6 +41,6 @@ class Catalog:
 
 def describe(items: Vocabulary, attributes: pa.Table, row: int) -> str:
     """An item in words: its title and category where the attributes have them, otherwise its id."""
-    names = [name for name in ("title", "category") if name in attributes.column_names]
-    known = [str(fact) for fact in (attributes[name][row].as_py() for name in names) if fact not in (None, "")]
+    columns = [attributes[name].slice(row, 1) for name in word_columns(attributes.column_names)]
+    known = [said for column in columns for said in words(column) if said]
     return " · ".join(known) if known else str(items.ids[row])

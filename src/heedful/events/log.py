@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Self
 
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 from heedful.errors import ConfigError, InputError
 from heedful.events.catalog import Catalog
 from heedful.events.histories import Histories
+from heedful.events.times import iso, second_of
 from heedful.events.vocabulary import Vocabulary
 from heedful.folders import Folder, new_folder, open_folder
 
@@ -147,9 +149,9 @@ class EventLog:
         times = self.histories.times
         before, after = times < moment, (times >= moment) & (times < moment + days * 86400)
         if not before.any() or not after.any():
-            period = "no events" if not len(times) else f"{_iso(int(times.min()))} to {_iso(int(times.max()))}"
+            period = "no events" if not len(times) else f"{iso(int(times.min()))} to {iso(int(times.max()))}"
             raise InputError(
-                f"no event {'before' if not before.any() else f'in the {days:g} days after'} the cut {_iso(moment)}",
+                f"no event {'before' if not before.any() else f'in the {days:g} days after'} the cut {iso(moment)}",
                 expected=f"a cut inside the log's period, {period}",
                 fix="choose another cut",
             )
@@ -200,26 +202,25 @@ def count_items(histories: Histories, n_items: int) -> tuple[np.ndarray, np.ndar
 
 
 def parse_moment(value: str | int | date | datetime) -> int:
-    """Unix seconds of an ISO date or time (UTC unless it has a zone), of unix seconds, or of a date or datetime.
+    """Unix seconds of an ISO date or time (UTC unless it has a zone), of a unix time, or of a date or datetime.
 
     Raises:
-        ConfigError: the text is none of these.
+        ConfigError: the value is none of these.
 
     """
-    if isinstance(value, int):
-        return value
     try:
-        if isinstance(value, str):
-            value = int(value) if value.lstrip("-").isdigit() and len(value) > 8 else datetime.fromisoformat(value)
-            if isinstance(value, int):
-                return value
-    except ValueError as error:
+        if isinstance(value, str) and re.fullmatch("[0-9]{8}", value):
+            value = datetime.strptime(value, "%Y%m%d").date()
+        moment = second_of(value)
+    except (InputError, ValueError):
+        moment = None
+    if moment is None:
         raise ConfigError(
-            "that is not a point in time", got=repr(value), expected="an ISO date such as 2017-12-24, or unix seconds"
-        ) from error
-    if not isinstance(value, datetime):
-        value = datetime(value.year, value.month, value.day)
-    return int((value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp())
+            "that is not a point in time",
+            got=repr(value),
+            expected="an ISO date such as 2017-12-24, or a unix time",
+        )
+    return moment
 
 
 def _in_basket_order(histories: Histories) -> Histories:
@@ -238,7 +239,3 @@ def _read(path: Path) -> pa.Table:
 def _numbers(column: pa.ChunkedArray) -> np.ndarray:
     # Arrow's own conversion to numpy would import pandas.
     return np.from_dlpack(column.combine_chunks())
-
-
-def _iso(moment: int) -> str:
-    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M")

@@ -16,12 +16,13 @@ import numpy as np
 
 from heedful.config import Config, option, require
 from heedful.events.attributes import stage_attributes
+from heedful.events.columns import Rows
 from heedful.events.encoding import Encoded, encode, name_kinds, write_items, write_parquet
 from heedful.events.histories import Histories
 from heedful.events.log import KIND, EventLog
-from heedful.events.reading import Rows, Source, open_source, read_errors
+from heedful.events.reading import Source, open_source, read_errors
 from heedful.events.session import Session, open_session
-from heedful.events.times import NANOSECONDS
+from heedful.events.times import NANOSECONDS, iso
 from heedful.events.validating import Staged, Verdict, stage, validate
 from heedful.folders import new_folder
 from heedful.progress import say
@@ -44,6 +45,7 @@ class PrepareConfig(Config):
     time_column: str | None = option(None, "column of the times (found by its name when not given)")
     event_column: str | None = option(None, "column of the event kinds (found by its name when not given; may be missing)")
     time_unit: str = option("auto", "unit of times that are numbers: s, ms, us, ns, or auto to tell it from their size")
+    time_zone: str = option("UTC", "zone of times that name none, such as Europe/Berlin")
     duplicates: str = option("keep", "rows with the same user, item, time and kind: keep, or drop all but one")
     kinds: tuple[str, ...] = option((), "keep only events of these kinds (all when not given)")
     min_item_events: int = option(1, "set aside items with fewer events than this")
@@ -166,6 +168,7 @@ def described(encoded: Encoded, verdict: Verdict, staged: Staged, rows: Rows, co
     duplicates = {"found": facts.pop("duplicates") + verdict.duplicates_dropped, "dropped": verdict.duplicates_dropped}
     judged = {key: value for key, value in asdict(verdict).items() if key != "duplicates_dropped"}
     say(f"kept {encoded.n_events:,} events of {encoded.n_users:,} users and {encoded.n_items:,} items")
+    say(f"times from {staged.columns['timestamp']!r}: {iso(encoded.first_time)} to {iso(encoded.last_time)} UTC")
     say(_summary(verdict.rejected))
     return {
         **facts,

@@ -10,8 +10,7 @@ import io
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -19,6 +18,7 @@ import duckdb
 import pyarrow as pa
 
 from heedful.errors import InputError
+from heedful.events.columns import Rows
 from heedful.events.databases import open_table, split_url
 from heedful.events.session import Session, identifier, literal
 
@@ -41,24 +41,6 @@ _HINTS = {
     "csv": "each row needs as many values as the header, in UTF-8, with quotes closed",
     "parquet": "write the file again",
 }
-
-
-@dataclass(frozen=True)
-class Rows:
-    """An opened source.
-
-    Attributes:
-        description: what the manifest says of it; no secrets.
-        names: its columns.
-        relation: SQL to stand behind FROM that yields at least the given columns.
-        read_again: whether it can be read more than once, at little cost.
-
-    """
-
-    description: dict[str, Any]
-    names: list[str]
-    relation: Callable[[Sequence[str]], str]
-    read_again: bool = False
 
 
 def open_source(source: Source, session: Session) -> Rows:
@@ -101,7 +83,8 @@ def _open_arrow(source: Any, session: Session) -> Rows:
         raise InputError(
             f"this {kind} cannot be read", got=_first_line(error), fix="give every column one plain type"
         ) from error
-    return Rows({"type": kind}, names, lambda _: name, read_again=isinstance(data, pa.Table))
+    again = isinstance(data, pa.Table)
+    return Rows({"type": kind}, names, lambda _: name, again, sampled=again)
 
 
 def _open_files(sources: Iterable[str | os.PathLike[str]], session: Session) -> Rows:
@@ -118,7 +101,8 @@ def _open_files(sources: Iterable[str | os.PathLike[str]], session: Session) -> 
         names = session.names(relation)
     except duckdb.Error as error:
         raise _unreadable(kind, error) from error
-    return Rows(_describe_files(kind, paths), names, lambda _: relation, read_again=kind == "parquet")
+    folders = frozenset(name for path in paths for name in re.findall(r"([^/=]+)=[^/]*/", path))
+    return Rows(_describe_files(kind, paths), names, lambda _: relation, kind == "parquet", True, folders)
 
 
 @contextlib.contextmanager

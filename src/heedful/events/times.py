@@ -1,43 +1,192 @@
-"""Times: from numbers, text, dates and timestamps to nanoseconds since 1970, as SQL.
+"""Times: one rule for numbers, text, dates and timestamps, in files (as SQL) and in Python.
 
-A time is read into one of three columns: `whole` (BIGINT) and `real` (DOUBLE) hold numbers whose unit is found later
-from all of them, `moment` (BIGINT, nanoseconds) holds what needs no unit. Times that are readable but out of range
-are -1 in the end, unreadable ones NULL.
+A number is a unix time in the one unit in which it lies between March 1973 and 2100. So its size tells its unit, and serial
+dates, day numbers, calendar dates as digits and zeros are no times. Text is ISO 8601 or such a number. Dates and timestamps
+may lie between 1970 and 2100. What is outside these limits is absurd. Times without a zone are UTC, unless `prepare` is told
+another zone: then an hour that exists twice is read as the later one, and an hour that does not exist as the one after it.
+
+In SQL a time is read into one of three columns: `whole` (BIGINT) and `real` (DOUBLE) hold numbers whose unit is found later
+from all of them, `moment` (BIGINT, nanoseconds) holds what needs no unit. Absurd times are -1 in the end, unreadable ones
+NULL.
 """
 
 from __future__ import annotations
 
 import re
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Any
 
-from heedful.errors import InputError
-from heedful.events.session import Session, identifier
+import numpy as np
+import pyarrow as pa
+
+from heedful.errors import ConfigError, InputError
+from heedful.events.ids import listed
+from heedful.events.session import Session, identifier, literal
 
 __all__ = [
-    "NANOSECONDS", "choose_unit", "count_magnitudes", "is_number_or_moment", "is_text", "moment_as_sql", "time_as_sql",
+    "LIMITS", "NANOSECONDS", "check_zone", "choose_unit", "count_magnitudes", "is_number_or_moment", "is_text",
+    "iso", "moment_as_sql", "second_of", "seconds_of", "time_as_sql",
 ]  # fmt: skip
 
 NANOSECONDS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
-_LAST = 4_102_444_800  # 2100-01-01 in unix seconds
+_FIRST, _LAST = 100_000_000, 4_102_444_800  # 1973-03-03 and 2100-01-01 in unix seconds
+LIMITS = {unit: (_FIRST * 10**9 // factor, _LAST * 10**9 // factor) for unit, factor in NANOSECONDS.items()}
+"""The least and the greatest number that is a time, by unit; no number is a time in two units."""
 _FIRST_DATE, _LAST_DATE = 19700101, 20991231  # calendar dates as numbers
 _INTEGERS = frozenset({"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"})
 _TIMESTAMPS = re.compile(r"DATE|TIMESTAMP(_S|_MS|_NS|TZ|TZ_NS)?( WITH TIME ZONE)?")
 _KEPT_BY_PARQUET = frozenset({"DOUBLE", "DATE", "TIMESTAMP", "TIMESTAMP_NS", "TIMESTAMP WITH TIME ZONE"})
-# The magnitude of numbers after March 1973 and before the year 5138 tells their unit.
-_UPPER = (("s", 1e11), ("ms", 1e14), ("us", 1e17))
+_NUMBER = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EXPECTED = "unix times after March 1973 and before 2100 in s, ms, us or ns, ISO text, dates or timestamps"
 
 
-def time_as_sql(column: str, kind: str) -> str:
-    """SQL of `whole`, `real` and `moment`, named so, for a column of DuckDB type `kind`.
+# Times in Python
+
+
+def seconds_of(values: Any, *, missing: int) -> np.ndarray:
+    """Unix seconds of a list of times of any type, int64 [N], rounded down.
+
+    Args:
+        values: a list, array or series of numbers, texts, dates or timestamps.
+        missing: what None, NaN, NaT and blank text become.
+
+    Raises:
+        InputError: a value is no time, or an absurd one.
+    """
+    values = listed(values, "times")
+    if isinstance(values, pa.Array | pa.ChunkedArray):
+        values = _from_arrow(values)
+    if isinstance(values, np.ndarray) and values.dtype.kind == "M":
+        return _of_moments(values, missing)
+    if isinstance(values, np.ndarray) and values.dtype.kind in "iuf":
+        return _of_numbers(values, missing)
+    found = [second_of(value) for value in values]
+    return np.array([missing if second is None else second for second in found], np.int64)
+
+
+def second_of(value: Any) -> int | None:
+    """Unix seconds of a time of any type, rounded down; None for None, NaN, NaT and blank text.
+
+    Raises:
+        InputError: the value is no time, or an absurd one.
+    """
+    if isinstance(value, pa.Scalar):
+        return second_of(value.as_py())
+    if isinstance(value, str):
+        return _of_text(value.strip())
+    if value is None or type(value).__name__ in ("NaTType", "NAType"):
+        return None
+    if isinstance(value, np.datetime64):
+        value = value.astype("datetime64[s]").item()
+        return None if value is None else second_of(value)
+    if isinstance(value, datetime):
+        zoned = value if value.tzinfo else value.replace(tzinfo=UTC)
+        return _within((zoned - _EPOCH) // timedelta(seconds=1), value)
+    if isinstance(value, date):
+        return _within((value - _EPOCH.date()).days * 86_400, value)
+    if isinstance(value, int | float | Decimal | np.integer | np.floating) and not isinstance(value, bool):
+        return _of_number(value)
+    raise _not_a_time(value)
+
+
+def iso(second: int) -> str:
+    """A moment as an ISO text to the minute, in UTC."""
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def _of_number(value: Any) -> int | None:
+    if value != value:  # NaN
+        return None
+    for unit, (first, last) in LIMITS.items():
+        if first <= value <= last:
+            return int(round(value * NANOSECONDS[unit]) // 10**9)
+    raise _not_a_time(value)
+
+
+def _of_text(text: str) -> int | None:
+    if text in ("", "nan", "NaN"):
+        return None
+    if re.fullmatch(r"[+-]?[0-9]+", text):
+        return _of_number(int(text[:40]))
+    if re.fullmatch(_NUMBER, text):
+        return _of_number(float(text))
+    try:
+        if re.match(r"[0-9]{4}-[0-9]{2}-", text):
+            return second_of(datetime.fromisoformat(re.sub(r" ?(UTC|GMT|Z)$", "+00:00", text)))
+    except ValueError:
+        pass
+    raise _not_a_time(text)
+
+
+def _of_numbers(values: np.ndarray, missing: int) -> np.ndarray:
+    seconds = np.full(len(values), missing, np.int64)
+    left = np.ones(len(values), bool) if values.dtype.kind != "f" else ~np.isnan(values)
+    for unit, (first, last) in LIMITS.items():
+        these = left & (values >= first) & (values <= last)
+        seconds[these] = np.floor_divide(values[these], 10**9 // NANOSECONDS[unit])
+        left &= ~these
+    if left.any():
+        raise _not_a_time(values[left][0].item())
+    return seconds
+
+
+def _of_moments(values: np.ndarray, missing: int) -> np.ndarray:
+    nothing, seconds = np.isnat(values), values.astype("datetime64[s]").astype(np.int64)
+    absurd = ~nothing & ((seconds < 0) | (seconds > _LAST))
+    if absurd.any():
+        raise _not_a_time(values[absurd][0])
+    return np.where(nothing, missing, seconds)
+
+
+def _from_arrow(values: pa.Array | pa.ChunkedArray) -> Any:
+    """Arrow times in a form that needs no conversion to Python's own, which lacks nanoseconds and most years."""
+    kind = values.type
+    if pa.types.is_dictionary(kind):
+        return _from_arrow(values.cast(kind.value_type))
+    if pa.types.is_date(kind):
+        values = values.cast(pa.timestamp("ms"))
+    if pa.types.is_temporal(values.type) and not pa.types.is_timestamp(values.type):
+        raise _not_a_time(kind)
+    if pa.types.is_timestamp(values.type):
+        return values.cast(pa.timestamp(values.type.unit)).to_numpy(zero_copy_only=False)
+    plain = (pa.types.is_integer(kind) and not values.null_count) or pa.types.is_floating(kind)
+    return values.to_numpy(zero_copy_only=False) if plain else values.to_pylist()
+
+
+def _within(second: int, value: Any) -> int:
+    if not 0 <= second <= _LAST:
+        raise _not_a_time(value)
+    return second
+
+
+def _not_a_time(value: Any) -> InputError:
+    return InputError("that is not a time", got=f"{value!r:.60}", expected=_EXPECTED, fix="convert it, or leave it empty")
+
+
+# Times in SQL
+
+
+def check_zone(session: Session, zone: str) -> None:
+    """Refuse a time zone that is not known; a `ConfigError`."""
+    known = f"SELECT count(*) FROM pg_timezone_names() WHERE name = {literal(zone)}"
+    if zone != "UTC" and not session.value(known):
+        raise ConfigError("there is no such time zone", got=repr(zone), expected="a name such as UTC or Europe/Berlin")
+
+
+def time_as_sql(column: str, kind: str, zone: str = "UTC") -> str:
+    """SQL of `whole`, `real` and `moment`, named so, for a column of DuckDB type `kind` whose local times are of a zone.
 
     Raises:
         InputError: the type is no time.
 
     """
-    whole, real, moment = _parts(column, kind)
+    whole, real, moment = _parts(column, kind, zone)
     return f"{whole} AS whole, {real} AS real, {moment} AS moment"
 
 
-def _parts(column: str, kind: str) -> tuple[str, str, str]:
+def _parts(column: str, kind: str, zone: str) -> tuple[str, str, str]:
     name = identifier(column)
     if kind in _INTEGERS:
         return f"{name}::BIGINT", "NULL::DOUBLE", "NULL::BIGINT"
@@ -48,9 +197,9 @@ def _parts(column: str, kind: str) -> tuple[str, str, str]:
     if kind in ("FLOAT", "DOUBLE", "HUGEINT", "UHUGEINT") or kind.startswith("DECIMAL("):
         return "NULL::BIGINT", f"{name}::DOUBLE", "NULL::BIGINT"
     if _TIMESTAMPS.fullmatch(kind):
-        return "NULL::BIGINT", "NULL::DOUBLE", _timestamp(name, kind)
+        return "NULL::BIGINT", "NULL::DOUBLE", _timestamp(name, kind, zone)
     if is_text(kind):
-        return _text(f"trim({name}::VARCHAR)")
+        return _text(f"trim({name}::VARCHAR)", zone)
     raise InputError(
         f"the column {column!r} has a type that cannot be a time",
         got=kind,
@@ -70,55 +219,67 @@ def is_text(kind: str) -> bool:
 
 
 def count_magnitudes(session: Session, table: str) -> list[int]:
-    """Numbers in `whole` and `real`: all, those that look like calendar dates, those below the limit of each unit."""
+    """Numbers in `whole` and `real`: all, those that look like calendar dates, those within the limits of each unit."""
     least, most, n, reals = session.run(f"SELECT min(whole), max(whole), count(whole), count(real) FROM {table}")[0]
-    if n and not reals and (least > _LAST_DATE or 0 <= least <= most < _FIRST_DATE):
+    if n and not reals:
         # The bounds, which Parquet files know by themselves, tell it where all numbers have one unit.
-        below = [(least < limit, most < limit) for _, limit in _UPPER]
-        if all(lowest == highest for lowest, highest in below):
-            return [n, 0, *(n if highest else 0 for _, highest in below)]
+        one_unit = [n if first <= least and most <= last else 0 for first, last in LIMITS.values()]
+        if any(one_unit):
+            return [n, 0, *one_unit]
     value = "coalesce(whole::DOUBLE, real)"
-    counts = ", ".join(f"count(*) FILTER (v < {limit})" for _, limit in _UPPER)
+    counts = ", ".join(f"count(*) FILTER (v BETWEEN {first} AND {last})" for first, last in LIMITS.values())
     return list(
         session.run(
             f"SELECT count(*), count(*) FILTER ({_LOOKS_LIKE_A_DATE}), {counts} "
-            f"FROM (SELECT abs({value}) AS v FROM {table}) WHERE isfinite(v)"
+            f"FROM (SELECT {value} AS v FROM {table}) WHERE isfinite(v)"
         )[0]
     )
 
 
 def choose_unit(magnitudes: list[int]) -> str:
-    """The unit of numbers: that of the median magnitude; "s" when there are none.
+    """The unit of numbers: the one that most of them are times in; "s" when there are none.
 
     Args:
         magnitudes: from `count_magnitudes`, maybe added up over several tables.
 
     Raises:
-        InputError: all numbers read like calendar dates (20240131), which are no unix times.
+        InputError: none of the numbers is a time in any unit.
 
     """
-    total, dates, *below = magnitudes
-    if total and dates == total:
+    total, dates, *within = magnitudes
+    if not total or any(within):
+        return max(zip(within, NANOSECONDS, strict=True), key=lambda one: one[0])[1]
+    if dates == total:
         raise InputError(
             "the times read like calendar dates written as numbers",
             expected="unix times, ISO text, dates or timestamps",
             fix="convert them (20240131 to 2024-01-31), or set time_unit if they are unix times after all",
         )
-    return next((unit for (unit, _), n in zip(_UPPER, below, strict=True) if 2 * n >= total), "ns")
+    raise InputError(
+        "the times are no unix times: all are absurd",
+        got=f"{total:,} numbers, each before March 1973 or after 2100 in every unit (such as serial dates or day numbers)",
+        expected=_EXPECTED,
+        fix="convert them, name another column with time_column, or set time_unit if they are unix times after all",
+    )
 
 
-def moment_as_sql(unit: str) -> str:
-    """SQL of nanoseconds since 1970, from the columns `whole`, `real` and `moment`; -1 for what is out of range."""
+def moment_as_sql(unit: str, *, given: bool) -> str:
+    """SQL of nanoseconds since 1970, from the columns `whole`, `real` and `moment`; -1 for what is absurd.
+
+    Args:
+        unit: of the numbers.
+        given: whether somebody said so: then numbers from 1 on are believed; 0 stands for no time.
+    """
     factor = NANOSECONDS[unit]
-    last = _LAST * 10**9 // factor
+    first, last = 1 if given else LIMITS[unit][0], LIMITS[unit][1]
     # Clamped, as nothing promises that the product is only taken of numbers that are in range.
     within = f"greatest(least(whole, {last}), 0)"
     return (
         "CASE WHEN moment IS NOT NULL THEN moment "
-        f"WHEN whole BETWEEN 0 AND {last} THEN {within} * {factor} "
+        f"WHEN whole BETWEEN {first} AND {last} THEN {within} * {factor} "
         "WHEN whole IS NOT NULL THEN -1 "
         "WHEN isnan(real) THEN NULL "
-        f"WHEN real BETWEEN 0 AND {last} THEN try_cast(round(real * {factor}) AS BIGINT) "
+        f"WHEN real BETWEEN {first} AND {last} THEN try_cast(round(real * {factor}) AS BIGINT) "
         "WHEN real IS NOT NULL THEN -1 "
         "END"
     )
@@ -129,24 +290,31 @@ _LOOKS_LIKE_A_DATE = (
 )
 
 
-def _timestamp(value: str, kind: str) -> str:
+def _timestamp(value: str, kind: str, zone: str) -> str:
     # The range is checked first: nanoseconds since 1970 overflow before the year 1678 and after 2262.
-    precise = f"{value}::TIMESTAMP" if kind == "DATE" else value
+    nanoseconds = f"epoch_ns({f'{value}::TIMESTAMP' if kind == 'DATE' else value})"
+    if zone != "UTC" and "TZ" not in kind and "ZONE" not in kind:
+        # The last three digits, which no zone changes, are lost on the way.
+        moment = f"epoch_ns(timezone({literal(zone)}, {value}::TIMESTAMP))"
+        nanoseconds = moment if kind != "TIMESTAMP_NS" else f"{moment} + {nanoseconds} % 1000"
     return (
-        f"CASE WHEN {value} BETWEEN '1970-01-01'::{kind} AND '2100-01-01'::{kind} THEN epoch_ns({precise}) "
+        f"CASE WHEN {value} BETWEEN '1970-01-01'::{kind} AND '2100-01-01'::{kind} THEN {nanoseconds} "
         f"WHEN {value} IS NOT NULL THEN -1 END"
     )
 
 
-def _text(value: str) -> tuple[str, str, str]:
+def _text(value: str, zone: str) -> tuple[str, str, str]:
     # A cast to TIMESTAMPTZ honours zones but keeps microseconds; TIMESTAMP_NS drops the zone but keeps nanoseconds, whose
     # last three digits no zone changes.
     zoned = f"try_cast({value} AS TIMESTAMPTZ)"
+    if zone != "UTC":
+        # A text that has a zone of its own cannot be read with another one behind it.
+        local = [f"try_cast({value} || {literal(f'{clock} {zone}')} AS TIMESTAMPTZ)" for clock in ("", " 00:00")]
+        zoned = f"coalesce({', '.join([*local, zoned])})"
     last_digits = f"coalesce(epoch_ns(try_cast({value} AS TIMESTAMP_NS)) % 1000, 0)"
     within = "BETWEEN '1970-01-01'::TIMESTAMPTZ AND '2100-01-01'::TIMESTAMPTZ"
     whole = f"CASE WHEN regexp_full_match({value}, '[+-]?[0-9]+') THEN try_cast({value} AS BIGINT) END"
-    number = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
-    real = f"CASE WHEN regexp_full_match({value}, '{number}') THEN try_cast({value} AS DOUBLE) END"
+    real = f"CASE WHEN regexp_full_match({value}, '{_NUMBER}') THEN try_cast({value} AS DOUBLE) END"
     moment = (
         f"CASE WHEN NOT regexp_matches({value}, '^[0-9]{{4,}}-') THEN NULL "
         f"WHEN {zoned} {within} THEN epoch_ns({zoned}) + {last_digits} "

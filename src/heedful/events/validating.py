@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from heedful.errors import ConfigError, InputError
-from heedful.events.columns import EVENT, ITEM, TIME, USER, find_column, id_as_sql, kind_as_sql, need_column
-from heedful.events.reading import Rows
+from heedful.events.columns import EVENT, ITEM, TIME, USER, Rows, find_column, find_time, kind_as_sql, need_column
+from heedful.events.ids import id_as_sql
 from heedful.events.session import Session, literal
 from heedful.events.session import identifier as quoted
-from heedful.events.times import choose_unit, count_magnitudes, is_text, moment_as_sql, time_as_sql
+from heedful.events.times import check_zone, choose_unit, count_magnitudes, is_text, moment_as_sql, time_as_sql
 
 if TYPE_CHECKING:
     from heedful.events.preparing import PrepareConfig
@@ -72,10 +72,11 @@ def stage(rows: Rows, session: Session, config: PrepareConfig) -> Staged:
         duckdb.Error: the rows cannot be read (see `heedful.events.reading.read_errors`).
 
     """
-    user = need_column(rows.names, USER, config.user_column)
-    item = need_column(rows.names, ITEM, config.item_column)
-    time = need_column(rows.names, TIME, config.time_column)
-    event = find_column(rows.names, EVENT, config.event_column)
+    check_zone(session, config.time_zone)
+    user = need_column(rows.names, USER, config.user_column, rows.folder_names)
+    item = need_column(rows.names, ITEM, config.item_column, rows.folder_names)
+    time = find_time(rows, session, config.time_column)
+    event = find_column(rows.names, EVENT, config.event_column, rows.folder_names)
     columns = {"user_id": user, "item_id": item, "timestamp": time} | ({"event": event} if event is not None else {})
     relation = rows.relation(list(dict.fromkeys(columns.values())))
     found = session.types(relation)
@@ -85,7 +86,7 @@ def stage(rows: Rows, session: Session, config: PrepareConfig) -> Staged:
         f"CREATE {'VIEW' if rows.read_again and not is_text(found[time]) else 'TABLE'} staged AS "
         f"SELECT {user_sql} AS user_id, {item_sql} AS item_id, "
         f"{kind_as_sql(event, found[event] if event else '')} AS event, {quoted(time)} AS time_read, "
-        f"{time_as_sql(time, found[time])} FROM {relation}"
+        f"{time_as_sql(time, found[time], config.time_zone)} FROM {relation}"
     )
     n_rows = session.value("SELECT count(*) FROM staged")
     return Staged(columns, {"user_id": user_type, "item_id": item_type}, found[time], n_rows)
@@ -119,9 +120,10 @@ def judge(staged: Staged, session: Session, config: PrepareConfig, unit: str) ->
 
     """
     default = "unknown" if "event" in staged.columns else "event"
+    moment = moment_as_sql(unit, given=config.time_unit != "auto")
     session.run(
         "CREATE VIEW named AS SELECT user_id, item_id, event, time_read, "
-        f"CASE WHEN event != '' THEN event ELSE {literal(default)} END AS kind, {moment_as_sql(unit)} AS moment FROM staged"
+        f"CASE WHEN event != '' THEN event ELSE {literal(default)} END AS kind, {moment} AS moment FROM staged"
     )
     kinds = dict(session.run("SELECT kind, count(*) FROM named GROUP BY kind")) if config.kinds else {}
     wanted = f"WHERE kind IN ({', '.join(map(literal, config.kinds))})" if config.kinds else ""

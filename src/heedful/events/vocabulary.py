@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Self, TypeAlias
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from heedful.errors import InputError
+from heedful.events.ids import Ids, as_ids, listed, named_ids, plain_ids
 from heedful.events.lookup import IdIndex
 
-__all__ = ["Vocabulary", "as_ids"]
-
-Ids: TypeAlias = Sequence[Any] | np.ndarray | pa.Array | pa.ChunkedArray
+__all__ = ["Ids", "Vocabulary"]
 
 
 class Vocabulary:
@@ -65,14 +63,19 @@ class Vocabulary:
     def rows(self, ids: Ids) -> np.ndarray:
         """Row of each id, int64 [N]; -1 where the vocabulary does not have it.
 
-        An integer matches a vocabulary of strings by its decimal text, and a string of digits one of integers.
+        Ids of other types than the vocabulary's are taken as `heedful.events.ids` says.
+
+        Raises:
+            InputError: a text instead of a list, or an array of a type that names nothing.
         """
+        ids = listed(ids, "ids")
         if len(ids) == 0:
             return np.empty(0, np.int64)
         given = isinstance(ids, pa.Array | pa.ChunkedArray)
         if not given and len(ids) <= _FEW and len(self) <= _DICTIONARY_IDS:
-            return np.fromiter((self._places.get(one, -1) for one in self._plain(ids)), np.int64, len(ids))
-        array = _like(as_ids(ids), self.ids.type) if given or len(ids) > _FEW else pa.array(self._plain(ids), self.ids.type)
+            plain = plain_ids(ids, self.ids.type)
+            return np.fromiter((self._places.get(one, -1) for one in plain), np.int64, len(ids))
+        array = named_ids(ids, self.ids.type)
         if "index" in self.__dict__ or _MANY_TIMES * len(array) < len(self):
             return self.index.find(array, self.ids)
         found = pc.fill_null(pc.index_in(array, value_set=self.ids, skip_nulls=True), -1)
@@ -81,13 +84,6 @@ class Vocabulary:
     def take(self, rows: np.ndarray) -> pa.Array:
         """The ids of rows, as an Arrow array; a row outside the vocabulary is an `IndexError`."""
         return self.ids.take(pa.array(rows, pa.int64()))
-
-    def _plain(self, ids: Sequence[Any] | np.ndarray) -> list[Any]:
-        """Ids of any types as they would stand here, None where one cannot."""
-        if not pa.types.is_integer(self.ids.type):
-            return [str(i) for i in ids]
-        lowest, highest = (0, 2**64) if pa.types.is_uint64(self.ids.type) else (-(2**63), 2**63)
-        return [n if n is not None and lowest <= n < highest else None for n in map(_integer_or_none, ids)]
 
     @cached_property
     def _places(self) -> dict[Any, int]:
@@ -99,50 +95,9 @@ class Vocabulary:
         return IdIndex.of(self.ids)
 
 
-# Up to this many ids each is taken for what it says, also where they are of several types.
+# Up to this many ids are looked up in a dictionary.
 _FEW = 4096
 # A dictionary is quickest, but of more ids than this it takes long to make, and much memory.
 _DICTIONARY_IDS = 200_000
 # An index is made for fewer ids than this part of the vocabulary; for more, Arrow's hash table, which is made for each call.
 _MANY_TIMES = 2
-
-
-def as_ids(ids: Ids) -> pa.Array:
-    """Ids as one Arrow array of strings or of 64-bit integers.
-
-    Raises:
-        InputError: the ids are neither strings nor integers.
-
-    """
-    if isinstance(ids, pa.ChunkedArray):
-        ids = ids.chunk(0) if ids.num_chunks == 1 else ids.combine_chunks()  # one chunk may be a mapped file
-    try:
-        array = ids if isinstance(ids, pa.Array) else pa.array(ids)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise InputError("ids of mixed types", got=error, expected="all strings or all integers") from error
-    if isinstance(array, pa.ChunkedArray):
-        array = array.combine_chunks()
-    kind = array.type
-    if pa.types.is_dictionary(kind):
-        return as_ids(array.dictionary_decode())
-    if pa.types.is_integer(kind):
-        return array.cast(pa.uint64() if pa.types.is_uint64(kind) else pa.int64())
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind) or pa.types.is_null(kind):
-        return array.cast(pa.string() if array.nbytes < 2**31 - 2**20 else pa.large_string())
-    raise InputError("ids of a type that cannot name anything", got=kind, expected="strings or integers")
-
-
-def _like(array: pa.Array, kind: pa.DataType) -> pa.Array:
-    if array.type == kind:
-        return array
-    if pa.types.is_integer(kind) and not pa.types.is_integer(array.type):
-        digits = pc.match_substring_regex(array, r"^-?[0-9]{1,18}$")
-        return pc.if_else(digits, array, pa.scalar(None, array.type)).cast(kind)
-    return array.cast(kind)
-
-
-def _integer_or_none(value: Any) -> int | None:
-    try:
-        return int(value)
-    except (TypeError, ValueError):
-        return None

@@ -21,8 +21,10 @@ from heedful.errors import FolderError, InputError
 from heedful.events.candidates import Candidates
 from heedful.events.catalog import describe
 from heedful.events.histories import Histories
+from heedful.events.ids import listed
 from heedful.events.log import EventLog, count_items
 from heedful.events.mapped import load_items, save_items
+from heedful.events.times import seconds_of
 from heedful.events.vocabulary import Vocabulary
 from heedful.folders import Folder, new_folder
 from heedful.rankers.prior import LogShares, sampling_prior
@@ -91,7 +93,7 @@ class Ranker(ABC):
         history: Sequence[Any],
         candidates: Sequence[Any],
         *,
-        history_times: Sequence[int] | None = None,
+        history_times: Sequence[Any] | None = None,
         history_kinds: Sequence[str] | None = None,
         pool_gamma: float | None = 0.0,
     ) -> np.ndarray:
@@ -100,7 +102,7 @@ class Ranker(ABC):
         Args:
             history: ids of the user's past items, oldest first; unknown ids are left out.
             candidates: ids to score; an unknown id gets `UNKNOWN_SCORE`.
-            history_times: unix seconds of each past action.
+            history_times: time of each past action, as `heedful.events.times` reads it.
             history_kinds: event kind of each past action.
             pool_gamma: how the candidates were chosen: in proportion to popularity ** pool_gamma. 0 for a whole
                 catalogue or a hand-picked list. None leaves the logit of the paper as it is. See `prior`.
@@ -109,7 +111,7 @@ class Ranker(ABC):
             float32 [C] in candidate order, higher is better. An empty history is ranked by popularity.
 
         Raises:
-            InputError: times or kinds are not one for each past action.
+            InputError: times or kinds are not one for each past action, a time is absurd, or a text stands for a list.
         """
         histories = self.histories_of([history], [history_times], [history_kinds])
         return self.score_rows(histories, Candidates.of([self.items.rows(candidates)]), pool_gamma=pool_gamma)
@@ -126,7 +128,7 @@ class Ranker(ABC):
     def histories_of(
         self,
         items: Sequence[Sequence[Any]],
-        times: Sequence[Sequence[int] | None] | None = None,
+        times: Sequence[Sequence[Any] | None] | None = None,
         kinds: Sequence[Sequence[str] | None] | None = None,
     ) -> Histories:
         """Past actions given by id as `Histories` in rows; ids that the ranker does not know are left out.
@@ -134,17 +136,21 @@ class Ranker(ABC):
         Missing times are taken as the end of the training log, missing or unknown kinds as its most frequent kind.
 
         Raises:
-            InputError: times or kinds of a user are not as many as the items.
+            InputError: times or kinds of a user are not as many as the items, a time is absurd, or a text stands for a list.
         """
+        items = [listed(history, "a history") for history in items]
         offsets = np.concatenate([[0], np.cumsum([len(history) for history in items])]).astype(np.int64)
         flat_times = np.full(offsets[-1], self.last_time, np.int64)
         flat_kinds = np.full(offsets[-1], None, object)
         for what, lists, flat in (("history_times", times, flat_times), ("history_kinds", kinds, flat_kinds)):
-            for b, values in enumerate(lists or []):
-                if values is not None:
+            for b, given in enumerate(lists or []):
+                if given is not None:
+                    values = listed(given, what)
                     _check_one_each(what, b, len(values), len(items[b]))
+                    if flat is flat_times:
+                        values = seconds_of(values, missing=self.last_time)
                     flat[offsets[b] : offsets[b + 1]] = values
-        known = self.items.rows([item for history in items for item in history])
+        known = np.concatenate([np.empty(0, np.int64), *(self.items.rows(history) for history in items)])
         return self.encode_histories(offsets, known, flat_times, self.kind_codes(flat_kinds.tolist()))
 
     def encode_histories(self, offsets: np.ndarray, rows: np.ndarray, times: np.ndarray, kinds: np.ndarray) -> Histories:

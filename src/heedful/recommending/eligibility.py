@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from heedful.errors import InputError
+from heedful.events.values import nan_unknown
 from heedful.rankers.base import Ranker
 
 __all__ = ["Eligibility"]
@@ -73,6 +74,7 @@ class Eligibility:
         self.columns = tuple(items.column_names)
         self._known = {name.lower() for name in self.columns}
         self._length = items.num_rows
+        items = nan_unknown(items)
         self._lock = threading.Lock()
         self._masks: OrderedDict[str, np.ndarray] = OrderedDict()
         self._connection = duckdb.connect(config=_SANDBOX)

@@ -169,8 +169,15 @@ class Recommender:
         best = scores[0][: len(found)]
         return Recommendations(items, best, self.ranker, histories, wanted.pool_gamma)
 
-    def top_rows(self, histories: Histories, query: Query) -> tuple[np.ndarray, np.ndarray]:
+    def top_rows(
+        self, histories: Histories, query: Query, *, seen: Candidates | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The page of each of B users.
+
+        Args:
+            histories: what the ranker reads.
+            query: which items are asked for.
+            seen: all past items of each user, where the histories are only the latest of them.
 
         Returns:
             Rows int64 [B, k'], best first, -1 where there are no more, and their scores float32
@@ -183,10 +190,12 @@ class Recommender:
         pool = None if eligible is None else np.flatnonzero(eligible)
         n_pool = len(self.ranker.items) if pool is None else len(pool)
         n = min(query.offset + query.k, n_pool)
-        best = _Best(n, self._limits(query.at_most), query.exclude_history)
+        best = _Best(n, self._limits(query.at_most))
+        past = Candidates(histories.offsets, histories.items) if seen is None else seen
+        excluded = past if query.exclude_history else None
         n_retrieved = self._to_retrieve(n)
         if not self._retrieves(n_retrieved, eligible):
-            rows, scores = self._scan(histories, pool, best, query.pool_gamma)
+            rows, scores = self._scan(histories, pool, best, query.pool_gamma, excluded)
         else:
             assert self.retriever is not None
             found = self.retriever.retrieve(
@@ -196,10 +205,13 @@ class Recommender:
                 exclude_history=query.exclude_history,
                 pool_gamma=query.pool_gamma,
             )
+            if excluded is not None and seen is not None:
+                found = _without(found, excluded)
             rows, scores = self._rank(histories, found, best, query.pool_gamma)
             # Limits or an index may leave too few; then every eligible item is scored.
             short = np.flatnonzero((rows < 0).any(axis=1))
-            again = self._scan(histories.take(short), pool, best, query.pool_gamma)
+            still = excluded.take(short) if excluded is not None else None
+            again = self._scan(histories.take(short), pool, best, query.pool_gamma, still)
             rows[short], scores[short] = again
         return rows[:, query.offset :], scores[:, query.offset :]
 
@@ -280,6 +292,7 @@ class Recommender:
         pool: np.ndarray | None,
         best: _Best,
         pool_gamma: float | None,
+        excluded: Candidates | None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """The best of all items, or of those in `pool`, int64 [P]; a few users at a time."""
         rows, scores = best.empty(len(histories))
@@ -288,8 +301,8 @@ class Recommender:
         for part, chunk in histories.chunks(max(_SCORES // n_items, 1)):
             scores_BP = self._scores(chunk, items, pool_gamma)
             for user, scores_P in enumerate(scores_BP, part.start):
-                if best.exclude_history:
-                    past = histories.items[histories.offsets[user] : histories.offsets[user + 1]]
+                if excluded is not None:
+                    past = excluded.rows[excluded.offsets[user] : excluded.offsets[user + 1]]
                     scores_P[np.isin(items, past, kind="table")] = -np.inf
                 top = best.places(items, scores_P)
                 rows[user, : len(top)], scores[user, : len(top)] = items[top], scores_P[top]
@@ -312,12 +325,10 @@ class _Best:
     Attributes:
         n: how many.
         limits: most items of one value.
-        exclude_history: leave out past items.
     """
 
     n: int
     limits: list[Limit]
-    exclude_history: bool
 
     def empty(self, users: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows of -1 and scores of -inf, [users, n]."""
@@ -330,3 +341,10 @@ class _Best:
         order = top_places(scores, len(scores)).tolist()
         limits = [Limit(limit.most, limit.codes[rows]) for limit in self.limits]
         return np.array(take_within(order, limits, self.n), np.int64)
+
+
+def _without(found: Candidates, excluded: Candidates) -> Candidates:
+    """The candidates that are not among the excluded ones of the same user."""
+    size = max(int(found.rows.max(initial=0)), int(excluded.rows.max(initial=0))) + 1
+    keys, others = (each.owners * size + each.rows for each in (found, excluded))
+    return found.where(~np.isin(keys, others))

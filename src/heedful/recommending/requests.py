@@ -23,6 +23,7 @@ import torch
 from heedful.errors import InputError
 from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories
+from heedful.events.times import seconds_of
 from heedful.folders import write_atomically
 from heedful.progress import progress
 from heedful.rankers.base import Ranker
@@ -80,7 +81,7 @@ def score_requests(
     Args:
         ranker: a fitted ranker.
         requests: Parquet with request_id, history (list of item ids, oldest first), candidates (list of item ids), and
-            maybe history_times (list of unix seconds or timestamps) and history_kinds (list of strings).
+            maybe history_times (list of times as `heedful.events.times` reads them) and history_kinds (list of strings).
         out: Parquet to write: request_id, scores (list of float32, in candidate order).
         pool_gamma: as in `Ranker.score`.
         rows: only these requests, by their position; all when None. Parts that begin at multiples of `BATCH_REQUESTS`
@@ -214,18 +215,24 @@ def open_requests(requests: str | os.PathLike[str], *, candidates: bool) -> pq.P
         )
     for name in needed[1:]:
         kind = file.schema_arrow.field(name).type
-        if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+        if not _is_list(kind):
             raise InputError(f"column {name!r} of {requests} is no list", got=kind, expected="a list of item ids")
     for name, (fits, expected) in _OPTIONAL.items():
         kind = file.schema_arrow.field(name).type if name in file.schema_arrow.names else pa.list_(pa.null())
-        is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
-        if not is_list or not (pa.types.is_null(kind.value_type) or fits(kind.value_type)):
+        if not _is_list(kind) or not (pa.types.is_null(kind.value_type) or fits(kind.value_type)):
             raise InputError(f"column {name!r} of {requests} has the wrong type", got=kind, expected=expected)
     return file
 
 
+def _is_list(kind: pa.DataType) -> bool:
+    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    views = (pa.types.is_list_view, pa.types.is_large_list_view)
+    return any(is_so(kind) for is_so in (*lists, *views))
+
+
 def _is_time(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_timestamp(kind))
+    numbers = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+    return bool(numbers or pa.types.is_timestamp(kind) or pa.types.is_date(kind) or _is_text(kind))
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -234,7 +241,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 # Columns that a request may have: what their values may be, and how to say it.
 _OPTIONAL = {
-    "history_times": (_is_time, "a list of unix seconds or timestamps"),
+    "history_times": (_is_time, "a list of unix times, ISO texts, dates or timestamps"),
     "history_kinds": (_is_text, "a list of strings"),
 }
 
@@ -267,9 +274,7 @@ def _histories(ranker: Ranker, batch: pa.RecordBatch, report: RankingReport) -> 
     if "history_times" in batch.schema.names:
         given = _one_each(batch, "history_times", offsets)
         if given is not None:
-            if pa.types.is_timestamp(given.type):
-                given = given.cast(pa.timestamp("s", given.type.tz), safe=False)
-            times = pc.fill_null(given.cast(pa.int64()), ranker.last_time).to_numpy(zero_copy_only=False)
+            times = seconds_of(given, missing=ranker.last_time)
     if "history_kinds" in batch.schema.names:
         given = _one_each(batch, "history_kinds", offsets)
         if given is not None:
@@ -299,5 +304,10 @@ def _one_each(batch: pa.RecordBatch, name: str, offsets: np.ndarray) -> pa.Array
 def _lists(batch: pa.RecordBatch, name: str) -> tuple[np.ndarray, pa.Array]:
     """A list column as offsets int64 [B + 1] from 0 and its values laid end to end; a null list is an empty one."""
     column = batch[name]
+    if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
+        # A list of fixed size keeps values behind nulls, and a view may keep them in any order.
+        parts = [one.values if one.is_valid else pa.nulls(0, column.type.value_type) for one in column]
+        offsets = np.cumsum([0, *map(len, parts)]).astype(np.int64)
+        return offsets, pa.concat_arrays(parts)
     lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), column.flatten()

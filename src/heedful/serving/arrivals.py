@@ -6,20 +6,24 @@ before are fitted again, to the actions that have come since.
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import dataclass
+
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from heedful.embeddings.onboarding import Extension, extend_table
 from heedful.embeddings.table import ItemEmbeddings
-from heedful.errors import InputError
 from heedful.events.catalog import Catalog
 from heedful.events.histories import Histories
 from heedful.events.log import EventLog, count_items
 from heedful.events.vocabulary import Vocabulary
 from heedful.rankers.base import Ranker
+from heedful.serving.storable import is_storable
 from heedful.serving.store import Store
 
-__all__ = ["trained_items", "with_new_items"]
+__all__ = ["Told", "name_of", "trained_items", "with_new_items"]
 
 # Visitors of new items that are looked at, and the latest actions of each: first co-occurrences, not all there ever are.
 _MOST_USERS, _MOST_ACTIONS = 5000, 1000
@@ -31,50 +35,89 @@ def trained_items(table: ItemEmbeddings, trained_hash: str) -> int:
     return next((int(record["n_items"]) for record in records if record["extends"] == trained_hash), len(table))
 
 
-def with_new_items(ranker: Ranker, n_trained: int, items: pa.Table, store: Store) -> Extension:
-    """The trained table with the new items of before and those given.
+@dataclass(frozen=True)
+class Told:
+    """What a shop says of N items.
+
+    Attributes:
+        ids: of the items, as the catalogue's type, [N].
+        values: the attributes in the columns of the served ones, [N] rows.
+        given: by column, where something was said, bool [N]; elsewhere what was known of an item stays.
+    """
+
+    ids: pa.Array
+    values: pa.Table
+    given: dict[str, np.ndarray]
+
+
+def with_new_items(ranker: Ranker, n_trained: int, told: Told, store: Store) -> Extension:
+    """The trained table with the new items of before and those given, and with what is said of known items.
 
     Args:
         ranker: the served one, which has embeddings.
         n_trained: items that it was trained on; those after them came later.
-        items: `item_id` and columns such as the ranker's; what is said of an item again takes the place of what was said.
+        told: what is said; what is said of an item again takes the place of what was said.
         store: where visitors' actions are, with those on the new items.
 
     Raises:
-        InputError: an item was in training, is repeated, or there are no new items at all.
+        InputError: an item is repeated, or nothing is said and there are no new items.
         StoreUnavailable: the database cannot be used.
     """
     assert ranker.embeddings is not None
-    given = Vocabulary(items["item_id"])
-    before = pa.table([ranker.items.ids.slice(n_trained), *ranker.attributes.slice(n_trained).columns], items.schema)
-    again = given.rows(before["item_id"]) >= 0
-    if (known := ranker.items.rows(given.ids) >= 0).sum() > again.sum():
-        trained = [name for name, is_known in zip(given.ids.to_pylist(), known, strict=True) if is_known]
-        raise InputError("the model was trained on these items", got=", ".join(map(str, trained[:5])), expected="new ones")
-    everything = pa.concat_tables([before.filter(pa.array(~again)), items])
-    table = _without_extensions(ranker.embeddings, n_trained)
-    log = _log_around(store, table.items, Vocabulary(everything["item_id"]), ranker.kinds)
-    return extend_table(table, log, attributes=everything, counts=ranker.users_of_item[:n_trained])
+    rows = ranker.items.rows(Vocabulary(told.ids).ids)
+    attributes = _corrected(ranker.attributes, rows, told)
+    ids = pa.concat_arrays([ranker.items.ids, told.ids.filter(pa.array(rows < 0))])
+    table = _without_extensions(ranker.embeddings, n_trained, attributes)
+    if len(ids) == n_trained and len(rows):
+        nothing = np.zeros(0, np.int64)
+        return Extension(table, nothing, nothing.astype(np.float64), nothing.astype(bool))
+    new = attributes.slice(n_trained)
+    new = pa.table([ids.slice(n_trained), *new.columns], ["item_id", *new.column_names])
+    log = _log_around(store, table.items, Vocabulary(new["item_id"]), ranker.kinds)
+    return extend_table(table, log, attributes=new, counts=ranker.users_of_item[:n_trained])
 
 
-def _without_extensions(table: ItemEmbeddings, n_trained: int) -> ItemEmbeddings:
+def name_of(table: ItemEmbeddings) -> str:
+    """A short hash of the vectors and the attributes of a table."""
+    digest = hashlib.sha256(table.content_hash.encode())
+    for batch in table.attributes.to_batches():
+        digest.update(batch.serialize())
+    return digest.hexdigest()[:12]
+
+
+def _corrected(attributes: pa.Table, rows: np.ndarray, told: Told) -> pa.Table:
+    """The attributes of all items, with what is said of known ones in its place, and the new ones behind."""
+    before = attributes.take(pa.array(rows, mask=rows < 0))
+    columns = []
+    for name in attributes.column_names:
+        said = pc.if_else(pa.array(told.given[name]), told.values[name], before[name])
+        places = np.arange(len(attributes) + np.count_nonzero(rows < 0))
+        places[rows[rows >= 0]] = len(attributes) + np.flatnonzero(rows >= 0)
+        places[len(attributes) :] = len(attributes) + np.flatnonzero(rows < 0)
+        everything = pa.chunked_array([*attributes[name].chunks, *said.chunks], attributes[name].type)
+        columns.append(everything.take(pa.array(places)))
+    return pa.table(columns, schema=attributes.schema)
+
+
+def _without_extensions(table: ItemEmbeddings, n_trained: int, attributes: pa.Table) -> ItemEmbeddings:
     head = table.head(n_trained)
     records = [record for record in table.provenance.get("extensions", []) if record["n_items"] < n_trained]
     return ItemEmbeddings(
-        head.items, head.vectors, head.contexts, attributes=head.attributes,
+        head.items, head.vectors, head.contexts, attributes=attributes.slice(0, n_trained),
         provenance={**table.provenance, "extensions": records},
     )  # fmt: skip
 
 
 def _log_around(store: Store, known: Vocabulary, new: Vocabulary, kinds: tuple[str, ...]) -> EventLog | None:
     """What those visitors did who acted on a new item, on items that are known or new; None where nobody did."""
-    users = store.users_of_items([str(name) for name in new.ids.to_pylist()], _MOST_USERS)
+    names_N = list(filter(is_storable, map(str, new.ids.to_pylist())))
+    users = store.users_of_items(names_N, _MOST_USERS)
     pasts = store.histories(users, _MOST_ACTIONS)
     names = [name for past in pasts for name in past.item_ids]
     if not names:
         return None
     items = Vocabulary(pa.concat_arrays([known.ids, new.ids]))
-    rows = Vocabulary(items.ids.cast(pa.string())).rows(names)
+    rows = items.rows(names)
     # Kinds that were not in training say nothing that the table could know.
     kind_codes = {kind: code for code, kind in enumerate(kinds)}
     codes = np.array([kind_codes.get(kind, -1) for past in pasts for kind in past.kinds])

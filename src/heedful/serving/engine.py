@@ -9,7 +9,8 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,13 @@ import pyarrow.compute as pc
 from heedful.errors import HeedfulError, InputError
 from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories
+from heedful.events.ids import json_id
+from heedful.events.values import json_rows, word_columns, words
 from heedful.rankers.base import Ranker
 from heedful.recommending.explanation import Explanation, explain_items
 from heedful.recommending.recommend import Query, Recommender
 from heedful.serving.selection import SlotBook
+from heedful.serving.storable import ID_CHARACTERS, is_storable
 from heedful.serving.store import Event, Impression, Store, StoreUnavailable
 
 __all__ = ["Appended", "Engine", "Filled", "NotFoundError", "Past", "Ranking"]
@@ -31,9 +35,6 @@ __all__ = ["Appended", "Engine", "Filled", "NotFoundError", "Past", "Ranking"]
 _FUTURE_SECONDS = 86_400
 _LATEST_HISTORY = 1000
 _IMPRESSION_SECONDS = 0.5  # a slot waits no longer for a lock: without an impression it is better than late
-_NO_ITEMS = np.empty(0, np.int64)
-# Ids that are looked up at once: in a dictionary, which takes ids of mixed types and integers of any size.
-_PART = 4096
 
 
 class NotFoundError(HeedfulError):
@@ -48,11 +49,13 @@ class Past:
         histories: the past actions of this one user, in rows of the ranker.
         unknown: past items that the ranker does not know, as given.
         user_id: whose history it is, None for one given by its items.
+        seen: rows of all items that the user acted on, int64, where there are more actions than `histories` has.
     """
 
     histories: Histories
     unknown: list[Any]
     user_id: str | None = None
+    seen: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.histories.items)
@@ -133,7 +136,6 @@ class Engine:
         self.recommender = recommender or Recommender(ranker)
         self.eligibility = self.recommender.eligibility
         self._max_history, self._now = max_history, now
-        self._text_ids = not pa.types.is_integer(ranker.items.ids.type)
         # More callers than cores would slow each other down.
         self._scoring = threading.BoundedSemaphore(at_once)
         ranker.items.rows([""])  # the index of ids is made now, not in the first request
@@ -158,7 +160,11 @@ class Engine:
             StoreUnavailable: the database cannot be reached.
         """
         known = self.store.history(user_id, self._max_history)
-        return self._past(known.item_ids, np.asarray(known.times, np.int64), known.kinds, user_id)
+        past = self._past(known.item_ids, np.asarray(known.times, np.int64), known.kinds, user_id)
+        if len(known.item_ids) < self._max_history:
+            return past
+        seen = self.rows(self.store.items_of(user_id))
+        return replace(past, seen=seen[seen >= 0])
 
     def past_of(
         self, items: Sequence[Any], times: Sequence[int] | None = None, kinds: Sequence[str | None] | None = None
@@ -188,7 +194,7 @@ class Engine:
             StoreUnavailable: the database cannot be reached; nothing was stored.
         """
         latest = self._now() + _FUTURE_SECONDS
-        reasons = [None if 0 <= event.time <= latest else "timestamp before 1970 or in the future" for event in events]
+        reasons = [_refused(event, latest) for event in events]
         good = [event for event, reason in zip(events, reasons, strict=True) if reason is None]
         done = self.store.append(good)
         unknown = int(np.count_nonzero(self.rows([event.item_id for event in good]) < 0))
@@ -233,8 +239,9 @@ class Engine:
         Raises:
             InputError: the condition or an attribute cannot be used.
         """
+        seen = Candidates.of([past.seen]) if past.seen is not None else None
         with self._scoring:
-            rows_1k, scores_1k = self.recommender.top_rows(past.histories, query)
+            rows_1k, scores_1k = self.recommender.top_rows(past.histories, query, seen=seen)
         found = np.count_nonzero(rows_1k[0] >= 0)
         return Ranking(rows_1k[0][:found], scores_1k[0][:found], [])
 
@@ -280,7 +287,7 @@ class Engine:
         visitor = visitor or past.user_id or f"anonymous-{impression_id}"
         treatment = slots.treatment(name, visitor)
         with self._scoring:
-            chosen = slots.select(name, past.histories, treatment)
+            chosen = slots.select(name, past.histories, treatment, seen=past.seen)
         shown = tuple(map(str, self.ids(chosen.rows)))
         ranking, salt = Ranking(chosen.rows, chosen.scores, []), slots.slots[name].salt
         impression = Impression(impression_id, name, treatment, visitor, shown, self._now(), self.version, salt)
@@ -294,9 +301,7 @@ class Engine:
 
     def rows(self, items: Sequence[Any]) -> np.ndarray:
         """Rows of item ids, int64; -1 for an id that the model does not know."""
-        names = self.names(items)
-        parts = [self.ranker.items.rows(names[start : start + _PART]) for start in range(0, len(names), _PART)]
-        return np.concatenate([_NO_ITEMS, *parts])
+        return self.ranker.items.rows(items)
 
     def row(self, item: Any) -> int:
         """The row of one item.
@@ -310,29 +315,26 @@ class Engine:
         return row
 
     def ids(self, rows: np.ndarray) -> list[Any]:
-        """Item ids of rows, as the catalogue has them."""
-        return list(self.ranker.items.take(rows).to_pylist())
+        """Item ids of rows, as JSON has them."""
+        return [json_id(item) for item in self.ranker.items.take(rows).to_pylist()]
 
     def titles(self, rows: np.ndarray) -> list[str]:
         """The items of rows in words, as `Ranker.describe`."""
         table, places = self.ranker.attributes, pa.array(rows, pa.int64())
-        named = [table[name].take(places) for name in ("title", "category") if name in table.column_names]
-        columns = [pc.cast(column, pa.string()).to_pylist() for column in named]
-        words = zip(*columns, strict=True) if columns else [()] * len(rows)
-        return [" · ".join(filter(None, said)) or str(item) for said, item in zip(words, self.ids(rows), strict=True)]
+        columns = [words(table[name].take(places)) for name in word_columns(table.column_names)]
+        in_words = zip(*columns, strict=True) if columns else [()] * len(rows)
+        return [" · ".join(filter(None, said)) or str(item) for said, item in zip(in_words, self.ids(rows), strict=True)]
 
     def attributes(self, rows: np.ndarray) -> list[dict[str, Any]]:
-        """What is known of the items of rows."""
-        return list(self.ranker.attributes.take(pa.array(rows, pa.int64())).to_pylist()) or [{}] * len(rows)
+        """What is known of the items of rows, as JSON has it."""
+        return json_rows(self.ranker.attributes.take(pa.array(rows, pa.int64()))) or [{}] * len(rows)
 
     def search(self, text: str, limit: int) -> np.ndarray:
         """Rows of items whose id is `text` or whose words contain it, most popular first, int64."""
-        found = np.zeros(len(self.ranker.items), bool)
-        for name in ("title", "category"):
-            if name in self.ranker.attributes.column_names:
-                column = pc.cast(self.ranker.attributes[name], pa.string())
-                hits = pc.match_substring(column, text, ignore_case=True)
-                found |= pc.fill_null(hits, False).to_numpy(zero_copy_only=False)
+        found = np.full(len(self.ranker.items), not text)
+        for column in self._words:
+            hits = pc.match_substring(column, text, ignore_case=True)
+            found |= pc.fill_null(hits, False).to_numpy(zero_copy_only=False)
         rows = np.flatnonzero(found)
         rows = rows[np.argsort(-self.ranker.users_of_item[rows], kind="stable")]
         exact = self.rows([text])
@@ -344,23 +346,26 @@ class Engine:
         with self._scoring:
             return self.ranker.score_rows(past.histories, Candidates.of([rows]), pool_gamma=pool_gamma)
 
-    def names(self, items: Sequence[Any]) -> list[Any]:
-        """Ids as the vocabulary has them; what cannot be one of its ids becomes one that it lacks."""
-        if self._text_ids:
-            return [str(item) for item in items]
-        return [item if isinstance(item, int) else _integer(str(item)) for item in items]
+    @cached_property
+    def _words(self) -> list[pa.ChunkedArray | pa.Array]:
+        """What titles and categories say, [I] texts each."""
+        table = self.ranker.attributes
+        columns = [table[name] for name in word_columns(table.column_names)]
+        return [c if pa.types.is_string(c.type) else pa.array(words(c), pa.string()) for c in columns]
 
 
-def _integer(text: str) -> int | str:
-    """The integer that a text is the decimal form of, and otherwise a text that is none."""
-    digits = text.removeprefix("-")
-    if digits.isascii() and digits.isdigit() and len(digits) <= 18 and str(int(text)) == text:
-        return int(text)
-    return ""
+def _refused(event: Event, latest: int) -> str | None:
+    """Why an event cannot be stored, if it cannot."""
+    if not 0 <= event.time <= latest:
+        return "timestamp absurd or in the future"
+    for name in (event.event_id, event.user_id, event.item_id, event.kind):
+        if not is_storable(name):
+            return f"an id of more than {ID_CHARACTERS} characters, or with NUL: {name[:40]!r}"
+    return None
 
 
 def _without_row(items: Sequence[Any], rows: np.ndarray) -> list[Any]:
-    return [item for item, row in zip(items, rows, strict=True) if row < 0]
+    return [json_id(item) for item, row in zip(items, rows, strict=True) if row < 0]
 
 
 def _distinct(rows: np.ndarray) -> np.ndarray:

@@ -14,9 +14,10 @@ import pyarrow.compute as pc
 from sqlalchemy import Connection, select
 
 from heedful.events.log import EventLog
+from heedful.serving.storable import is_storable
 from heedful.serving.tables import deleted_users, events, insert_events
 
-__all__ = ["add_missing", "parts", "rows_of", "user_hash"]
+__all__ = ["add_missing", "parts", "rows_of", "storable", "user_hash"]
 
 Row: TypeAlias = tuple[str, str, str, int, str]  # event_id, user_id, item_id, time, kind
 _PART_EVENTS = 20_000
@@ -70,6 +71,13 @@ def add_missing(connection: Connection, rows: Sequence[Row]) -> int:
         else:
             missing.append(row)
     return insert_events(connection, missing) if missing else 0
+
+
+def storable(rows: list[Row]) -> list[Row]:
+    """The events whose ids and kind can be stored."""
+    names = {name for row in rows for name in (row[1], row[2], row[4])}
+    bad = {name for name in names if not is_storable(name)}
+    return [row for row in rows if not bad.intersection((row[1], row[2], row[4]))] if bad else rows
 
 
 def user_hash(user_id: str) -> str:

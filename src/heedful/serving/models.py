@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
+import numpy as np
 
 from heedful.embeddings.onboarding import Extension
 from heedful.embeddings.table import ItemEmbeddings
@@ -30,7 +30,7 @@ from heedful.recommending.eligibility import Eligibility
 from heedful.recommending.recommend import Recommender
 from heedful.recommending.retrieval import kept_retriever
 from heedful.serving import telemetry
-from heedful.serving.arrivals import trained_items, with_new_items
+from heedful.serving.arrivals import Told, trained_items, with_new_items
 from heedful.serving.engine import Engine
 from heedful.serving.options import ServeConfig
 from heedful.serving.security import Keys, no_keys
@@ -87,6 +87,9 @@ class Loaded:
         version, n_trained = folder.content_hash[:12], len(ranker.items)
         if ranker.embeddings is not None:
             version += "-" + ranker.embeddings.content_hash[:8]
+            # What was said of items while they were served counts more than what training knew.
+            if table is not None and table.attributes.schema.equals(ranker.attributes.schema):
+                ranker.attributes = table.attributes
             n_trained = trained_items(ranker.embeddings, folder.manifest["embeddings"]["content_hash"])
         recommender = Recommender(ranker, retriever=kept_retriever(ranker, folder.path))
         return cls(ranker, recommender, n_trained, version, str(folder.manifest.get("created", "")))
@@ -278,17 +281,18 @@ class Serving:
             self._serve(self._state.keep(choice))
             return self.loaded
 
-    def add_items(self, items: pa.Table) -> tuple[str, Extension]:
+    def add_items(self, told: Told) -> tuple[str, Extension, int]:
         """Rank new items from now on, in all workers and after a restart; see `heedful.serving.arrivals`.
 
         Args:
-            items: `item_id` and columns such as those of the served table.
+            told: what is said of new and of known items.
 
         Returns:
-            The name of the extended table in the state folder, and how the new items came by their vectors.
+            The name of the extended table in the state folder, how the new items came by their vectors, and how many
+            items were known.
 
         Raises:
-            InputError: an item was in training, or its attributes do not fit.
+            InputError: an item is repeated, or there is nothing to do.
             ConfigError: the model cannot take up new items.
             StoreUnavailable: the database cannot be used.
         """
@@ -296,10 +300,11 @@ class Serving:
             ranker, store = self.loaded.ranker, self.engine.store
             if ranker.embeddings is None:
                 raise ConfigError(f"{ranker.name} has no item vectors", fix="serve a model that has, such as attention")
-            extension = with_new_items(ranker, self.loaded.n_trained, items, store)
+            known = int(np.count_nonzero(ranker.items.rows(told.ids) >= 0))
+            extension = with_new_items(ranker, self.loaded.n_trained, told, store)
             served = self._state.keep(Choice(self._choice.path), extension=extension.table)
             self._serve(served)
-        return str(served.table), extension
+        return str(served.table), extension, known
 
     def _inside(self, path: str) -> str:
         place = Path(os.path.normpath(self._root / path))

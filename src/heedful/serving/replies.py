@@ -227,9 +227,10 @@ class ItemList(_Answer):
 
 
 class ItemsAdded(_Answer):
-    """New items that are ranked from now on."""
+    """New items that are ranked from now on, and known ones that were corrected."""
 
     added: int
+    corrected: int = Field(description="Items that were known: what was said of them is answered from now on.")
     new_items: int = Field(description="Items that came after training, these and those added before.")
     fitted: int = Field(
         description="Those of them fitted to what their first visitors had besides; others go by attributes."

@@ -12,6 +12,7 @@ from anyio.lowlevel import RunVar
 from fastapi import Depends, Request, Response
 from fastapi.routing import APIRoute
 from pydantic_core import from_json
+from starlette.convertors import PathConvertor, register_url_convertor
 
 from heedful.serving.answers import RefusedError
 from heedful.serving.engine import Engine, Past
@@ -94,6 +95,15 @@ class _StrictRequest(Request):
             return from_json(await self.body(), allow_inf_nan=False)
         except ValueError as error:
             raise RefusedError(400, "invalid_json", "the body is not JSON", got=error, expected="JSON in UTF-8") from error
+
+
+class _Path(PathConvertor):
+    """The rest of an address, as Starlette has it, line breaks included: ids hold them, too."""
+
+    regex = r"[\s\S]*"
+
+
+register_url_convertor("path", _Path())
 
 
 class JsonRoute(APIRoute):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -12,12 +13,14 @@ import pyarrow.compute as pc
 from heedful.errors import ConfigError, InputError
 from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories
+from heedful.events.values import named_column, nan_unknown
 from heedful.rankers.base import Ranker
 from heedful.rankers.heuristics import LastItem
 from heedful.rankers.popularity import Popularity
 from heedful.recommending.eligibility import Eligibility
 from heedful.recommending.limits import Limit, take_within
 from heedful.serving.slots import MODEL, Slot, Slots
+from heedful.serving.storable import ID_CHARACTERS, storable_rows
 from heedful.serving.treatments import assign
 
 __all__ = ["EDITORIAL", "Selection", "SlotBook"]
@@ -77,6 +80,7 @@ class SlotBook:
         self.notes: list[str] = []
         self._eligibility = eligibility or Eligibility.of(ranker)
         self._rankers = _rankers(ranker)
+        self._storable = storable_rows(ranker.items.ids)
         self._pools: dict[str, dict[str, _Pool]] = {}
         for slot in slots:
             self._check_treatments(slot)
@@ -94,20 +98,23 @@ class SlotBook:
         """Rows of the items that the slot's treatments choose from, int64 [C]."""
         return self._pools[self.slots[name].name][MODEL].rows
 
-    def select(self, name: str, history: Histories, treatment: str) -> Selection:
+    def select(self, name: str, history: Histories, treatment: str, *, seen: np.ndarray | None = None) -> Selection:
         """Fill a slot for one user.
 
         Args:
             name: of the slot.
             history: the one user's past actions in rows of the ranker; may be empty.
             treatment: as `treatment` says.
+            seen: rows of the items that the user is not to be shown again; by default those of the history.
 
         Raises:
             ConfigError: no such slot, or no such treatment in it.
         """
-        return self.select_many(name, history, treatment)[0]
+        return self.select_many(name, history, treatment, None if seen is None else [seen])[0]
 
-    def select_many(self, name: str, histories: Histories, treatment: str) -> list[Selection]:
+    def select_many(
+        self, name: str, histories: Histories, treatment: str, seen: Sequence[np.ndarray] | None = None
+    ) -> list[Selection]:
         """Fill a slot for B users who are in the same treatment; as `select` for each."""
         slot = self.slots[name]
         if treatment not in slot.treatments:
@@ -115,10 +122,8 @@ class SlotBook:
             raise ConfigError(f"slot {name!r} has no such treatment", got=repr(treatment)[:100], expected=known)
         pool = self._pools[name][EDITORIAL if treatment == EDITORIAL else MODEL]
         scores_BC = self._scores(slot, pool, histories, treatment)
-        return [
-            _fill(slot, pool, scores_BC[b], histories.items[histories.offsets[b] : histories.offsets[b + 1]], treatment)
-            for b in range(len(histories))
-        ]
+        seen = seen or np.split(histories.items, histories.offsets[1:-1])
+        return [_fill(slot, pool, scores_BC[b], seen[b], treatment) for b in range(len(histories))]
 
     def _scores(self, slot: Slot, pool: _Pool, histories: Histories, treatment: str) -> np.ndarray:
         shape = (len(histories), len(pool.rows))
@@ -143,6 +148,13 @@ class SlotBook:
         eligible = self._eligibility.mask(slot.where).copy()
         blocked = self.ranker.items.rows(slot.blocked)
         eligible[blocked[blocked >= 0]] = False
+        if (lost := np.flatnonzero(eligible & ~self._storable)).size:
+            eligible[lost] = False
+            name = self.ranker.items.ids[int(lost[0])].as_py()
+            self.notes.append(
+                f"slot {slot.name!r}: {len(lost)} items are left out, since their ids have more than {ID_CHARACTERS} "
+                f"characters or NUL, and impressions of them cannot be stored: {name[:40]!r}"
+            )
         pinned, edited = self._listed(slot, "pinned", eligible), self._listed(slot, "editorial", eligible)
         by_rule = edited if slot.rule == "editorial" else self._in_order(slot, np.flatnonzero(eligible))
         chosen = by_rule[: slot.max_candidates]
@@ -176,10 +188,11 @@ class SlotBook:
         return np.asarray(rows[order])
 
     def _column(self, slot: Slot, column: str) -> pa.ChunkedArray:
-        if column not in self.ranker.attributes.column_names:
-            known = ", ".join(self.ranker.attributes.column_names)
+        names = self.ranker.attributes.column_names
+        if (found := named_column(names, column)) is None:
+            known = ", ".join(names)
             raise ConfigError(f"slot {slot.name!r} names an unknown attribute", got=repr(column), expected=known or "none")
-        return self.ranker.attributes[column]
+        return nan_unknown(self.ranker.attributes.select([found]))[found]
 
     def _pool(self, slot: Slot, pinned: np.ndarray, chosen: np.ndarray) -> _Pool:
         rows = np.concatenate([pinned, chosen])

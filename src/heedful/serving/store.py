@@ -17,9 +17,9 @@ import pyarrow as pa
 from sqlalchemy import ColumnElement, Connection, Table, delete, func, select, update
 
 from heedful.events.log import EventLog
-from heedful.progress import progress
+from heedful.progress import progress, say
 from heedful.serving.database import Database, StoreUnavailable
-from heedful.serving.loading import add_missing, parts, rows_of, user_hash
+from heedful.serving.loading import add_missing, parts, rows_of, storable, user_hash
 from heedful.serving.storable import ID_CHARACTERS, check_events, check_names, check_time
 from heedful.serving.tables import SCHEMA_VERSION, clicks, deleted_users, events, impressions, insert_events, insert_new
 
@@ -151,6 +151,12 @@ class Store:
         """The latest `limit` actions of a user; none for a user that is not known."""
         return self.histories([user_id], limit)[0]
 
+    def items_of(self, user_id: str) -> list[str]:
+        """Each item that a user acted on, once, however long ago."""
+        check_names("user id", [user_id])
+        these = select(events.c.item_id).where(events.c.user_id == user_id).distinct()
+        return self._database.read(lambda connection: list(connection.execute(these).scalars()))
+
     def histories(self, user_ids: Sequence[str], limit: int) -> list[UserHistory]:
         """The latest `limit` actions of each of several users."""
         check_names("user id", user_ids)
@@ -182,18 +188,19 @@ class Store:
 
         An action that is stored already, from this log, from another or sent as an event, is not added again: those of a
         user are compared by item, time and kind. Users that were deleted here stay deleted. The log is read user by user;
-        what was loaded before an interruption stays, and the next load carries on.
-
-        Raises:
-            InputError: an id in the log cannot be stored.
+        what was loaded before an interruption stays, and the next load carries on. Events with an id that cannot be stored
+        are left out and counted.
         """
-        added = 0
+        added = skipped = 0
         with progress("load histories", log.n_events, "events") as meter:
             for users in parts(log):
                 rows = rows_of(log, users)
-                check_events(rows)
-                added += self._database.write(lambda connection, rows=rows: add_missing(connection, rows), heavy=True)  # type: ignore[misc]
                 meter.advance(len(rows))
+                good = storable(rows)
+                skipped += len(rows) - len(good)
+                added += self._database.write(lambda connection, rows=good: add_missing(connection, rows), heavy=True)  # type: ignore[misc]
+        if skipped:
+            say(f"{skipped:,} events left out: an id has more than {ID_CHARACTERS} characters, or NUL, and cannot be stored")
         return added
 
     def delete_user(self, user_id: str) -> dict[str, int]:

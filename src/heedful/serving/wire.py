@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import Annotated
+from datetime import datetime
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    WithJsonSchema,
+    model_validator,
+)
+
+from heedful.errors import InputError
+from heedful.events.times import LIMITS, second_of
 
 __all__ = [
     "Click",
@@ -13,7 +26,9 @@ __all__ = [
     "Event",
     "Events",
     "Explain",
+    "Id",
     "ItemId",
+    "ItemText",
     "Name",
     "NewItem",
     "NewItems",
@@ -23,20 +38,65 @@ __all__ = [
     "Recommend",
     "Seconds",
     "Shown",
+    "Time",
+    "UserText",
     "Visit",
     "Visitor",
 ]
 
+
+def _of_few_digits(number: int) -> int:
+    if number.bit_length() > 1024:
+        raise ValueError("an id has at most 256 characters")
+    return number
+
+
+def _digits(value: Any) -> Any:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return str(_of_few_digits(value)) if whole else value
+
+
+def _second(number: int) -> int:
+    try:
+        return int(second_of(number) or 0)
+    except InputError as error:
+        raise ValueError(error.problem) from error
+
+
+def _iso(text: str) -> str:
+    """A text that can be read as a time, if perhaps an absurd one."""
+    try:
+        second_of(text)
+    except InputError:
+        datetime.fromisoformat(text)
+    return text
+
+
 # No control characters: databases do not take NUL, and a line break in an address fits no route.
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\u0000-\u001f\u007f]+$")]
-"""The id of a user, item, event or slot."""
-ItemId = Annotated[int, Field(strict=True, ge=-(2**63), le=2**63 - 1)] | Name
+"""The name of a slot, kind, impression or column."""
+_Integer = Annotated[int, Field(strict=True), AfterValidator(_of_few_digits)]
+ItemText = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[^\u0000]+$")]
+"""An item id as text. The catalogue may have longer ones than the store."""
+ItemId = _Integer | ItemText
 """An item id as the catalogue has it; an integer may come as text."""
-Prefix = Annotated[str, StringConstraints(max_length=256, pattern=r"^[^\u0000-\u001f\u007f]*$")]
+UserText = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\u0000]+$")]
+"""A user id as text."""
+Id = Annotated[UserText, BeforeValidator(_digits, json_schema_input_type=_Integer | UserText)]
+"""The id of a user, event or click; an integer is the text of its digits."""
+Prefix = Annotated[str, StringConstraints(max_length=256, pattern=r"^[^\u0000]*$")]
 """The beginning of an id."""
 Condition = Annotated[str, StringConstraints(max_length=2000)]
 """An SQL condition over item attributes."""
 Seconds = Annotated[int, Field(strict=True, ge=0, le=2**40)]
+Time = Annotated[
+    int,
+    Field(strict=True),
+    AfterValidator(_second),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": a, "maximum": b} for a, b in LIMITS.values()]}),
+]
+"""A unix time; its size tells whether it is in s, ms, us or ns."""
+_IsoText = Annotated[str, AfterValidator(_iso), Field(json_schema_extra={"format": "date-time"})]
 _ITEMS: list[JsonValue] = ["1029743", "995242"]
 
 
@@ -62,22 +122,23 @@ class Event(_Body):
         },
     )
 
-    event_id: Name = Field(description="Names the event: sent again, it is counted once.")
-    user_id: Name
+    event_id: Id = Field(description="Names the event: sent again, it is counted once.")
+    user_id: Id
     item_id: ItemId
-    timestamp: Seconds | datetime | None = Field(
-        None, description="Unix seconds, or ISO 8601 (UTC where it names no zone); by default the time of arrival."
+    timestamp: Annotated[int, Field(strict=True)] | Annotated[float, Field(strict=True)] | _IsoText | None = Field(
+        None,
+        description="Unix time (s, ms, us or ns, told from its size), or ISO 8601 (UTC where it names no zone); by default "
+        "the time of arrival.",
     )
     event: Name | None = Field(None, description="Kind of event; by default the training log's most frequent.")
 
     def time(self, now: int) -> int:
-        """The event's time, unix seconds."""
-        if self.timestamp is None:
-            return now
-        if isinstance(self.timestamp, int):
-            return self.timestamp
-        zoned = self.timestamp if self.timestamp.tzinfo else self.timestamp.replace(tzinfo=UTC)
-        return int(zoned.timestamp())
+        """The event's time, unix seconds; -1 for one that is absurd."""
+        try:
+            second = second_of(self.timestamp)
+        except InputError:
+            return -1
+        return now if second is None else second
 
 
 class Events(_Body):
@@ -91,9 +152,11 @@ class Visitor(_Body):
     nothing is known.
     """
 
-    user_id: Name | None = Field(None, description="The user's stored history is used.")
+    user_id: Id | None = Field(None, description="The user's stored history is used.")
     history: list[ItemId] | None = Field(None, description="Past items, oldest first, instead of a stored history.")
-    history_times: list[Seconds] | None = Field(None, description="Unix seconds of each past item.")
+    history_times: list[Time] | None = Field(
+        None, description="Unix time of each past item (s, ms, us or ns, told from its size)."
+    )
     history_kinds: list[Name | None] | None = Field(None, description="Event kind of each past item.")
 
     @model_validator(mode="after")
@@ -154,7 +217,7 @@ class Visit(Visitor):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"history": _ITEMS, "visitor": "session-17"}]})
 
-    visitor: Name | None = Field(
+    visitor: Id | None = Field(
         None, description="Whoever stays the same between visits, for the treatment; by default the user, or nobody."
     )
 
@@ -170,7 +233,7 @@ class Click(_Body):
 
     impression_id: Name
     item_id: ItemId
-    click_id: Name | None = Field(None, description="Names the click: sent again, it is counted once.")
+    click_id: Id | None = Field(None, description="Names the click: sent again, it is counted once.")
 
 
 class NewModel(_Body):
@@ -183,10 +246,12 @@ class NewModel(_Body):
 
 
 class NewItem(_Body):
-    """An item that the model does not know yet."""
+    """An item that the model does not know yet, or what has changed of one that it knows."""
 
     item_id: ItemId
-    attributes: dict[Name, str | bool | int | float | None] = Field({}, description="Columns as the catalogue has them.")
+    attributes: dict[Name, JsonValue] = Field(
+        {}, description="Columns as the catalogue has them, values as GET /items answers them; those not named stay."
+    )
 
 
 class NewItems(_Body):

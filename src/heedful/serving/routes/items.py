@@ -7,14 +7,18 @@ from typing import Annotated, Any
 import numpy as np
 import pyarrow as pa
 from fastapi import APIRouter, Query
+from pydantic import JsonValue
 
 from heedful.errors import InputError
+from heedful.events.ids import plain_ids, split_ids
+from heedful.events.values import from_json, named_column
 from heedful.serving.answers import Answer
+from heedful.serving.arrivals import Told
 from heedful.serving.engine import Engine
 from heedful.serving.replies import Item, ItemList, ItemsAdded, Similar
 from heedful.serving.requests import CurrentEngine, CurrentServing, JsonRoute, at_most, takes
 from heedful.serving.routes.rankings import ranked_items
-from heedful.serving.wire import Condition, Name, NewItem, NewItems
+from heedful.serving.wire import Condition, ItemText, NewItem, NewItems
 
 __all__ = ["admin", "router"]
 
@@ -28,12 +32,14 @@ def find_items(
     engine: CurrentEngine,
     serving: CurrentServing,
     search: Annotated[str, Query(max_length=256, description="Part of the title, or an id.")] = "",
-    ids: Annotated[str | None, Query(description="Instead: ids, with commas between them.")] = None,
+    ids: Annotated[
+        str | None, Query(description="Instead: ids with commas between them; one with a comma in double quotes.")
+    ] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 20,
 ) -> Answer:
     """Items whose title contains a text, the most popular first; without one, the most popular of all."""
     if ids is not None:
-        names = ids.split(",")
+        names = split_ids(ids)
         at_most(serving.config.max_items, "items", len(names))
         rows = engine.rows(names)
         return Answer({"items": _items(engine, rows[rows >= 0])})
@@ -43,7 +49,7 @@ def find_items(
 @router.get("/items/{item_id:path}/similar", response_model=Similar)
 @takes("memory")
 def similar(
-    item_id: Name,
+    item_id: ItemText,
     engine: CurrentEngine,
     k: Annotated[int, Query(ge=1, le=1000)] = 10,
     where: Annotated[Condition | None, Query()] = None,
@@ -54,7 +60,7 @@ def similar(
 
 @router.get("/items/{item_id:path}", response_model=Item)
 @takes("memory")
-def item(item_id: Name, engine: CurrentEngine) -> Answer:
+def item(item_id: ItemText, engine: CurrentEngine) -> Answer:
     """One item, with what is known of it."""
     return Answer(_items(engine, np.array([engine.row(item_id)]))[0])
 
@@ -62,16 +68,18 @@ def item(item_id: Name, engine: CurrentEngine) -> Answer:
 @admin.post("/items", response_model=ItemsAdded)
 @takes("work")
 def add_items(body: NewItems, engine: CurrentEngine, serving: CurrentServing) -> Answer:
-    """Rank new items at once, in an extension of the table that is kept.
+    """Rank new items at once, in an extension of the table that is kept, and correct what is known of others.
 
     An item gets its vector from what its attributes say and, as soon as visitors have acted on it (`POST /events` takes
     items that the model does not know yet), from what else they had. Items that were added before are fitted again to the
-    actions that have come since; with no items at all, that is what is done.
+    actions that have come since; with no items at all, that is what is done. Of an item that the model knows the attributes
+    that are named take the place of those before; its scores stay.
     """
-    table, extension = serving.add_items(_table(engine, body.items))
+    table, extension, corrected = serving.add_items(_told(engine, body.items))
     return Answer(
         {
-            "added": len(body.items),
+            "added": len(body.items) - corrected,
+            "corrected": corrected,
             "new_items": len(extension.pairs),
             "fitted": int((extension.pairs > 0).sum()),
             "embeddings": table,
@@ -80,22 +88,45 @@ def add_items(body: NewItems, engine: CurrentEngine, serving: CurrentServing) ->
     )
 
 
-def _table(engine: Engine, items: list[NewItem]) -> pa.Table:
-    """New items with the columns of the served ones.
+def _told(engine: Engine, items: list[NewItem]) -> Told:
+    """What a request says of items, in the columns of the served ones.
 
     Raises:
-        InputError: a column that those lack, or a value of another type.
+        InputError: an id that the catalogue cannot have, a column that it lacks, or a value that does not fit.
     """
-    known = engine.ranker.attributes.schema
-    unknown = sorted({name for item in items for name in item.attributes} - set(known.names))
-    if unknown:
-        raise InputError("unknown attributes", got=", ".join(unknown), expected=", ".join(known.names) or "none")
+    schema, kind = engine.ranker.attributes.schema, engine.ranker.items.ids.type
+    ids = pa.array(plain_ids([item.item_id for item in items], kind), kind)
+    if ids.null_count:
+        wrong = items[int(np.argmin(ids.is_valid().to_numpy(zero_copy_only=False)))].item_id
+        raise InputError("the catalogue cannot have such an id", got=repr(wrong), expected=f"ids of type {kind}")
+    said = [_named(item, schema.names) for item in items]
+    columns = [[_value(item, one.get(field.name), field) for item, one in zip(items, said, strict=True)] for field in schema]
+    given = {field.name: [field.name in one for one in said] for field in schema}
+    values = pa.table([pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema)
+    return Told(ids, values, {name: np.array(there, bool) for name, there in given.items()})
+
+
+def _named(item: NewItem, names: list[str]) -> dict[str, JsonValue]:
+    """The attributes of an item by the names of the catalogue."""
+    said: dict[str, JsonValue] = {}
+    for name, value in item.attributes.items():
+        known = named_column(names, name)
+        if known is None or known in said:
+            what = "unknown attributes" if known is None else "an attribute is there twice"
+            raise InputError(what, got=name, expected=", ".join(names) or "none")
+        said[known] = value
+    return said
+
+
+def _value(item: NewItem, value: JsonValue, field: pa.Field) -> Any:
     try:
-        columns = {field.name: pa.array([i.attributes.get(field.name) for i in items], field.type) for field in known}
-        ids = pa.array(engine.names([item.item_id for item in items]), engine.ranker.items.ids.type)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
-        raise InputError("an id or attribute does not fit the catalogue", got=str(error).splitlines()[0]) from error
-    return pa.table({"item_id": ids, **columns})
+        return from_json(value, field.type)
+    except InputError as error:
+        raise InputError(
+            f"attribute {field.name!r} of item {item.item_id!r:.60} does not fit the catalogue",
+            got=f"{value!r:.60}",
+            expected=f"a value of type {field.type}",
+        ) from error
 
 
 def _items(engine: Engine, rows: np.ndarray) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
+from heedful.events.ids import json_id
 from heedful.recommending.explanation import Explanation
 from heedful.recommending.recommend import Query
 from heedful.serving.answers import Answer
@@ -73,7 +74,7 @@ def ranked_items(engine: Engine, ranking: Ranking) -> list[dict[str, Any]]:
 def _explained(one: Explanation) -> dict[str, Any]:
     because = [
         {
-            "item_id": reason.item,
+            "item_id": json_id(reason.item),
             "title": reason.title,
             "fall": reason.fall,
             "attention": list(reason.attention) if reason.attention is not None else None,
@@ -82,7 +83,7 @@ def _explained(one: Explanation) -> dict[str, Any]:
     ]
     null = one.null_attention
     return {
-        "item_id": one.item,
+        "item_id": json_id(one.item),
         "title": one.title,
         "score": one.score,
         "text": one.text,

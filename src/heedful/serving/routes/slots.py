@@ -12,7 +12,7 @@ from heedful.serving.engine import Engine, Past
 from heedful.serving.replies import Filled, SlotList, SlotsSaved
 from heedful.serving.requests import CurrentEngine, CurrentServing, JsonRoute, past_of, takes
 from heedful.serving.slots import Slot, Slots
-from heedful.serving.wire import Name, Visit
+from heedful.serving.wire import Name, UserText, Visit
 
 __all__ = ["admin", "router"]
 
@@ -79,7 +79,7 @@ def put_slots(
 
 @router.get("/slots/{name}", response_model=Filled)
 def fill_for_user(
-    name: Name, engine: CurrentEngine, user: Annotated[Name, Query(description="Whose slot it is.")]
+    name: Name, engine: CurrentEngine, user: Annotated[UserText, Query(description="Whose slot it is.")]
 ) -> Answer:
     """What a slot shows to a user. Report the impression as shown once it is in view: only then does it count."""
     return _filled(engine, name, engine.past(user), None)

@@ -10,7 +10,7 @@ from heedful.serving.answers import Answer
 from heedful.serving.engine import NotFoundError
 from heedful.serving.replies import Deleted, HistoryList, UserList
 from heedful.serving.requests import CurrentEngine, CurrentServing, JsonRoute, at_most, takes
-from heedful.serving.wire import Name, Prefix
+from heedful.serving.wire import Prefix, UserText
 
 __all__ = ["admin", "router"]
 
@@ -27,7 +27,7 @@ def find_users(engine: CurrentEngine, prefix: Annotated[Prefix, Query()] = "", l
 
 
 @router.get("/users/{user_id:path}/history", response_model=HistoryList)
-def history(user_id: Name, engine: CurrentEngine, serving: CurrentServing, limit: Limit = 100) -> Answer:
+def history(user_id: UserText, engine: CurrentEngine, serving: CurrentServing, limit: Limit = 100) -> Answer:
     """A user's latest actions, the newest first; none for a user that is not known."""
     at_most(serving.config.max_history, "past items", limit)
     known = engine.store.history(user_id, limit)
@@ -42,7 +42,7 @@ def history(user_id: Name, engine: CurrentEngine, serving: CurrentServing, limit
 
 @admin.delete("/users/{user_id:path}", response_model=Deleted)
 @takes("work")
-def delete_user(user_id: Name, engine: CurrentEngine) -> Answer:
+def delete_user(user_id: UserText, engine: CurrentEngine) -> Answer:
     """Remove everything of a user: events, impressions and clicks."""
     removed = engine.store.delete_user(user_id)
     if not any(removed.values()):

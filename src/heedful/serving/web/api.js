@@ -34,6 +34,9 @@ export async function putText(path, text, type) {
   return (await send("PUT", path, { body: text, type })).json();
 }
 
+/** An id among others with commas between them. */
+export const quoted = (id) => `"${String(id).replaceAll('"', '""')}"`;
+
 /** A path of literal parts, each percent-encoded. */
 export const path = (...parts) => parts.map(encodeURIComponent).join("/");
 

@@ -1,6 +1,6 @@
 // One visitor, by id or by a pasted history: their past, their slots, and what their actions change at once.
 
-import { get, path, post } from "./api.js";
+import { get, path, post, quoted } from "./api.js";
 import { clickLine, loadReport } from "./clicks.js";
 import { combobox } from "./combobox.js";
 import { byId, count, element, failure, newId, onDay, plural, say, sentence, skeleton, spoken, titled } from "./dom.js";
@@ -79,7 +79,7 @@ async function pastOf(visitor, signal) {
   if (!visitor.history.length) return [];
   const ids = [...new Set(visitor.history)];
   const parts = Array.from({ length: Math.ceil(ids.length / LOOKED_UP) }, (_, part) => ids.slice(LOOKED_UP * part, LOOKED_UP * (part + 1)));
-  const found = await Promise.all(parts.map((part) => get(`items?ids=${part.map(encodeURIComponent).join(",")}`, signal)));
+  const found = await Promise.all(parts.map((part) => get(`items?ids=${part.map((id) => encodeURIComponent(quoted(id))).join(",")}`, signal)));
   const known = new Map(found.flatMap(({ items }) => items.map((item) => [String(item.item_id), item])));
   return visitor.history.map((id, place) => ({ item_id: id, title: known.get(id)?.title, place, unknown: !known.has(id) })).reverse();
 }
