@@ -103,7 +103,7 @@ def test_bots_are_set_aside_and_counted() -> None:
     keen = [{"user_id": "keen", "time": n * DAY, "clicks": int(n < 45)} for n in range(60)]  # a lot, but a person may
     often = [{"user_id": "often", "time": (n % 2) * DAY + n} for n in range(300)]
     several = [{"user_id": "several", "slot": f"slot {n % 3}", "time": n} for n in range(300)]
-    few = [{"user_id": "few", "clicks": 1} for _ in range(49)]
+    few = [{"user_id": "few", "clicks": 1} for _ in range(19)]
     clean = report(outcomes([*people, *keen, *often, *several, *few]))
     found = report(outcomes([*people, *eager, *keen, *tireless, *often, *several, *few]))
     assert found.set_aside == {
@@ -185,13 +185,18 @@ def test_options_out_of_range(option: dict[str, Any]) -> None:
 def test_words_and_json() -> None:
     found = report(outcomes([*WORLD, *arm("new", 10, 1, slot="music")]))
     text = str(found)
-    assert "attention         90 of      600 impressions,    300 users: 15.00% (12." in text and "relative 100.0%" in text
-    assert "attention against popularity: +100.0% (+" in text and ", decided" in text
-    assert "new against editorial: too few clicks to compare" in text and text.endswith("Set aside: nothing.")
+    assert (
+        "attention         90 of      600 impressions,    300 users (90 clicked): 15.00% (12." in text
+        and "relative 100.0%" in text
+    )
+    assert "attention against popularity: +100.0% (+" in text and ", decided: ahead" in text
+    assert "new against editorial: too early, too few clicks to compare" in text and text.endswith("Set aside: nothing.")
     told = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     music = told["slots"][1]
     assert music["lifts"][1]["high"] is None and music["lifts"][1]["low"] == -1.0 and not music["lifts"][1]["decided"]
-    assert set(music["treatments"][0]) == {"treatment", "impressions", "clicks", "users", "ctr", "low", "high", "relative"}
+    assert music["lifts"][1]["verdict"] == "too early"
+    facts = {"treatment", "impressions", "clicks", "users", "users_who_clicked", "ctr", "low", "high", "relative"}
+    assert set(music["treatments"][0]) == facts and music["treatments"][0]["users_who_clicked"] == 15
 
 
 def test_figure_5(tmp_path: Path) -> None:

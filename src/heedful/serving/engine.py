@@ -9,7 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -75,11 +75,19 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Filled:
-    """A content slot, filled for one visitor: the items, and the impression that a click will name."""
+    """A content slot, filled for one visitor.
+
+    Attributes:
+        ranking: the items.
+        treatment: what put them in order.
+        impression_id: what a click will name; None where nothing was recorded: a preview, or no items.
+        reasons: why each item stands there, where the treatment itself can say it; see `SlotBook.reasons`.
+    """
 
     ranking: Ranking
     treatment: str
-    impression_id: str
+    impression_id: str | None
+    reasons: list[str | None]
 
 
 @dataclass(frozen=True)
@@ -281,7 +289,9 @@ class Engine:
         with self._scoring:
             return explain_items(self.ranker, past.histories, rows, pool_gamma=pool_gamma)
 
-    def fill(self, name: str, past: Past, *, visitor: str | None = None) -> Filled:
+    def fill(
+        self, name: str, past: Past, *, visitor: str | None = None, preview: bool = False, treatment: str | None = None
+    ) -> Filled:
         """Fill a content slot for a visitor and record the impression, which counts once it was shown.
 
         Args:
@@ -289,9 +299,12 @@ class Engine:
             past: the visitor's history.
             visitor: who the visitor is, for the treatment; by default the user of the history. A visitor of whom nothing is
                 known is somebody new each time.
+            preview: only look: nothing is recorded.
+            treatment: the treatment to look at, in a preview, instead of the visitor's own.
 
         Raises:
             NotFoundError: no such slot.
+            ConfigError: no such treatment in the slot.
             StoreUnavailable: the database cannot be reached.
         """
         slots = self.slots
@@ -299,14 +312,19 @@ class Engine:
             raise NotFoundError("there is no such slot", got=repr(name), fix="GET /slots lists them")
         impression_id = uuid.uuid4().hex
         visitor = visitor or past.user_id or f"anonymous-{impression_id}"
-        treatment = slots.treatment(name, visitor)
+        treatment = treatment or slots.treatment(name, visitor)
         with self._scoring:
             chosen = slots.select(name, past.histories, treatment)
-        shown = tuple(map(str, self.ids(chosen.rows)))
-        self.store.add_impression(
-            Impression(impression_id, name, treatment, visitor, shown, self._now(), self.version, slots.slots[name].salt)
+        filled = Filled(
+            Ranking(chosen.rows, chosen.scores, []), treatment, None, slots.reasons(name, chosen, past.histories)
         )
-        return Filled(Ranking(chosen.rows, chosen.scores, []), treatment, impression_id)
+        if preview or not len(chosen.rows):  # an empty slot is no impression
+            return filled
+        shown, slot = tuple(map(str, self.ids(chosen.rows))), slots.slots[name]
+        self.store.add_impression(
+            Impression(impression_id, name, treatment, visitor, shown, self._now(), self.version, slot.salt, slot.treatments)
+        )
+        return replace(filled, impression_id=impression_id)
 
     # Items
 

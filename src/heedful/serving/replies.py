@@ -29,6 +29,7 @@ __all__ = [
     "RankedItem",
     "Reason",
     "Rejected",
+    "Removed",
     "ShownItem",
     "Similar",
     "SlotList",
@@ -102,10 +103,19 @@ class Declared(_Answer):
 
     name: str
     title: str
-    shown: int
     where: str
     rule: str
+    column: str
+    max_candidates: int
+    shown: int
+    at_most: dict[str, int]
+    pinned: list[Given]
+    blocked: list[Given]
+    editorial: list[Given]
+    exclude_history: bool
+    pool_gamma: float
     treatments: dict[str, float]
+    salt: str
 
 
 class SlotList(_Answer):
@@ -125,6 +135,7 @@ class ShownItem(RankedItem):
 
     position: int
     attributes: dict[str, Any]
+    reason: str | None = Field(description="Why it stands there; null where the model put it there, see POST /explain.")
 
 
 class Filled(_Answer):
@@ -133,7 +144,7 @@ class Filled(_Answer):
     slot: str
     title: str
     treatment: str
-    impression_id: str
+    impression_id: str | None = Field(description="What a click names; null where nothing was recorded.")
     items: list[ShownItem]
     unknown: list[Given]
     history_length: int
@@ -157,7 +168,7 @@ class Appended(_Answer):
 
 
 class Counted(_Answer):
-    """Whether the impression counts; not when it is unknown or was counted before."""
+    """Whether the impression counts; false when it is unknown."""
 
     counted: bool
 
@@ -168,12 +179,19 @@ class Outcome(_Answer):
     outcome: str
 
 
+class Removed(_Answer):
+    """Whether there was something to take back."""
+
+    removed: bool
+
+
 class ClickReport(_Answer):
     """Click-through by slot and treatment."""
 
     model_config = ConfigDict(extra="allow")
 
-    slots: list[dict[str, Any]]
+    slots: list[dict[str, Any]] = Field(description="The latest experiment of each slot.")
+    earlier: list[dict[str, Any]] = Field(description="Experiments before these: another salt, or other shares.")
 
 
 class User(_Answer):

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from heedful.serving.answers import Answer, RefusedError
 from heedful.serving.engine import Engine, Past
+from heedful.serving.engine import Filled as FilledSlot
 from heedful.serving.replies import Filled, SlotList, SlotsSaved
 from heedful.serving.requests import CurrentEngine, CurrentServing, JsonRoute, past_of
 from heedful.serving.slots import Slot, Slots
@@ -57,33 +58,33 @@ async def put_slots(request: Request, serving: CurrentServing) -> Answer:
 
 @router.get("/slots/{name}", response_model=Filled)
 def fill_for_user(
-    name: Name, engine: CurrentEngine, user: Annotated[Name, Query(description="Whose slot it is.")]
+    name: Name,
+    engine: CurrentEngine,
+    user: Annotated[Name, Query(description="Whose slot it is.")],
+    preview: Annotated[bool, Query(description="Only look: nothing is recorded.", strict=False)] = False,
+    treatment: Annotated[Name | None, Query(description="Look at this treatment; implies `preview`.")] = None,
 ) -> Answer:
     """What a slot shows to a user. Report the impression as shown once it is in view: only then does it count."""
-    return _filled(engine, name, engine.past(user), None)
+    return _filled(engine, name, engine.past(user), None, preview=preview, treatment=treatment)
 
 
 @router.post("/slots/{name}", response_model=Filled)
 def fill_for_history(name: Name, body: Visit, engine: CurrentEngine, serving: CurrentServing) -> Answer:
     """What a slot shows to a visitor whose history comes with the request."""
-    return _filled(engine, name, past_of(engine, serving, body), body.visitor)
+    past = past_of(engine, serving, body)
+    return _filled(engine, name, past, body.visitor, preview=body.preview, treatment=body.treatment)
 
 
-def _filled(engine: Engine, name: str, past: Past, visitor: str | None) -> Answer:
-    filled = engine.fill(name, past, visitor=visitor)
-    rows, scores = filled.ranking.rows, filled.ranking.scores.tolist()
-    columns = engine.ids(rows), engine.titles(rows), scores, engine.attributes(rows)
-    items = [
-        {"item_id": item, "title": title, "score": score, "position": place, "attributes": attributes}
-        for place, (item, title, score, attributes) in enumerate(zip(*columns, strict=True), 1)
-    ]
+def _filled(engine: Engine, name: str, past: Past, visitor: str | None, *, preview: bool, treatment: str | None) -> Answer:
+    looking = preview or treatment is not None
+    filled = engine.fill(name, past, visitor=visitor, preview=looking, treatment=treatment)
     return Answer(
         {
             "slot": name,
             "title": _slots(engine)[name].title,
             "treatment": filled.treatment,
             "impression_id": filled.impression_id,
-            "items": items,
+            "items": _items(engine, filled),
             "unknown": past.unknown,
             "history_length": len(past),
             "model": engine.version,
@@ -91,16 +92,25 @@ def _filled(engine: Engine, name: str, past: Past, visitor: str | None) -> Answe
     )
 
 
+def _items(engine: Engine, filled: FilledSlot) -> list[dict[str, Any]]:
+    rows, scores = filled.ranking.rows, filled.ranking.scores.tolist()
+    columns = engine.ids(rows), engine.titles(rows), scores, engine.attributes(rows), filled.reasons
+    return [
+        {
+            "item_id": item,
+            "title": title,
+            "score": score,
+            "position": place,
+            "attributes": attributes,
+            "reason": reason,
+        }
+        for place, (item, title, score, attributes, reason) in enumerate(zip(*columns, strict=True), 1)
+    ]
+
+
 def _slots(engine: Engine) -> Slots:
     return engine.slots.slots if engine.slots is not None else Slots(())
 
 
 def _declared(slot: Slot) -> dict[str, Any]:
-    return {
-        "name": slot.name,
-        "title": slot.title,
-        "shown": slot.shown,
-        "where": slot.where,
-        "rule": slot.rule,
-        "treatments": dict(slot.treatments),
-    }
+    return slot.to_dict()
