@@ -48,6 +48,7 @@ class Change:
 
     Attributes:
         user_id: the user.
+        simulated: whether nobody saw the impressions.
         experiment: id of the experiment.
         treatment: the treatment.
         time: when one of the impressions was shown, the latest if there are several, unix seconds.
@@ -58,6 +59,7 @@ class Change:
     """
 
     user_id: str
+    simulated: bool
     experiment: int
     treatment: str
     time: int
@@ -107,9 +109,10 @@ def apply_changes(connection: Connection, changes: Sequence[Change]) -> None:
     """Bring the sums up to date after impressions were shown, clicked or removed in this transaction."""
     if not changes:
         return
-    by_visitor = _by_visitor(connection, changes)
+    by_visitor: defaultdict[Visitor, list[Change]] = defaultdict(list)
     latest: dict[int, int] = {}
     for change in changes:
+        by_visitor[change.user_id, change.simulated].append(change)
         latest[change.experiment] = max(change.time, latest.get(change.experiment, change.time))
     seen = _locked(connection, sorted(by_visitor))
     moves = _Moves(latest)
@@ -178,16 +181,6 @@ class _Moves:
         key = tuple_(*(click_counts.c[name] for name in _COUNTS[:5]))
         for keys in parts_of(left):
             connection.execute(delete(click_counts).where(click_counts.c.users == 0, key.in_(keys)))
-
-
-def _by_visitor(connection: Connection, changes: Sequence[Change]) -> dict[Visitor, list[Change]]:
-    ids = {change.experiment for change in changes}
-    found = connection.execute(select(experiments.c.id, experiments.c.simulated).where(experiments.c.id.in_(ids)))
-    simulated = {number: bool(kind) for number, kind in found}
-    by_visitor: defaultdict[Visitor, list[Change]] = defaultdict(list)
-    for change in changes:
-        by_visitor[change.user_id, simulated[change.experiment]].append(change)
-    return dict(by_visitor)
 
 
 def _locked(connection: Connection, keys: Sequence[Visitor]) -> dict[Visitor, _Seen]:

@@ -96,19 +96,22 @@ def add_impressions(connection: Connection, new: Sequence[Impression], *, shown:
     if not shown:
         connection.execute(insert, rows)
         return
-    added = connection.execute(insert.returning(*impressions.c["user_id", "experiment", "treatment", "shown_time"]), rows)
-    apply_changes(connection, [Change(user, number, treatment, time, shown=1) for user, number, treatment, time in added])
+    added = connection.execute(
+        insert.returning(*impressions.c["user_id", "model", "experiment", "treatment", "shown_time"]), rows
+    )
+    apply_changes(connection, [_change(dict(row), row["shown_time"], shown=1) for row in added.mappings()])
 
 
 def mark_shown(connection: Connection, impression_id: str, time: int) -> bool:
     """Note that the visitor saw an impression, once; whether there is such an impression."""
     this = impressions.c.impression_id == impression_id
     mark = update(impressions).where(this, impressions.c.shown_time.is_(None)).values(shown_time=time)
-    row = connection.execute(mark.returning(*impressions.c["user_id", "experiment", "treatment", "n_items"])).first()
+    columns = impressions.c["user_id", "model", "experiment", "treatment", "n_items"]
+    row = connection.execute(mark.returning(*columns)).mappings().first()
     if row is None:
         return connection.execute(select(1).where(this)).first() is not None
-    if row.n_items and row.experiment:
-        apply_changes(connection, [Change(row.user_id, row.experiment, row.treatment, time, shown=1)])
+    if row["n_items"] and row["experiment"]:
+        apply_changes(connection, [_change(dict(row), time, shown=1)])
     return True
 
 
@@ -123,7 +126,7 @@ def add_clicks(connection: Connection, new: Sequence[Click], window: int) -> lis
 def remove(connection: Connection, condition: ColumnElement[bool]) -> int:
     """Remove impressions with their clicks; returns the number of impressions."""
     connection.execute(select(impressions.c.id).where(condition).order_by(impressions.c.id).with_for_update()).all()
-    gone = [Change(*row) for row in connection.execute(shown_by_user(condition))]
+    gone = [Change(user, bool(kind), *rest) for user, kind, *rest in connection.execute(shown_by_user(condition))]
     removed = connection.execute(delete(impressions).where(condition)).rowcount
     apply_changes(
         connection,
@@ -148,7 +151,8 @@ def outcomes(condition: ColumnElement[bool] | None = None) -> Select[Any]:
 def shown_by_user(condition: ColumnElement[bool] | None = None) -> Select[Any]:
     """What users saw and clicked by experiment and treatment, in the order of the fields of `Change`."""
     found = _with_clicks(condition)
-    key = [impressions.c[name] for name in ("user_id", "experiment", "treatment")]
+    simulated = func.substr(impressions.c.model, 1, len(SIMULATED)) == SIMULATED
+    key = [impressions.c.user_id, simulated, *impressions.c["experiment", "treatment"]]
     clicked = func.sum(case((found.c.n_clicked > 0, 1), else_=0))
     sums = (func.max(impressions.c.shown_time), func.count(), clicked, func.sum(found.c.n_clicked) - clicked)
     query = select(*key, *sums, func.sum(found.c.repeats)).where(impressions.c.experiment != 0)
@@ -166,6 +170,11 @@ def _with_clicks(condition: ColumnElement[bool] | None) -> Subquery:
     found = found.select_from(impressions.outerjoin(clicks))
     found = found.where(impressions.c.shown_time.is_not(None), impressions.c.n_items > 0)
     return (found if condition is None else found.where(condition)).group_by(impressions.c.id).subquery()
+
+
+def _change(row: Mapping[str, Any], time: int, **sums: int) -> Change:
+    simulated = row["model"].startswith(SIMULATED)
+    return Change(row["user_id"], simulated, row["experiment"], row["treatment"], time, **sums)
 
 
 def _key(one: Impression) -> ExperimentKey:
@@ -207,7 +216,7 @@ class _Clicked:
         self._changes: list[Change] = []
         names = sorted({one.impression_id for one in new})
         columns = impressions.c[
-            "id", "impression_id", "items", "n_items", "time", "shown_time", "user_id", "experiment", "treatment"
+            "id", "impression_id", "items", "n_items", "time", "shown_time", "user_id", "model", "experiment", "treatment"
         ]
         for part in parts_of(names):
             # Locked, so that none is deleted or clicked by others before the clicks on it are stored.
@@ -257,10 +266,9 @@ class _Clicked:
             one["shown_time"] = time
             self._change(one, shown=1)
 
-    def _change(self, one: dict[str, Any], *, shown: int = 0, clicked: int = 0, further: int = 0, repeated: int = 0) -> None:
+    def _change(self, one: dict[str, Any], **sums: int) -> None:
         if one["experiment"]:
-            place = (one["user_id"], one["experiment"], one["treatment"], one["shown_time"])
-            self._changes.append(Change(*place, shown, clicked, further, repeated))
+            self._changes.append(_change(one, one["shown_time"], **sums))
 
     def write(self) -> None:
         names = ("impression", "item_id", "click_id", "time")

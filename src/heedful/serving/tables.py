@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import (
@@ -176,16 +177,26 @@ deleted_users = Table(
 
 def insert_new(connection: Connection, table: Table) -> Insert:
     """A statement that inserts rows but for those that are there already; its `rowcount` is of those it inserted."""
-    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    return _insert_new(connection.dialect.name, table)
+
+
+@lru_cache
+def _insert_new(system: str, table: Table) -> Insert:
+    insert = sqlite.insert if system == "sqlite" else postgresql.insert
     return insert(table).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
 
 
-def insert_or_update(connection: Connection, table: Table, added: Sequence[str] = ()) -> Insert:
+def insert_or_update(connection: Connection, table: Table, added: tuple[str, ...] = ()) -> Insert:
     """A statement that inserts rows, or changes those of the same key: columns of `added` grow, the others are replaced.
 
     Of `latest` the greater one stays.
     """
-    insert = (sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert)(table)
+    return _insert_or_update(connection.dialect.name, table, added)
+
+
+@lru_cache
+def _insert_or_update(system: str, table: Table, added: tuple[str, ...]) -> Insert:
+    insert = (sqlite.insert if system == "sqlite" else postgresql.insert)(table)
     changes: dict[str, Any] = {}
     for column in table.columns:
         given = insert.excluded[column.name]

@@ -29,9 +29,8 @@ __all__ = ["UPGRADES", "count_all"]
 def count_all(connection: Connection) -> None:
     """Fill the empty tables of the running sums from all impressions and clicks."""
     theirs = shown_by_user().subquery()
-    user, experiment, treatment, _, *sums = theirs.c
-    kind = experiments.c.simulated
-    counted = select(user, kind, experiment, treatment, *sums).join(experiments, experiments.c.id == experiment)
+    user, simulated, experiment, treatment, _, *sums = theirs.c
+    counted = select(user, simulated, experiment, treatment, *sums)
     connection.execute(user_counts.insert().from_select([column.name for column in user_counts.c], counted))
     everybody = select(*user_counts.c["user_id", "simulated"], false(), false()).distinct()
     connection.execute(visitors.insert().from_select([column.name for column in visitors.c], everybody))
