@@ -33,6 +33,8 @@ __all__ = [
     "ShownItem",
     "Similar",
     "SlotList",
+    "SlotVersions",
+    "SlotsPreviewed",
     "SlotsSaved",
     "User",
     "UserList",
@@ -128,6 +130,27 @@ class SlotsSaved(SlotList):
     """Slots after a change."""
 
     notes: list[str] = Field(description="What was set aside.")
+
+
+class SlotVersion(_Answer):
+    """The declarations as they were saved."""
+
+    version: int
+    time: int = Field(description="Unix seconds.")
+    author: str = Field(description="Name of the API key; empty: without keys, or found in the file.")
+    text: str
+
+
+class SlotVersions(_Answer):
+    """Versions of the declarations."""
+
+    versions: list[SlotVersion]
+
+
+class SlotsPreviewed(SlotsSaved):
+    """What declarations would show."""
+
+    shown: list[dict[str, Any]] = Field(description="Items of each slot and treatment, of the first 20 slots.")
 
 
 class ShownItem(RankedItem):

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
+import time
+from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Header, Query, Request
+from pydantic_core import from_json
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
+from heedful.errors import ConfigError
 from heedful.serving.answers import Answer, RefusedError
 from heedful.serving.engine import Engine, Past
 from heedful.serving.engine import Filled as FilledSlot
-from heedful.serving.replies import Filled, SlotList, SlotsSaved
-from heedful.serving.requests import CurrentEngine, CurrentServing, JsonRoute, past_of
-from heedful.serving.slots import Slot, Slots
+from heedful.serving.models import Serving
+from heedful.serving.replies import Filled, SlotList, SlotsPreviewed, SlotsSaved, SlotVersions
+from heedful.serving.requests import KEY, CurrentEngine, CurrentServing, JsonRoute, past_of
+from heedful.serving.selection import SlotBook
+from heedful.serving.slots import Slot, Slots, parse_slots, to_toml
+from heedful.serving.store import StoreUnavailable
 from heedful.serving.wire import Name, Visit
 
 __all__ = ["admin", "router"]
@@ -21,7 +29,23 @@ __all__ = ["admin", "router"]
 router = APIRouter(route_class=JsonRoute)
 admin = APIRouter(route_class=JsonRoute)
 _TOML = "application/toml"
+_PREVIEWED = 20
 _EXAMPLE = '[[slot]]\nname = "produce"\nwhere = "department = \'PRODUCE\'"\ntreatments = { model = 0.5, popularity = 0.5 }\n'
+_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            _TOML: {"schema": {"type": "string"}, "examples": {"one slot": {"value": _EXAMPLE}}},
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["slot"],
+                    "properties": {"slot": {"type": "array", "items": {"type": "object"}}},
+                }
+            },
+        },
+    }
+}
 
 
 @router.get("/slots", response_model=SlotList)
@@ -32,28 +56,97 @@ def list_slots(engine: CurrentEngine) -> Answer:
 
 @router.get("/slots.toml", responses={200: {"content": {_TOML: {"schema": {"type": "string"}}}}}, response_class=Response)
 def slots_file(serving: CurrentServing) -> Response:
-    """The declarations as they were written."""
-    return Response(serving.slots_text, media_type=_TOML)
+    """The declarations as they were written; the header ETag names this version of them."""
+    return Response(serving.slots_text, media_type=_TOML, headers={"etag": _etag(serving.slots_text)})
 
 
-@admin.put(
-    "/slots",
-    response_model=SlotsSaved,
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {_TOML: {"schema": {"type": "string"}, "examples": {"one slot": {"value": _EXAMPLE}}}},
-        }
-    },
-)
-async def put_slots(request: Request, serving: CurrentServing) -> Answer:
-    """Declare the slots anew: TOML as in docs/slots.md, checked against the model before it takes the place of the old."""
-    try:
-        text = (await request.body()).decode()
-    except UnicodeDecodeError as error:
-        raise RefusedError(400, "invalid_text", "the body is not text in UTF-8", fix="send the slots as TOML") from error
-    notes = await run_in_threadpool(serving.put_slots, text)
+@router.get("/slots.toml/versions", response_model=SlotVersions)
+def versions(engine: CurrentEngine) -> Answer:
+    """The latest hundred versions of the declarations, the newest first."""
+    found = engine.store.slot_versions()
+    return Answer(
+        {"versions": [{"version": one.version, "time": one.time, "author": one.author, "text": one.text} for one in found]}
+    )
+
+
+@admin.post("/slots.toml/preview", response_model=SlotsPreviewed, openapi_extra=_BODY)
+async def preview(
+    request: Request,
+    serving: CurrentServing,
+    user: Annotated[Name | None, Query(description="Whose history; nobody's by default.")] = None,
+) -> Answer:
+    """What declarations would show in each treatment, to a user or to somebody new. Nothing is saved or recorded."""
+    slots = parse_slots(await _text(request))
+    return await run_in_threadpool(_previewed, serving, slots, user)
+
+
+def _previewed(serving: Serving, slots: Slots, user: str | None) -> Answer:
+    loaded, engine = serving.loaded, serving.engine
+    book = SlotBook(slots, loaded.ranker, loaded.eligibility)
+    past = engine.past(user) if user is not None else engine.past_of([])
+    shown = []
+    for slot in list(slots)[:_PREVIEWED]:
+        for treatment, share in slot.treatments.items():
+            rows = book.select(slot.name, past.histories, treatment).rows
+            items = [
+                {"item_id": item, "title": title} for item, title in zip(engine.ids(rows), engine.titles(rows), strict=True)
+            ]
+            shown.append({"slot": slot.name, "treatment": treatment, "share": share, "items": items})
+    return Answer({"slots": [_declared(slot) for slot in slots], "notes": list(map(str, book.notes)), "shown": shown})
+
+
+@admin.put("/slots", response_model=SlotsSaved, openapi_extra=_BODY)
+async def put_slots(
+    request: Request,
+    serving: CurrentServing,
+    if_match: Annotated[str | None, Header(description="ETag of GET /slots.toml: refuse when it has changed since.")] = None,
+) -> Answer:
+    """Declare the slots anew: TOML as in docs/slots.md, or JSON of the same form, checked against the model first."""
+    text = await _text(request)
+    author = request.scope[KEY].name
+    notes = await run_in_threadpool(_save, serving, text, if_match, author)
     return Answer({"slots": [_declared(slot) for slot in _slots(serving.engine)], "notes": notes})
+
+
+def _save(serving: Serving, text: str, if_match: str | None, author: str) -> list[str]:
+    before = serving.slots_text
+    if if_match is not None and if_match != _etag(before):
+        raise RefusedError(
+            412, "changed_meanwhile", "the slots have changed since they were read", fix="GET /slots.toml, and change that"
+        )
+    if len(_slots(serving.engine)) and not len(parse_slots(text)) and if_match is None:
+        raise RefusedError(
+            428, "precondition_required", "this would remove all slots",
+            got="no [[slot]]", fix="send the header If-Match with the ETag of GET /slots.toml if that is meant",
+        )  # fmt: skip
+    notes = serving.put_slots(text)
+    now = int(time.time())
+    try:
+        serving.engine.store.add_slot_version(before, "", now)  # where the file was edited by hand
+        serving.engine.store.add_slot_version(text, author, now)
+    except StoreUnavailable:
+        notes.append("this version is not kept in the history: the database cannot be reached")
+    return notes
+
+
+async def _text(request: Request) -> str:
+    """The declarations in a request, as TOML."""
+    body = await request.body()
+    try:
+        if "json" not in request.headers.get("content-type", ""):
+            return body.decode()
+        tables = from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise RefusedError(400, "invalid_text", "the body is neither TOML nor JSON in UTF-8", got=error) from error
+    if not isinstance(tables, dict) or set(tables) != {"slot"} or not isinstance(tables["slot"], list):
+        raise ConfigError("the slots hold something else", got=type(tables).__name__, expected='{"slot": [...]}')
+    if not all(isinstance(table, dict) for table in tables["slot"]):
+        raise ConfigError("a slot is not an object", expected='such as {"name": "books"}')
+    return to_toml(Slots.from_tables(tables["slot"]))
+
+
+def _etag(text: str) -> str:
+    return f'"{hashlib.blake2b(text.encode(), digest_size=12).hexdigest()}"'
 
 
 @router.get("/slots/{name}", response_model=Filled)
