@@ -64,6 +64,8 @@ function kind(report) {
 
 // ------------------------------------------------------------------------------------------------- the results in words
 
+const spaced = (said) => said.replace(/(\d)%/g, "$1 %");
+
 const STATES = { mismatch: "Not to be trusted", decided: "Decided", early: "Too early", open: "Not decided yet", single: "No comparison" };
 
 function stateOf(slot) {
@@ -81,7 +83,7 @@ function summary(report, titleOf) {
       const said = slot.summary.replace(/^(Too early|Not to be trusted): /, "");
       return element("li", { class: state },
         element("span", { class: "state" }, STATES[state]),
-        element("span", {}, element("b", {}, `${titleOf(slot.slot)}: `), sentence(words(said))));
+        element("span", {}, element("b", {}, `${titleOf(slot.slot)}: `), sentence(spaced(words(said)))));
     })));
 }
 
@@ -130,7 +132,7 @@ function slotReport(slot, report, title) {
     rates(shownIn(slot), title),
     slot.lifts.length ? lifts(slot) : null,
     slot.split ? split(slot.split) : element("p", { class: "note" }, "The declared shares were not recorded, so the split is not checked."),
-    slot.guidance && !slot.split?.mismatch ? element("p", { class: "note" }, sentence(words(slot.guidance))) : null,
+    slot.guidance && !slot.split?.mismatch ? element("p", { class: "note" }, sentence(spaced(words(slot.guidance)))) : null,
     earlier.length ? element("details", {}, element("summary", {}, `${plural(earlier.length, "earlier experiment")} in this slot, not counted here`),
       earlier.map((one) => element("div", { class: "earlier" },
         element("p", { class: "note" }, `${onDay(one.begun)} to ${onDay(one.latest)}, salt ${one.salt}${sharesOf(one)}`), rates(shownIn(one), `${title}, earlier`)))) : null);
@@ -165,12 +167,12 @@ function lifts(slot) {
     const verdict = { ahead: "higher: decided", behind: "lower: decided" }[one.verdict] ?? one.verdict;
     return element("tr", {},
       element("th", { scope: "row" }, named(one.treatment)),
-      element("td", { class: "drawn" }, line),
+      element("td", { class: "drawn" }, known ? line : null),
       element("td", { class: "number" }, known ? [element("b", {}, change(one.lift)), element("span", { class: "note" }, ` ${change(one.low)} to ${change(one.high)}`)] : null),
       element("td", { class: one.decided ? "verdict decided" : "verdict" }, verdict));
   };
   return element("table", { class: "lifts" },
-    element("caption", {}, "Difference from ", named(slot.lifts[0].against), ", in per cent of its rate; the line in the middle is no difference"),
+    element("caption", {}, "Difference from ", named(slot.lifts[0].against), ", in per cent of its rate; the upright line is no difference"),
     element("thead", { class: "sr" }, element("tr", {}, ["Treatment", "Interval", "Difference", "Verdict"].map((name) => element("th", { scope: "col" }, name)))),
     element("tbody", {}, slot.lifts.map(row)));
 }
