@@ -5,8 +5,8 @@ however often; users who behave as no person does are set aside, and counted. An
 experiment, and never added to this one.
 
 A lift is decided when its interval leaves out zero, and only where the split of the users is that which was declared. The
-interval also holds the lift with the clicks of each user capped at what nine in ten of those who clicked did: so a few
-users, bots below every bound among them, decide nothing (capping as in Kohavi, Tang and Xu 2020, chapter 22).
+interval also holds the lift without the users who clicked most, 1 % of all or a tenth of those who clicked, so that a few
+users, bots below every bound among them, decide nothing (after Broderick, Giordano and Meager 2020).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from heedful.serving.rates import Lift, Rate, lift, rate, split_p
 __all__ = ["SIMULATED", "ClickConfig", "Compared", "Report", "SlotReport", "Split", "Treated", "report", "report_counts"]
 
 _USUAL_REFERENCES = ("popularity", "editorial", "last_item")
-_CAPPED_SHARE = 0.9  # of the users who clicked are below the cap
+_FEW_USERS, _FEW_CLICKERS = 0.01, 0.1  # a verdict has to hold without so many of all users, or of those who clicked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +108,7 @@ def _slot_report(experiment: Experiment, rates: dict[str, Rate], best: float, co
     alpha = (1 - config.confidence) / max(len(others), 1)
     split = _split(experiment, rates, config)
     trusted = split is None or not split.mismatch
-    both = (rates, _capped_rates(experiment))
+    both = (rates, _rates_of_most(experiment))
     lifts = tuple(_compared(name, against, both, len(others), config, trusted=trusted) for name in others)
     return SlotReport(
         experiment.slot,
@@ -141,16 +141,22 @@ def _split(experiment: Experiment, rates: Mapping[str, Rate], config: ClickConfi
     return Split(users, {name: total * shares.get(name, 0.0) for name in users}, p, p < config.split_level)
 
 
-def _capped_rates(experiment: Experiment) -> dict[str, Rate]:
-    """The rates with the clicks of each user capped at what nine in ten of those who clicked did, in all treatments."""
-    groups = list(experiment.treatments.values())
-    clicked = np.concatenate([one.clicked for one in groups])
-    users = np.concatenate([one.users for one in groups]) * (clicked > 0)
-    order = np.argsort(clicked)
-    below = np.cumsum(users[order])
-    cap = clicked[order][np.searchsorted(below, _CAPPED_SHARE * below[-1])]
-    treatments = sorted(experiment.treatments.items())
-    return {name: rate(of.shown, np.minimum(of.clicked, cap), of.users) for name, of in treatments}
+def _rates_of_most(experiment: Experiment) -> dict[str, Rate]:
+    """The rates without the few users who clicked most beyond the common rate, picked in all treatments alike."""
+    names = sorted(experiment.treatments)
+    groups = [experiment.treatments[name] for name in names]
+    shown, clicked, users = (np.concatenate([getattr(of, what) for of in groups]) for what in ("shown", "clicked", "users"))
+    arm = np.repeat(np.arange(len(names)), [len(of.users) for of in groups])
+    few = math.ceil(min(_FEW_USERS * users.sum(), _FEW_CLICKERS * users[clicked > 0].sum()))
+    excess = clicked - shown * (users @ clicked) / (users @ shown)
+    # Of users alike in several treatments each treatment loses its part.
+    levels, level = np.unique(-excess, return_inverse=True)
+    alike = np.bincount(level, users, len(levels))
+    out = np.clip(few - (np.cumsum(alike) - alike), 0, alike) / alike
+    kept = users - np.round(out[level] * users).astype(np.int64)
+    return {
+        name: rate(*(of[(arm == number) & (kept > 0)] for of in (shown, clicked, kept))) for number, name in enumerate(names)
+    }
 
 
 def _compared(
@@ -163,12 +169,12 @@ def _compared(
     trusted: bool,
 ) -> Compared:
     alpha = (1 - config.confidence) / lifts
-    plain, capped = (lift(of[name], of[against], alpha=alpha, typical=config.typical_lift) for of in rates)
+    plain, of_most = (lift(of[name], of[against], alpha=alpha, typical=config.typical_lift) for of in rates)
     found = Lift(
         plain.lift,
-        min(plain.low, capped.low),
-        max(plain.high, capped.high),
-        min(1.0, max(plain.p, capped.p) * lifts),
+        min(plain.low, of_most.low),
+        max(plain.high, of_most.high),
+        min(1.0, max(plain.p, of_most.p) * lifts),
         decided=False,
     )
     if not trusted:
