@@ -23,11 +23,11 @@ from side_by_side import in_turn, parser, ratio, report
 
 from heedful.events.candidates import Candidates
 from heedful.events.log import EventLog
-from heedful.ranking.instances import Position
-from heedful.ranking.neural import _TrainingPass
-from heedful.ranking.rankers import AttentionRanker
-from heedful.ranking.training import _Run
-from heedful.ranking.trend import TrendIndex
+from heedful.model.popularity import PopularityIndex
+from heedful.rankers.attention import AttentionRanker
+from heedful.training.forward import TrainingForward
+from heedful.training.loop import TrainingRun
+from heedful.training.sampler import Position
 
 PAST, CANDIDATES, TOGETHER = 200, 1000, 64
 
@@ -60,11 +60,11 @@ def ranker_on(device: str, log: EventLog, preset: str, batch_users: int = 64, pr
     return ranker.fit(log, random_table(log))
 
 
-def training_run(ranker: AttentionRanker, log: EventLog) -> _Run:
+def training_run(ranker: AttentionRanker, log: EventLog) -> TrainingRun:
     histories = ranker._learn_catalogue(log, ranker.embeddings)
-    trend = TrendIndex(histories, len(ranker.items)) if ranker.config.trend else None
+    trend = PopularityIndex(histories, len(ranker.items)) if ranker.config.trend else None
     batches = ranker._sampler(log, histories, trend, None)
-    return _Run(ranker._net, _TrainingPass(ranker), batches, ranker.config, "", None)
+    return TrainingRun(ranker._net, TrainingForward(ranker), batches, ranker.config, "", None)
 
 
 def agreement(log: EventLog) -> dict[str, float]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from heedful.events.candidates import Candidates
 from heedful.events.log import EventLog
-from heedful.ranking.models import MODELS, load_ranker
+from heedful.rankers.registry import MODELS, load_ranker
 from heedful.recommending.explanation import explain_items
 
 

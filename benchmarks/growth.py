@@ -19,7 +19,7 @@ from side_by_side import parser, report
 from heedful.embeddings.skipgram import SkipGram
 from heedful.events.candidates import Candidates
 from heedful.progress import show_progress
-from heedful.ranking.rankers import AttentionRanker
+from heedful.rankers.attention import AttentionRanker
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt

@@ -29,11 +29,11 @@ from heedful.embeddings.onboarding import OnboardingConfig, extend_table
 from heedful.embeddings.skipgram import SkipGram
 from heedful.embeddings.table import ItemEmbeddings
 from heedful.events.log import EventLog
-from heedful.ranking.extending import extended
-from heedful.ranking.heuristics import LastItem
-from heedful.ranking.models import load_ranker
-from heedful.ranking.ranker import Ranker
-from heedful.ranking.rankers import AttentionRanker
+from heedful.rankers.attention import AttentionRanker
+from heedful.rankers.base import Ranker
+from heedful.rankers.cold_items import extended
+from heedful.rankers.heuristics import LastItem
+from heedful.rankers.registry import load_ranker
 
 RECENT = 50
 TOP, FIRST = 100, 10

@@ -21,8 +21,8 @@ from pathlib import Path
 from heedful.events.log import EventLog
 from heedful.events.preparing import read_events
 from heedful.progress import show_progress
-from heedful.ranking.models import ALL_MODELS
-from heedful.ranking.ranker import Ranker
+from heedful.rankers.base import Ranker
+from heedful.rankers.registry import ALL_MODELS
 from heedful.recommending.requests import recommend_requests, score_requests
 
 MODELS = [name for name, model in ALL_MODELS.items() if not model.needs_embeddings]

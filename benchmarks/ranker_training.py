@@ -25,12 +25,13 @@ from side_by_side import in_turn, parser, ratio, report
 from torch import nn
 
 from heedful.events.log import EventLog
-from heedful.ranking.instances import Batch, Position
-from heedful.ranking.memory import Memory
-from heedful.ranking.neural import _TrainingPass
-from heedful.ranking.objective import OBJECTIVES
-from heedful.ranking.rankers import AttentionRanker
-from heedful.ranking.training import _Run
+from heedful.model.encode import HistoryBatch
+from heedful.rankers.attention import AttentionRanker
+from heedful.training.batch import Batch
+from heedful.training.forward import TrainingForward
+from heedful.training.loop import TrainingRun
+from heedful.training.losses import LOSSES
+from heedful.training.sampler import Position
 
 WIDTH, HIDDEN, DEPTH = 64, 128, 10
 
@@ -125,7 +126,7 @@ def sampler(ranker: AttentionRanker, log: EventLog):
 
 def loss_of(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
     positive, weights = (torch.from_numpy(array).to(logits.device) for array in (batch.positive, batch.weights))
-    return OBJECTIVES["logistic"](logits, positive, weights)
+    return LOSSES["logistic"](logits, positive, weights)
 
 
 def padded_inputs(ranker: AttentionRanker, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -133,7 +134,7 @@ def padded_inputs(ranker: AttentionRanker, batch: Batch) -> tuple[torch.Tensor, 
     return ranker._inputs(batch.memory.rows), used, ranker._inputs(batch.candidates)
 
 
-def updates(run: _Run, batches: Iterator[tuple[Batch, Position]], steps: int) -> tuple[int, float, float]:
+def updates(run: TrainingRun, batches: Iterator[tuple[Batch, Position]], steps: int) -> tuple[int, float, float]:
     """Some updates of heedful's own training: (users, seconds that they waited for batches, seconds in all)."""
     users, waited, started = 0, 0.0, time.perf_counter()
     for _ in range(steps):
@@ -167,7 +168,7 @@ class Sides:
 
     def __init__(self, ranker: AttentionRanker, plain: PlainAttention, log: EventLog, options: argparse.Namespace) -> None:
         self.steps, self.waited, self.worked = options.steps, 0.0, 0.0
-        run = _Run(ranker._net, _TrainingPass(ranker), sampler(ranker, log), ranker.config, "", None)
+        run = TrainingRun(ranker._net, TrainingForward(ranker), sampler(ranker, log), ranker.config, "", None)
         self.run, self.batches = run, run.batches()
         self.ranker, self.module = ranker, plain
         self.adam = torch.optim.Adam(plain.parameters(), lr=0.002)
@@ -209,7 +210,7 @@ def mixed(batches: list[Batch], whole: bool, size: int = 64) -> list[Batch]:
     for low in range(0, len(order) - size + 1, size):
         users = order[low : low + size]
         used = longest if whole else int(lengths[users].max())
-        part = Memory(lengths[users], *(memory[name][users, :used] for name in ("rows", "ages", "counts", "kinds")))
+        part = HistoryBatch(lengths[users], *(memory[name][users, :used] for name in ("rows", "ages", "counts", "kinds")))
         made.append(Batch(part, *(flat[name][users] for name in ("candidates", "positive", "weights", "now")), seed=0))
     return made
 

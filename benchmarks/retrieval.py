@@ -29,9 +29,9 @@ from heedful.embeddings.table import ItemEmbeddings
 from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories
 from heedful.events.log import EventLog, parse_moment
-from heedful.ranking.models import load_ranker
-from heedful.ranking.ranker import Ranker
-from heedful.ranking.rankers import AttentionRanker
+from heedful.rankers.attention import AttentionRanker
+from heedful.rankers.base import Ranker
+from heedful.rankers.registry import load_ranker
 from heedful.recommending.index import InvertedLists
 from heedful.recommending.retrieval import Retriever
 

@@ -9,9 +9,9 @@ import numpy as np
 from numba import njit
 from side_by_side import in_turn, parser, ratio, report, seconds
 
-from heedful.embeddings.alias import alias_table, draw, smoothed_weights
-from heedful.embeddings.streams import first_state, next_random
-from heedful.evaluation.metrics import ndcg, ranks
+from heedful.kernels.alias import alias_table, draw, smoothed_weights
+from heedful.kernels.rng import first_state, next_random
+from heedful.metrics import ndcg, ranks
 
 
 @njit(nogil=True)

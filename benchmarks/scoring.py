@@ -18,7 +18,7 @@ from ranker_training import like
 from side_by_side import in_turn, parser, ratio, report
 
 from heedful.events.candidates import Candidates
-from heedful.ranking.rankers import AttentionRanker
+from heedful.rankers.attention import AttentionRanker
 
 
 def main() -> None:

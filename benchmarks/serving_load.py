@@ -27,7 +27,7 @@ import numpy as np
 
 from heedful.events.candidates import Candidates
 from heedful.events.log import EventLog
-from heedful.ranking.models import load_ranker
+from heedful.rankers.registry import load_ranker
 
 _HEAD = "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
 

@@ -25,9 +25,9 @@ from side_by_side import parser, report
 from heedful.embeddings.table import ItemEmbeddings
 from heedful.events.log import EventLog
 from heedful.progress import show_progress
-from heedful.ranking.neural import _TrainingPass
-from heedful.ranking.rankers import AttentionRanker
-from heedful.ranking.training import _Run
+from heedful.rankers.attention import AttentionRanker
+from heedful.training.forward import TrainingForward
+from heedful.training.loop import TrainingRun
 
 WIDTH, BLOCK_ROWS, WARM_UP_STEPS = 64, 1_000_000, 50
 EPOCH_USERS, HOURS = 40_000_000, 3600
@@ -73,7 +73,7 @@ def measured(chosen: argparse.Namespace) -> dict[str, object]:
     log, table = EventLog.load(chosen.place / "sequences"), ItemEmbeddings.load(chosen.place / "embeddings")
     ranker = AttentionRanker(preset="paper", steps=1, assess_every=1, seed=1).fit(log, table)
     sampler = ranker._sampler(log, log.histories, None, None)
-    run = _Run(ranker._net, _TrainingPass(ranker), sampler, ranker.config, "", None)
+    run = TrainingRun(ranker._net, TrainingForward(ranker), sampler, ranker.config, "", None)
     torch.set_flush_denormal(True)
     ahead = run.batches()
     for _ in range(WARM_UP_STEPS):

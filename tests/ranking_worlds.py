@@ -24,11 +24,11 @@ START = 1_500_000_000
 
 # Options that train a neural ranker in a fraction of a second.
 SMALL: dict[str, Any] = {
-    "hidden": 8, "steps": 20, "assess_every": 10, "batch_users": 16, "positives": 3, "negatives": 8, "device": "cpu",
+    "hidden": 8, "steps": 20, "validate_every": 10, "batch_users": 16, "positives": 3, "negatives": 8, "device": "cpu",
 }  # fmt: skip
 SESSIONS: dict[str, Any] = {"factors": 8, "blocks": 1, "session_length": 12, "epochs": 2, "negatives": 20}
 QUICK: dict[str, dict[str, Any]] = {
-    "attention": {**SMALL, "depth": 2, "null_rows": 2, "relations": 2},
+    "attention": {**SMALL, "depth": 2, "null_tokens": 2},
     "averaging": SMALL,
     "weighted-sum": {"evaluations": 20, "negatives": 10, "positives": 3},
     "last-item": {},

@@ -16,8 +16,10 @@ from heedful.embeddings.skipgram import SkipGramConfig
 from heedful.errors import ConfigError
 from heedful.evaluation.options import EvaluationConfig
 from heedful.events.preparing import PrepareConfig
-from heedful.ranking.heuristics import LastItemConfig, PopularityConfig, WeightedSumConfig
-from heedful.ranking.rankers import AttentionConfig, AveragingConfig
+from heedful.rankers.attention import AttentionConfig
+from heedful.rankers.averaging import AveragingConfig
+from heedful.rankers.heuristics import LastItemConfig, WeightedSumConfig
+from heedful.rankers.popularity import PopularityConfig
 from heedful.tuning.options import TuneConfig
 
 CONFIGS: list[type[Config]] = [

@@ -14,7 +14,7 @@ from heedful import demo
 from heedful.errors import MissingExtraError
 from heedful.events.catalog import Catalog
 from heedful.events.log import EventLog
-from heedful.ranking.models import MODELS
+from heedful.rankers.registry import MODELS
 from heedful.serving.slots import read_slots
 from ranking_worlds import DAY, QUICK, START, random_log, table_of
 

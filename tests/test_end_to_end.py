@@ -17,7 +17,7 @@ from heedful.events.log import EventLog
 from heedful.events.preparing import prepare
 from heedful.experiment import Experiment, Workspace, run_experiment
 from heedful.progress import show_progress
-from heedful.ranking.models import MODELS
+from heedful.rankers.registry import MODELS
 
 _FEW_STEPS = {"attention": {"steps": 60}, "averaging": {"steps": 60}, "weighted-sum": {"evaluations": 30}}
 

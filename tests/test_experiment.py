@@ -20,9 +20,9 @@ from heedful.events.log import EventLog
 from heedful.experiment import Experiment, Workspace, run_experiment, write_requests
 from heedful.folders import new_folder, open_folder
 from heedful.progress import show_progress
-from heedful.ranking.models import MODELS
-from heedful.ranking.neural import NeuralRanker
-from heedful.ranking.rankers import AttentionRanker
+from heedful.rankers.attention import AttentionRanker
+from heedful.rankers.neural import NeuralRanker
+from heedful.rankers.registry import MODELS
 from ranking_worlds import DAY, QUICK, START, random_log, table_of
 
 

@@ -46,10 +46,12 @@ _HOMES = {
     "heedful.events.preparing": ["PrepareConfig", "prepare", "read_events"],
     "heedful.events.vocabulary": ["Vocabulary"],
     "heedful.progress": ["show_progress"],
-    "heedful.ranking.heuristics": ["LastItem", "Popularity", "WeightedSum", "WeightedSumConfig"],
-    "heedful.ranking.models": ["load_ranker"],
-    "heedful.ranking.rankers": ["AttentionConfig", "AttentionRanker", "AveragingConfig", "AveragingRanker"],
-    "heedful.ranking.ranker": ["Ranker"],
+    "heedful.rankers.attention": ["AttentionConfig", "AttentionRanker"],
+    "heedful.rankers.averaging": ["AveragingConfig", "AveragingRanker"],
+    "heedful.rankers.base": ["Ranker"],
+    "heedful.rankers.heuristics": ["LastItem", "WeightedSum", "WeightedSumConfig"],
+    "heedful.rankers.popularity": ["Popularity"],
+    "heedful.rankers.registry": ["load_ranker"],
     "heedful.recommending.explanation": ["Explanation", "Reason"],
     "heedful.recommending.recommender": ["Recommendations", "Recommender"],
     "heedful.recommending.requests": ["recommend_requests", "score_requests"],
@@ -99,16 +101,16 @@ if TYPE_CHECKING:
     from heedful.events.preparing import read_events as read_events
     from heedful.events.vocabulary import Vocabulary as Vocabulary
     from heedful.progress import show_progress as show_progress
-    from heedful.ranking.heuristics import LastItem as LastItem
-    from heedful.ranking.heuristics import Popularity as Popularity
-    from heedful.ranking.heuristics import WeightedSum as WeightedSum
-    from heedful.ranking.heuristics import WeightedSumConfig as WeightedSumConfig
-    from heedful.ranking.models import load_ranker as load_ranker
-    from heedful.ranking.ranker import Ranker as Ranker
-    from heedful.ranking.rankers import AttentionConfig as AttentionConfig
-    from heedful.ranking.rankers import AttentionRanker as AttentionRanker
-    from heedful.ranking.rankers import AveragingConfig as AveragingConfig
-    from heedful.ranking.rankers import AveragingRanker as AveragingRanker
+    from heedful.rankers.attention import AttentionConfig as AttentionConfig
+    from heedful.rankers.attention import AttentionRanker as AttentionRanker
+    from heedful.rankers.averaging import AveragingConfig as AveragingConfig
+    from heedful.rankers.averaging import AveragingRanker as AveragingRanker
+    from heedful.rankers.base import Ranker as Ranker
+    from heedful.rankers.heuristics import LastItem as LastItem
+    from heedful.rankers.heuristics import WeightedSum as WeightedSum
+    from heedful.rankers.heuristics import WeightedSumConfig as WeightedSumConfig
+    from heedful.rankers.popularity import Popularity as Popularity
+    from heedful.rankers.registry import load_ranker as load_ranker
     from heedful.recommending.explanation import Explanation as Explanation
     from heedful.recommending.explanation import Reason as Reason
     from heedful.recommending.recommender import Recommendations as Recommendations

@@ -16,9 +16,12 @@ from heedful.errors import ConfigError
 __all__ = ["Config", "option", "require", "require_gammas"]
 
 
-def option(default: Any, help: str) -> Any:
-    """A dataclass field with its default and the line of help that the command line shows."""
-    return dataclasses.field(default=default, metadata={"help": help})
+def option(default: Any, help: str, *, research: bool = False) -> Any:
+    """A dataclass field with its default and the line of help that the command line shows.
+
+    One for `research` is taken on the command line, but `--help` does not show it.
+    """
+    return dataclasses.field(default=default, metadata={"help": help, "research": research})
 
 
 def require(condition: bool, name: str, *, got: object, expected: str) -> None:
@@ -43,11 +46,11 @@ class Config:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """The inverse of `to_dict`; a name that is no field is a `ConfigError`."""
+        """The inverse of `to_dict`, also after JSON; an unknown name is a `ConfigError`."""
         known = [field.name for field in dataclasses.fields(cls)]
         unknown = sorted(set(values) - set(known))
         if unknown:
             raise ConfigError(
                 f"unknown option for {cls.__name__}", got=", ".join(unknown), expected=f"one of {', '.join(known)}"
             )
-        return cls(**values)
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})

@@ -22,7 +22,7 @@ from heedful.events.log import EventLog
 from heedful.events.preparing import prepare
 from heedful.experiment import Experiment, Workspace, run_experiment
 from heedful.folders import write_atomically
-from heedful.ranking.models import MODELS
+from heedful.rankers.registry import MODELS
 from heedful.recommending.recommender import Recommender
 from heedful.serving.clicks import Report, report
 from heedful.serving.figures import figure5

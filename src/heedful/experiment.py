@@ -27,9 +27,9 @@ from heedful.evaluation.sources import Model, source_of
 from heedful.events.log import EventLog
 from heedful.folders import FORMAT_VERSION, write_atomically
 from heedful.progress import say
-from heedful.ranking.models import load_ranker
-from heedful.ranking.neural import NeuralRanker
-from heedful.ranking.ranker import Ranker
+from heedful.rankers.base import Ranker
+from heedful.rankers.neural import NeuralRanker
+from heedful.rankers.registry import load_ranker
 
 __all__ = ["Experiment", "Workspace", "run_experiment", "write_requests"]
 

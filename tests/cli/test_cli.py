@@ -30,7 +30,7 @@ from heedful.errors import InputError
 from heedful.events.log import EventLog
 from heedful.folders import open_folder
 from heedful.progress import show_progress
-from heedful.ranking.models import MODELS, load_ranker
+from heedful.rankers.registry import MODELS, load_ranker
 from ranking_worlds import DAY, START, heedful, python, quiet_environment, unprivileged
 
 N_ITEMS = 40
@@ -249,11 +249,11 @@ def test_models_with_presets_and_depths(world: Path, tmp_path: Path, run: Run, m
     failed(run(*common, "--models", "attention,attention:paper,averaging:default,popularity", "--depths", "4,1,2"), "seen")
     assert list(seen["rankers"]) == ["attention", "attention (paper)", "averaging", "popularity"]
     assert [seen["rankers"][name].config.depth for name in ("attention", "attention (paper)")] == [2, 10]
-    assert {depth: (ranker.config.depth, ranker.config.null_rows) for depth, ranker in seen["depths"].items()} == {
+    assert {depth: (ranker.config.depth, ranker.config.null_tokens) for depth, ranker in seen["depths"].items()} == {
         1: (1, 4), 2: (2, 4), 4: (4, 4)}  # fmt: skip
     failed(run(*common, "--models", "attention", "--preset", "paper", "--depths", "1,10"), "seen")
     assert list(seen["rankers"]) == ["attention (paper)"] and seen["depth_model"] == "attention (paper)"
-    assert seen["depths"][1].config.null_rows == 0
+    assert seen["depths"][1].config.null_tokens == 0
     failed(run(*common, "--models", "popularity", "--depth-preset", "paper", "--depths", "1,10"), "seen")
     assert seen["depths"][10].config.relations == 0
 

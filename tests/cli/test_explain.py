@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from heedful.cli import main
-from heedful.ranking.models import MODELS, load_ranker
+from heedful.rankers.registry import MODELS, load_ranker
 from ranking_worlds import QUICK, random_log, table_of
 
 

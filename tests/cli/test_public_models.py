@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from heedful.cli import main
-from heedful.ranking.models import load_ranker
+from heedful.rankers.registry import load_ranker
 from ranking_worlds import DAY, START
 
 

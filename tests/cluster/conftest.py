@@ -139,7 +139,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     log = heedful.prepare(work / "log" / "events", work / "sequences", items=work / "log" / "items.parquet")
     heedful.SkipGram(width=8, epochs=2, threads=1).fit(log).save(work / "embeddings")
     items = heedful.ItemEmbeddings.load(work / "embeddings")
-    heedful.AttentionRanker(depth=2, steps=20, assess_every=5).fit(log, items).save(work / "model")
+    heedful.AttentionRanker(depth=2, steps=20, validate_every=5).fit(log, items).save(work / "model")
     h, ids = log.histories, log.catalog.items.ids
     offsets = pa.array(h.offsets, pa.int32())
     drawn = np.random.default_rng(1).integers(0, len(ids), 7 * len(log.users))

@@ -164,7 +164,7 @@ def losses(model: Path) -> np.ndarray:
 
 
 def test_training_has_the_loss_curve_of_one_machine(shop: Shop, far: Place) -> None:
-    ranker = heedful.AttentionRanker(depth=2, steps=20, assess_every=5)
+    ranker = heedful.AttentionRanker(depth=2, steps=20, validate_every=5)
     (far / "sequences").send(shop.sequences)
     (far / "embeddings").send(shop.embeddings)
     facts = cluster.train(ranker, far / "sequences", far / "embeddings", far / "model")
@@ -176,7 +176,7 @@ def test_training_has_the_loss_curve_of_one_machine(shop: Shop, far: Place) -> N
 
 
 def test_training_that_diverges_says_so(shop: Shop, tmp_path: Path) -> None:
-    ranker = heedful.AttentionRanker(depth=2, steps=50, assess_every=5, learning_rate=1e30, gradient_norm=1e30)
+    ranker = heedful.AttentionRanker(depth=2, steps=50, validate_every=5, learning_rate=1e30, gradient_norm=1e30)
     with pytest.raises(TrainingError, match="lower --learning-rate"):
         cluster.train(ranker, shop.sequences, shop.embeddings, tmp_path / "model")
     with pytest.raises(ConfigError, match="popularity is not trained on a cluster"):

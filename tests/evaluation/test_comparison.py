@@ -12,11 +12,11 @@ from evaluation_worlds import CUT, DAY, ShiftedRanker, log_of, noise, popularity
 from heedful.errors import ConfigError, InputError
 from heedful.evaluation.comparison import Comparison, EvaluationConfig, compare
 from heedful.evaluation.measures import Measure, frequent_items
-from heedful.evaluation.metrics import ndcg, ranks
 from heedful.evaluation.pools import make_pools
 from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories
 from heedful.events.log import EventLog
+from heedful.metrics import ndcg, ranks
 
 CONFIG = EvaluationConfig(pool=100, resamples=500, catalogue_users=50)
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heedful.errors import ConfigError, InputError
-from heedful.evaluation.metrics import Ranks, hit_rate, ndcg, nested_ranks, ranks, recall
+from heedful.metrics import Ranks, hit_rate, ndcg, nested_ranks, ranks, recall
 
 
 def mean_ranks(scores: list[float], positive: list[bool]) -> list[float]:

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from heedful.errors import InputError
-from heedful.ranking.heuristics import Popularity
+from heedful.rankers.popularity import Popularity
 from heedful.recommending import eligibility
 from heedful.recommending.eligibility import Eligibility
 from ranking_worlds import random_log

@@ -13,10 +13,11 @@ from heedful.embeddings.table import ItemEmbeddings
 from heedful.errors import InputError
 from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories
-from heedful.ranking.heuristics import LastItem, Popularity, WeightedSum
-from heedful.ranking.models import ALL_MODELS
-from heedful.ranking.ranker import Ranker
-from heedful.ranking.rankers import AttentionRanker
+from heedful.rankers.attention import AttentionRanker
+from heedful.rankers.base import Ranker
+from heedful.rankers.heuristics import LastItem, WeightedSum
+from heedful.rankers.popularity import Popularity
+from heedful.rankers.registry import ALL_MODELS
 from heedful.ranking.weights import attention_weights, learnt_trend, score_parts
 from heedful.recommending.explanation import Explanation, explain, explain_items
 from heedful.recommending.recommender import Recommender
@@ -29,7 +30,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, QUICK[name]) for
     "attention-short": ("attention", {**QUICK["attention"], "max_history": 3}),
     "attention-shallow": ("attention", {**QUICK["attention"], "depth": 0}),
 }
-VARIANTS["attention-paper"][1].update(null_rows=0, relations=0)
+VARIANTS["attention-paper"][1].update(null_tokens=0, relations=0)
 
 
 @pytest.fixture(scope="module", params=list(VARIANTS))
@@ -94,9 +95,9 @@ def test_weights_of_each_layer_sum_to_one(ranker: Ranker) -> None:
         assert all(reason.attention is None for reason in explanation.reasons)
         return
     config = ranker.config
-    null_rows = config.null_rows if config.depth else 0
+    null_tokens = config.null_tokens if config.depth else 0
     assert explanation.attention is not None and explanation.null_attention is not None
-    assert explanation.attention.shape == (config.depth, 5 + null_rows)
+    assert explanation.attention.shape == (config.depth, 5 + null_tokens)
     assert (explanation.attention >= 0).all()
     np.testing.assert_allclose(explanation.attention.sum(axis=1), 1, atol=1e-5)
     np.testing.assert_allclose(explanation.null_attention, explanation.attention[:, 5:].sum(axis=1))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from heedful.errors import ConfigError
-from heedful.ranking.models import MODELS
-from heedful.ranking.ranker import Ranker
+from heedful.rankers.base import Ranker
+from heedful.rankers.registry import MODELS
 from heedful.recommending.recommender import Recommender
 from ranking_worlds import DAY, QUICK, START, random_log, table_of
 

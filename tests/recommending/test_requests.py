@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from heedful.errors import ConfigError, InputError
-from heedful.ranking.models import MODELS
-from heedful.ranking.ranker import UNKNOWN_SCORE, Ranker
+from heedful.rankers.base import UNKNOWN_SCORE, Ranker
+from heedful.rankers.registry import MODELS
 from heedful.recommending.requests import RankingReport, recommend_requests, score_requests
 from ranking_worlds import DAY, QUICK, START, random_log, table_of
 

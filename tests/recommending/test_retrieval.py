@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from heedful.errors import ConfigError, FolderError, MismatchError, MissingExtraError
-from heedful.ranking.heuristics import Popularity
-from heedful.ranking.neural import NeuralRanker
-from heedful.ranking.rankers import AttentionRanker, AveragingRanker
+from heedful.rankers.attention import AttentionRanker
+from heedful.rankers.averaging import AveragingRanker
+from heedful.rankers.neural import NeuralRanker
+from heedful.rankers.popularity import Popularity
 from heedful.recommending.index import ExactIndex, InvertedLists
 from heedful.recommending.recommender import Recommender
 from heedful.recommending.retrieval import Retriever, default_retrieve

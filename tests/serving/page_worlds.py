@@ -19,7 +19,7 @@ from heedful.events.catalog import Catalog
 from heedful.events.histories import Histories
 from heedful.events.log import EventLog, count_items
 from heedful.events.vocabulary import Vocabulary
-from heedful.ranking.rankers import AttentionRanker
+from heedful.rankers.attention import AttentionRanker
 from heedful.serving.app import create_app
 from heedful.serving.models import Choice, Serving
 from heedful.serving.options import ServeConfig

@@ -19,8 +19,8 @@ import pyarrow as pa
 from fastapi.testclient import TestClient
 
 from heedful.events.log import EventLog
-from heedful.ranking.models import MODELS
-from heedful.ranking.ranker import Ranker
+from heedful.rankers.base import Ranker
+from heedful.rankers.registry import MODELS
 from heedful.serving.app import create_app
 from heedful.serving.models import Choice, Serving
 from heedful.serving.options import ServeConfig

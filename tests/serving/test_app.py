@@ -17,7 +17,7 @@ import pytest
 from fastapi.testclient import TestClient
 from serving_worlds import N, client, error_of, shop_attributes, shop_log, train
 
-from heedful.ranking.rankers import AttentionRanker
+from heedful.rankers.attention import AttentionRanker
 from ranking_worlds import QUICK, START, table_of
 
 JSON = {"content-type": "application/json"}

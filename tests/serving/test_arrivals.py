@@ -17,7 +17,7 @@ from heedful.embeddings.table import ItemEmbeddings
 from heedful.errors import InputError
 from heedful.events.log import EventLog
 from heedful.events.preparing import read_events
-from heedful.ranking.rankers import AttentionRanker
+from heedful.rankers.attention import AttentionRanker
 from heedful.serving.models import Choice, Serving
 from heedful.serving.options import ServeConfig
 from ranking_worlds import DAY, QUICK, START

@@ -11,8 +11,8 @@ import pytest
 from serving_worlds import SLOTS, N, train
 
 from heedful.errors import ConfigError, InputError
-from heedful.ranking.models import MODELS
-from heedful.ranking.ranker import Ranker
+from heedful.rankers.base import Ranker
+from heedful.rankers.registry import MODELS
 from heedful.serving.engine import Engine, NotFoundError
 from heedful.serving.selection import SlotBook
 from heedful.serving.slots import parse_slots

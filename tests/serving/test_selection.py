@@ -12,9 +12,10 @@ import pytest
 from heedful.errors import ConfigError
 from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories
-from heedful.ranking.heuristics import LastItem, Popularity
-from heedful.ranking.models import MODELS
-from heedful.ranking.ranker import Ranker
+from heedful.rankers.base import Ranker
+from heedful.rankers.heuristics import LastItem
+from heedful.rankers.popularity import Popularity
+from heedful.rankers.registry import MODELS
 from heedful.serving.selection import SlotBook
 from heedful.serving.slots import Slot, Slots
 from ranking_worlds import QUICK, histories_of, random_log, table_of

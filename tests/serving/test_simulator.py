@@ -13,8 +13,8 @@ from heedful.cli import cli
 from heedful.errors import ConfigError, InputError
 from heedful.events.histories import Histories
 from heedful.events.log import EventLog
-from heedful.ranking.heuristics import LastItem
-from heedful.ranking.ranker import Ranker
+from heedful.rankers.base import Ranker
+from heedful.rankers.heuristics import LastItem
 from heedful.serving.clicks import report
 from heedful.serving.selection import SlotBook
 from heedful.serving.simulator import Simulation, SimulationConfig, simulate

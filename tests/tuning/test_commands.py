@@ -41,7 +41,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object, quiet: bool = Tr
 def test_tune(sequences: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neural, "_FEWEST_STEPS", 3)
     monkeypatch.setattr(skipgram, "_AUTO_EPOCHS", (1, 1))
-    common = ("tune", sequences, "--out", tmp_path / "t", "--threads", 1, "--pool", 15, "--search", "null_rows,window")
+    common = ("tune", sequences, "--out", tmp_path / "t", "--threads", 1, "--pool", 15, "--search", "null_tokens,window")
     code, out, err = run(capsys, *common, "--trials", 2, quiet=False)
     assert code == 0 and "trial 0: NDCG 0." in err and "trial 1: NDCG 0." in err and "100 % of 2 trials" in err
     assert out.startswith("2 trials, 0 of them failed; NDCG over ") and "recommendation: " in out
@@ -76,7 +76,7 @@ def test_embed_and_train_read_the_file(sequences: Path, tmp_path: Path, capsys: 
     assert run(capsys, *train, tmp_path / "m", "--scale", 4)[0] == 0
     config = json.loads((tmp_path / "m" / "config.json").read_text())
     config = config.get("config", config)
-    assert (config["depth"], config["scale"], config["trend"], config["null_rows"]) == (1, 4.0, False, 4)
+    assert (config["depth"], config["scale"], config["trend"], config["null_tokens"]) == (1, 4.0, False, 4)
     code, _, err = run(capsys, *train, tmp_path / "n", "--model", "averaging")
     assert code == 1 and "averaging does not have these options; got: --depth" in err
 
@@ -93,7 +93,7 @@ def test_evaluate_reads_the_file(sequences: Path, tmp_path: Path, capsys: pytest
     (model,) = (tmp_path / "w").glob("attention*/config.json")
     config = json.loads(model.read_text())
     config = config.get("config", config)
-    assert (config["steps"], config["null_rows"], config["depth"]) == (3, 1, 2)
+    assert (config["steps"], config["null_tokens"], config["depth"]) == (3, 1, 2)
     (averaging,) = (tmp_path / "w").glob("averaging*/config.json")
     assert json.loads(averaging.read_text())["config"]["steps"] == 2
     shown = json.loads((tmp_path / "r" / "results.json").read_text())["models"]

@@ -68,7 +68,7 @@ def faked(monkeypatch: pytest.MonkeyPatch, score: Fake) -> list[dict[str, Any]]:
 def shallow(settings: dict[str, dict[str, Any]], seed: int) -> float:
     """Best at depth 5 and few null rows; the default is depth 2, four null rows."""
     train = settings["train"]
-    return 0.4 - 0.01 * abs(train.get("depth", 2) - 5) - 0.002 * train.get("null_rows", 4)
+    return 0.4 - 0.01 * abs(train.get("depth", 2) - 5) - 0.002 * train.get("null_tokens", 4)
 
 
 def values_of(trials: Any) -> list[Any]:
@@ -143,7 +143,7 @@ def test_every_second_trial_keeps_the_best_embeddings(
 
 def test_the_sampler_gets_better(log: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     faked(monkeypatch, shallow)
-    found = heedful.tune(log, tmp_path / "t", trials=40, search=("depth", "null_rows"), pool=20)
+    found = heedful.tune(log, tmp_path / "t", trials=40, search=("depth", "null_tokens"), pool=20)
     early, late = ([trial.ndcg or 0 for trial in part] for part in (found.trials[2:12], found.trials[-10:]))
     assert np.mean(late) > np.mean(early) + 0.005
     assert found.train["depth"] == 5 and found.confirmed
@@ -180,7 +180,7 @@ def test_a_search_that_was_stopped_goes_on_as_if_it_was_not(
 
 def test_real_trainings_give_the_same_again(log: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     short(monkeypatch, steps=3, epochs=1)
-    options: dict[str, Any] = {"trials": 3, "pool": 20, "search": ("embed.window", "null_rows"), "threads": 1}
+    options: dict[str, Any] = {"trials": 3, "pool": 20, "search": ("embed.window", "null_tokens"), "threads": 1}
     once = heedful.tune(log, tmp_path / "once", **options)
     heedful.tune(log, tmp_path / "twice", **{**options, "trials": 2})
     assert values_of(heedful.tune(log, tmp_path / "twice", **options).trials) == values_of(once.trials)
@@ -229,7 +229,7 @@ def test_another_log_or_other_options(log: EventLog, tmp_path: Path, monkeypatch
     for other, changed, named in (
         (random_log(1, users=120, items=50, events=40), {}, "different: log;"),
         (log, {"seed": 2}, "different: log, seed;"),
-        (log, {"search": ("null_rows",)}, "different: defaults, ranges, search;"),
+        (log, {"search": ("null_tokens",)}, "different: defaults, ranges, search;"),
         (log, {"alpha": 0.05}, "different: alpha;"),
     ):
         with pytest.raises(ConfigError, match=named):

@@ -9,7 +9,7 @@ import pytest
 
 from heedful.embeddings.skipgram import SkipGramConfig
 from heedful.errors import ConfigError, HeedfulError, InputError
-from heedful.ranking.rankers import AttentionConfig
+from heedful.rankers.attention import AttentionConfig
 from heedful.tuning.settings import read_section, to_toml
 
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -7,7 +7,7 @@ import pytest
 
 from heedful.embeddings.skipgram import SkipGramConfig
 from heedful.errors import ConfigError
-from heedful.ranking.rankers import AttentionConfig
+from heedful.rankers.attention import AttentionConfig
 from heedful.tuning.space import (
     SIZE_BOUND,
     SPACE,

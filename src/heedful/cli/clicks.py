@@ -12,7 +12,7 @@ from heedful.cli.options import chosen, config_options
 from heedful.errors import MissingExtraError
 from heedful.events.log import EventLog
 from heedful.folders import write_atomically
-from heedful.ranking.models import load_ranker
+from heedful.rankers.registry import load_ranker
 from heedful.serving.bots import DEFAULT_BOT_RULES
 from heedful.serving.clicks import ClickConfig, Report, report, report_counts
 from heedful.serving.figures import figure5

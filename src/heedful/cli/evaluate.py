@@ -11,7 +11,6 @@ import click
 
 from heedful import cluster as on_cluster
 from heedful.cli.options import chosen, cluster_option, config_options, overwrite_option, with_file
-from heedful.cli.train import make_ranker
 from heedful.embeddings.skipgram import SkipGram, SkipGramConfig
 from heedful.embeddings.table import ItemEmbeddings
 from heedful.errors import ConfigError
@@ -21,10 +20,11 @@ from heedful.evaluation.options import EvaluationConfig
 from heedful.events.log import EventLog
 from heedful.experiment import Workspace, run_experiment, write_requests
 from heedful.folders import check_writable
-from heedful.ranking.models import ALL_MODELS, MODELS
-from heedful.ranking.neural import NeuralRanker
-from heedful.ranking.ranker import Ranker
-from heedful.ranking.rankers import AttentionConfig, AveragingConfig
+from heedful.rankers.attention import AttentionConfig
+from heedful.rankers.averaging import AveragingConfig
+from heedful.rankers.base import Ranker
+from heedful.rankers.neural import NeuralRanker
+from heedful.rankers.registry import ALL_MODELS, MODELS, new_ranker
 
 __all__ = ["COMMANDS"]
 
@@ -97,7 +97,10 @@ def evaluate_command(
     others = _files(scores)
     of_depths = {} if depth_preset else tuned
     depth_preset = depth_preset or preset
-    by_depth = {depth: make_ranker("attention", depth_preset, {**of_depths, "depth": depth}) for depth in _depths(depths)}
+    by_depth = {
+        depth: new_ranker("attention", preset=depth_preset, options={**of_depths, "depth": depth})
+        for depth in _depths(depths)
+    }
     if not rankers and not others:
         raise ConfigError("there is nothing to compare", got="no models", expected=f"some of {', '.join(ALL_MODELS)}")
     if not cluster:
@@ -168,7 +171,7 @@ def _rankers(models: str, preset: str, tuned: dict[str, dict[str, Any]]) -> dict
         name = _shown(model, "tuned" if options else own or preset if has_presets else "default")
         if name in rankers:
             raise ConfigError("a model is named twice", got=part, expected="each model once")
-        rankers[name] = make_ranker(model, own or preset, options)
+        rankers[name] = new_ranker(model, preset=own or preset, options=options)
     return rankers
 
 

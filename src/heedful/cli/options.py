@@ -69,7 +69,7 @@ def with_file(options: dict[str, Any], settings: str | None, section: str, *conf
 
 def out_option(what: str) -> Callable[[Command], Command]:
     """The option --out."""
-    return click.option("--out", required=True, type=click.Path(), help=f"Where {what} will stand.")
+    return click.option("--out", required=True, type=click.Path(), help=f"Where to write {what}.")
 
 
 def cluster_option(command: Command) -> Command:
@@ -87,12 +87,11 @@ def _option(config: type[Config], field: dataclasses.Field[Any]) -> Callable[[Co
     hint = typing.get_type_hints(config)[field.name]
     name = field.name.replace("_", "-")
     line = f"{field.metadata['help']}  [{_words(field.default)}]"
+    shared: dict[str, Any] = {"default": None, "help": line, "hidden": field.metadata["research"]}
     if hint is bool:
-        return click.option(f"--{name}/--no-{name}", f"{_PREFIX}{field.name}", default=None, help=line)
+        return click.option(f"--{name}/--no-{name}", f"{_PREFIX}{field.name}", **shared)
     kind, several = _kind(hint)
-    if several:
-        return click.option(f"--{name}", f"{_PREFIX}{field.name}", default=None, type=_List(kind), help=line)
-    return click.option(f"--{name}", f"{_PREFIX}{field.name}", default=None, type=kind, help=line)
+    return click.option(f"--{name}", f"{_PREFIX}{field.name}", type=_List(kind) if several else kind, **shared)
 
 
 def _kind(hint: Any) -> tuple[Any, bool]:

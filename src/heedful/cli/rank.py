@@ -10,8 +10,8 @@ import click
 from heedful import cluster as on_cluster
 from heedful.cli.options import cluster_option
 from heedful.embeddings.table import ItemEmbeddings
-from heedful.ranking.models import load_ranker
-from heedful.ranking.ranker import Ranker
+from heedful.rankers.base import Ranker
+from heedful.rankers.registry import load_ranker
 from heedful.recommending.requests import RankingReport, recommend_requests, score_requests
 from heedful.recommending.retrieval import Retriever, default_retrieve
 

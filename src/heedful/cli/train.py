@@ -1,9 +1,9 @@
-"""`heedful train`."""
+"""`heedful train`: a sub-command for each model, with that model's options."""
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,80 +15,115 @@ from heedful.embeddings.table import ItemEmbeddings
 from heedful.errors import ConfigError
 from heedful.events.log import EventLog
 from heedful.folders import check_writable
-from heedful.ranking.heuristics import Popularity, WeightedSumConfig
-from heedful.ranking.models import ALL_MODELS
-from heedful.ranking.neural import NeuralRanker
-from heedful.ranking.public.base import PublicRanker
-from heedful.ranking.ranker import Ranker
-from heedful.ranking.rankers import AttentionConfig, AveragingConfig
+from heedful.rankers.base import Ranker
+from heedful.rankers.external.base import PublicRanker
+from heedful.rankers.neural import NeuralRanker
+from heedful.rankers.popularity import Popularity
+from heedful.rankers.registry import ALL_MODELS, new_ranker
 
-__all__ = ["COMMANDS", "make_ranker"]
+__all__ = ["COMMANDS"]
 
-_PUBLIC = [model.config_class for model in ALL_MODELS.values() if issubclass(model, PublicRanker)]
-_CONFIGS = (AttentionConfig, AveragingConfig, WeightedSumConfig, *_PUBLIC)
+_DEFAULT = "attention"
+
+Command = Callable[..., Any]
 
 
-@click.command("train")
-@click.argument("sequences", type=click.Path())
-@click.option("--embeddings", default=None, type=click.Path(), help="Folder of embeddings, for the models that need them.")
-@out_option("the model folder")
-@click.option("--model", default="attention", show_default=True, type=click.Choice(list(ALL_MODELS)), help="Which ranker.")
-@click.option("--preset", default="default", show_default=True, type=click.Choice(["default", "paper"]),
-              help="paper: the settings of section 4.3, for a large log and patience.")  # fmt: skip
-@click.option("--resume", is_flag=True, help="Go on from the checkpoint that a killed run left beside --out.")
-@click.option("--pack", is_flag=True, help="Copy the embeddings into the model folder, so that it can be shipped alone.")
-@file_option("train")
-@config_options(*_CONFIGS)
-@overwrite_option
-@cluster_option
-def train_command(
-    sequences: str,
-    embeddings: str | None,
-    out: str,
-    model: str,
-    preset: str,
-    resume: bool,
-    pack: bool,
-    settings: str | None,
-    overwrite: bool,
-    cluster: str | None,
-    **options: Any,
-) -> None:
+class _Models(click.Group):
+    """A sub-command for each model; without the name of one, the first argument is the default model's."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, *ctx.help_option_names):
+            args = [_DEFAULT, *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group("train", cls=_Models, subcommand_metavar="[MODEL] SEQUENCES [OPTIONS]")
+def train_command() -> None:
     """Sequences and embeddings -> model.
 
-    Options that a model does not have are refused. The checkpoint lies beside --out until the model is finished.
+    Without MODEL, attention is trained. `heedful train MODEL --help` lists the options of a model.
     """
-    ranker = make_ranker(model, preset, with_file(options, settings, "train", *_CONFIGS))
-    if embeddings is None and ranker.needs_embeddings:
-        raise ConfigError(f"{model} needs embeddings", got="no --embeddings", fix="name a folder of `heedful embed`")
-    if cluster:
-        if embeddings is None:
-            raise ConfigError(f"{model} is not trained on a cluster", fix="leave --cluster out")
-        with on_cluster.connect(cluster):
-            facts = on_cluster.train(ranker, sequences, embeddings, out, resume=resume, pack=pack, overwrite=overwrite)
-        click.echo(
-            f"{out}: {model}, {facts['n_parameters']:,} parameters, {facts['steps']:,} steps, {facts['workers']} workers, "
-            f"hold-out loss {facts['best_loss']:.4f} at step {facts['best_step']:,}"
+
+
+def _command(model: type[Ranker]) -> click.Command:
+    """The sub-command of one model."""
+
+    @click.argument("sequences", type=click.Path())
+    @out_option("the model folder")
+    @file_option("train")
+    @overwrite_option
+    def run(sequences: str, out: str, settings: str | None, overwrite: bool, **options: Any) -> None:
+        chosen = with_file(options, settings, "train", model.config_class)
+        given = {name: options.get(name) for name in ("embeddings", "preset", "resume", "pack", "cluster")}
+        if model.needs_embeddings and given["embeddings"] is None:
+            raise ConfigError(
+                f"{model.name} needs embeddings", got="no --embeddings", fix="name a folder of `heedful embed`"
+            )
+        ranker = new_ranker(model.name, preset=given["preset"] or "default", options=chosen)
+        if given["cluster"]:
+            _train_on_cluster(ranker, sequences, out, overwrite, given)
+        else:
+            _train_here(ranker, sequences, out, overwrite, given)
+
+    command: Any = run
+    for decorate in (*_model_options(model), config_options(model.config_class)):
+        command = decorate(command)
+    line = (model.__doc__ or "").partition("\n")[0]
+    return click.command(model.name, help=line, short_help=line)(command)
+
+
+def _model_options(model: type[Ranker]) -> list[Callable[[Command], Command]]:
+    """The options beside its configuration that a model has."""
+    options: list[Callable[[Command], Command]] = []
+    if issubclass(model, NeuralRanker):
+        resume = "Go on from the checkpoint that a killed run left beside --out."
+        preset = "paper: the settings of section 4.3, for a large log and patience."
+        options += [
+            cluster_option,
+            click.option("--resume", is_flag=True, help=resume),
+            click.option(
+                "--preset", default="default", show_default=True, type=click.Choice(list(model.presets)), help=preset
+            ),
+        ]
+    if model.needs_embeddings:
+        line = "Copy the embeddings into the model folder, so that it can be shipped alone."
+        options.append(click.option("--pack", is_flag=True, help=line))
+    line = "Folder of embeddings." if model.needs_embeddings else "Folder of embeddings, whose items are ranked."
+    if not issubclass(model, PublicRanker):
+        options.append(click.option("--embeddings", default=None, type=click.Path(), help=line))
+    return options
+
+
+def _train_on_cluster(ranker: Ranker, sequences: str, out: str, overwrite: bool, given: dict[str, Any]) -> None:
+    with on_cluster.connect(given["cluster"]):
+        facts = on_cluster.train(
+            ranker, sequences, given["embeddings"], out, resume=given["resume"], pack=given["pack"], overwrite=overwrite
         )
-        return
+    click.echo(
+        f"{out}: {ranker.name}, {facts['n_parameters']:,} parameters, {facts['steps']:,} steps, {facts['workers']} workers, "
+        f"validation loss {facts['best_loss']:.4f} at step {facts['best_step']:,}"
+    )
+
+
+def _train_here(ranker: Ranker, sequences: str, out: str, overwrite: bool, given: dict[str, Any]) -> None:
     check_writable(out, kind="model", overwrite=overwrite)
     log = EventLog.load(sequences)
-    items = ItemEmbeddings.load(embeddings) if embeddings is not None else None
+    items = ItemEmbeddings.load(given["embeddings"]) if given["embeddings"] is not None else None
+    said = ranker.name
     if isinstance(ranker, NeuralRanker):
         assert items is not None
         checkpoints = Path(f"{Path(out)}.training")
-        ranker.fit(log, items, checkpoints=checkpoints, resume=resume)
-        ranker.save(out, overwrite=overwrite, pack=pack)
-        shutil.rmtree(checkpoints, ignore_errors=True)
+        ranker.fit(log, items, checkpoints=checkpoints, resume=bool(given["resume"]))
         assert ranker.report is not None
-        click.echo(
-            f"{out}: {model}, {ranker.n_parameters:,} parameters, {ranker.report.steps:,} steps, "
-            f"hold-out loss {ranker.report.best_loss:.4f} at step {ranker.report.best_step:,}"
+        said += (
+            f", {ranker.n_parameters:,} parameters, {ranker.report.steps:,} steps, "
+            f"validation loss {ranker.report.best_loss:.4f} at step {ranker.report.best_step:,}"
         )
     else:
         _fit(ranker, log, items)
-        ranker.save(out, overwrite=overwrite, pack=pack)
-        click.echo(f"{out}: {model}")
+    ranker.save(out, overwrite=overwrite, pack=bool(given["pack"]))
+    shutil.rmtree(Path(f"{Path(out)}.training"), ignore_errors=True)
+    click.echo(f"{out}: {said}")
     click.echo(f"next: heedful recommend {out} requests.parquet --out recommendations.parquet -k 10")
 
 
@@ -100,20 +135,7 @@ def _fit(ranker: Ranker, log: EventLog, items: ItemEmbeddings | None) -> None:
         ranker.fit(log, items)
 
 
-def make_ranker(model: str, preset: str, options: dict[str, Any]) -> Ranker:
-    """A ranker that is not yet fitted.
-
-    Raises:
-        ConfigError: an option that this model does not have, or a value out of range.
-    """
-    ranker_class = ALL_MODELS[model]
-    names = [field.name for field in dataclasses.fields(ranker_class.config_class)]
-    foreign = [f"--{name.replace('_', '-')}" for name in options if name not in names]
-    if foreign:
-        raise ConfigError(f"{model} does not have these options", got=", ".join(foreign), fix="leave them out")
-    if issubclass(ranker_class, NeuralRanker):
-        return ranker_class(preset=preset, **options)
-    return ranker_class(**options)
-
+for _model in ALL_MODELS.values():
+    train_command.add_command(_command(_model))
 
 COMMANDS = {"train": train_command}

@@ -28,9 +28,9 @@ from torch import distributed
 from heedful.cluster.connection import check_paths
 from heedful.cluster.storage import Place, check_free, delivered, here
 from heedful.cluster.team import checkpoint_in, finish, run_team, team_errors
-from heedful.embeddings.kernel import train_users
 from heedful.embeddings.skipgram import SkipGram, TrainingRun, chunk_bounds
 from heedful.events.log import EventLog
+from heedful.kernels.skipgram import train_users
 
 __all__ = ["embed"]
 
@@ -74,9 +74,8 @@ def _embed(arguments: dict[str, Any]) -> None:
     with team_errors(arguments["work"]) as wanted:
         if not wanted:
             return
-        config = {name: tuple(value) if isinstance(value, list) else value for name, value in arguments["config"].items()}
         together = _Together()
-        table = SkipGram(**config).fit(EventLog.load(here(arguments["sequences"])), train=together)
+        table = SkipGram(**arguments["config"]).fit(EventLog.load(here(arguments["sequences"])), train=together)
         if distributed.get_rank() == 0:
             size = distributed.get_world_size()
             cluster = {"workers": size, "bytes_sent": together.bytes_sent, "rounds": together.rounds}

@@ -18,8 +18,8 @@ from heedful.evaluation.pools import Pools
 from heedful.evaluation.sources import Model, source_of
 from heedful.events.log import EventLog
 from heedful.folders import write_atomically
-from heedful.ranking.models import load_ranker
-from heedful.ranking.ranker import Ranker
+from heedful.rankers.base import Ranker
+from heedful.rankers.registry import load_ranker
 
 __all__ = ["measuring"]
 

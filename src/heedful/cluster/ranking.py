@@ -16,8 +16,8 @@ from heedful.cluster.storage import Place, delivered, here
 from heedful.config import require
 from heedful.embeddings.table import ItemEmbeddings
 from heedful.folders import write_atomically
-from heedful.ranking.models import load_ranker
-from heedful.ranking.ranker import open_model_folder
+from heedful.rankers.registry import load_ranker
+from heedful.rankers.saving import open_model_folder
 from heedful.recommending import requests as embedded
 from heedful.recommending.requests import ROW_GROUP_REQUESTS, RankingReport
 from heedful.recommending.retrieval import Retriever

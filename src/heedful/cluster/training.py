@@ -23,12 +23,12 @@ from heedful.cluster.team import checkpoint_in, finish, run_team, team_errors
 from heedful.embeddings.table import ItemEmbeddings
 from heedful.errors import ConfigError
 from heedful.events.log import EventLog
-from heedful.ranking.instances import Batch
-from heedful.ranking.models import MODELS
-from heedful.ranking.neural import NeuralRanker
-from heedful.ranking.ranker import Ranker
-from heedful.ranking.training import Scoring
-from heedful.ranking.trend import TrendIndex
+from heedful.model.popularity import PopularityIndex
+from heedful.rankers.base import Ranker
+from heedful.rankers.neural import NeuralRanker
+from heedful.rankers.registry import MODELS
+from heedful.training.batch import Batch
+from heedful.training.forward import Forward
 
 __all__ = ["DataParallel", "train"]
 
@@ -90,33 +90,33 @@ def train(
 def _train(arguments: dict[str, Any]) -> None:
     """One worker, from the last checkpoint on."""
     torch.set_num_threads(1)
-    team = DataParallel()
+    workers = DataParallel()
     with team_errors(arguments["work"]) as wanted, tempfile.TemporaryDirectory(prefix="heedful-") as folder:
         if not wanted:
             return
-        ranker = MODELS[arguments["model"]](**_as_tuples(arguments["config"]))
+        ranker = MODELS[arguments["model"]](**arguments["config"])
         assert isinstance(ranker, NeuralRanker)
         with checkpoint_in() as last:
             if last is not None:
                 shutil.copytree(last, folder, dirs_exist_ok=True)
         log, items = EventLog.load(here(arguments["sequences"])), ItemEmbeddings.load(here(arguments["embeddings"]))
-        ranker.fit(log, items, checkpoints=Path(folder), resume=last is not None, team=team)
-        if team.rank == 0:
+        ranker.fit(log, items, checkpoints=Path(folder), resume=last is not None, workers=workers)
+        if workers.rank == 0:
             with delivered(arguments["out"]) as made:
                 ranker.save(made, overwrite=True, pack=arguments["pack"])
             assert ranker.report is not None
-            facts = {"n_parameters": ranker.n_parameters, "workers": team.size, **asdict(ranker.report)}
+            facts = {"n_parameters": ranker.n_parameters, "workers": workers.size, **asdict(ranker.report)}
             finish(arguments["work"], facts)
 
 
 class DataParallel:
-    """A `heedful.ranking.training.Team` over the process group that is already there."""
+    """A `heedful.training.loop.Workers` over the process group that is already there."""
 
     def __init__(self) -> None:
         self.rank, self.size = distributed.get_rank(), distributed.get_world_size()
 
-    def once(self, build: Callable[[], TrendIndex]) -> TrendIndex:
-        """See `Team`."""
+    def once(self, build: Callable[[], PopularityIndex]) -> PopularityIndex:
+        """See `Workers`."""
         import ray.train
 
         own = tempfile.mkdtemp(prefix="heedful-") if ray.train.get_context().get_local_rank() == 0 else ""
@@ -127,24 +127,24 @@ class DataParallel:
         if own:
             build().save(folder)
         distributed.barrier()
-        index = TrendIndex.load(folder)
+        index = PopularityIndex.load(folder)
         distributed.barrier()
         if own:
             shutil.rmtree(folder)  # the maps keep what they show
         return index
 
-    def share(self, module: nn.Module, scoring: Scoring) -> Scoring:
-        """See `Team`."""
-        return nn.parallel.DistributedDataParallel(_Pass(module, scoring), broadcast_buffers=False)
+    def share(self, module: nn.Module, forward: Forward) -> Forward:
+        """See `Workers`."""
+        return nn.parallel.DistributedDataParallel(_Pass(module, forward), broadcast_buffers=False)
 
     def total(self, values: list[float]) -> list[float]:
-        """See `Team`."""
+        """See `Workers`."""
         sums = torch.tensor(values, dtype=torch.float64)
         distributed.all_reduce(sums)
         return sums.tolist()
 
     def saved(self, folder: Path, report: dict[str, float]) -> None:
-        """See `Team`: Ray Train keeps the checkpoint in the shared folder."""
+        """See `Workers`: Ray Train keeps the checkpoint in the shared folder."""
         import ray.train
 
         ray.train.report(report, checkpoint=ray.train.Checkpoint.from_directory(folder) if self.rank == 0 else None)
@@ -153,17 +153,13 @@ class DataParallel:
 class _Pass(nn.Module):
     """The forward pass as a module that owns the parameters, which is what DistributedDataParallel wraps."""
 
-    def __init__(self, module: nn.Module, scoring: Scoring) -> None:
+    def __init__(self, module: nn.Module, forward: Forward) -> None:
         super().__init__()
-        self.module, self._scoring = module, scoring
+        self.module, self._forward = module, forward
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        if self.module.training and batch.part is not None:
-            longest = torch.tensor(batch.memory.rows.shape[1])
+        if self.module.training and batch.share is not None:
+            longest = torch.tensor(batch.history.rows.shape[1])
             distributed.all_reduce(longest, op=distributed.ReduceOp.MAX)
-            batch = replace(batch, part=replace(batch.part, longest=int(longest)))
-        return self._scoring(batch)
-
-
-def _as_tuples(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+            batch = replace(batch, share=replace(batch.share, longest=int(longest)))
+        return self._forward(batch)

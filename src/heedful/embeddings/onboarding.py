@@ -25,13 +25,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from heedful.config import Config, option, require
-from heedful.embeddings.alias import smoothed_weights
 from heedful.embeddings.grouping import group_means
 from heedful.embeddings.skipgram import SkipGramConfig
 from heedful.embeddings.table import ItemEmbeddings
 from heedful.errors import InputError
 from heedful.events.log import EventLog, count_items
 from heedful.events.vocabulary import Vocabulary
+from heedful.kernels.alias import smoothed_weights
 from heedful.progress import progress
 
 __all__ = ["Extension", "OnboardingConfig", "extend_table", "newcomers"]

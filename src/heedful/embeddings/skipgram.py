@@ -20,13 +20,13 @@ import numpy as np
 import pyarrow as pa
 
 from heedful.config import Config, option, require
-from heedful.embeddings.alias import alias_table, smoothed_weights
-from heedful.embeddings.kernel import Plan, Source, Tables, train_users
-from heedful.embeddings.products import LANES
 from heedful.embeddings.table import ItemEmbeddings
 from heedful.errors import TrainingError
 from heedful.events.log import EventLog
 from heedful.events.vocabulary import Vocabulary
+from heedful.kernels.alias import alias_table, smoothed_weights
+from heedful.kernels.skipgram import Plan, Source, Tables, train_users
+from heedful.kernels.skipgram_simd import LANES
 from heedful.progress import Meter, progress
 
 __all__ = ["SkipGram", "SkipGramConfig", "TrainingRun", "chunk_bounds", "keep_probability"]

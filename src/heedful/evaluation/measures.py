@@ -11,10 +11,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from heedful.errors import InputError
-from heedful.evaluation.metrics import Ranks, hit_rate, ndcg, nested_ranks, ranks, recall
 from heedful.evaluation.pools import Pools
 from heedful.evaluation.sources import Source
 from heedful.events.candidates import Candidates
+from heedful.metrics import Ranks, hit_rate, ndcg, nested_ranks, ranks, recall
 from heedful.progress import Meter, progress
 
 __all__ = [

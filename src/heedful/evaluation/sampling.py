@@ -11,8 +11,8 @@ import struct
 import numba
 import numpy as np
 
-from heedful.embeddings.streams import GOLDEN, scatter
 from heedful.events.candidates import Candidates
+from heedful.kernels.rng import GOLDEN, scatter
 
 __all__ = ["draw_negatives", "hide_positives", "reveal_positives", "stream_keys", "weights"]
 

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from heedful.errors import InputError
-from heedful.ranking.ranker import Ranker
+from heedful.rankers.base import Ranker
 
 __all__ = ["Eligibility"]
 

@@ -14,8 +14,7 @@ import numpy as np
 from heedful.errors import InputError
 from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories
-from heedful.ranking.ranker import Ranker
-from heedful.ranking.weights import attention_weights, learnt_trend, score_parts
+from heedful.rankers.base import Ranker
 
 __all__ = ["Explanation", "Reason", "explain", "explain_items"]
 
@@ -59,7 +58,8 @@ class Explanation:
             two past items can say the same, and without its last one a history is ranked by popularity.
         attention: weights float32 [K, P + M], each layer's sum to 1: past items in the order of `past` (0 for those older
             than the ranker's memory), then the null rows. None for a ranker without attention.
-        parts: the terms that add up to the score, by name; see `heedful.ranking.weights.score_parts`.
+        parts: the terms that add up to the score, by name; see `Ranker.contributions`.
+        by_item: of the terms that divide among past items, how much is due to each, float32 [P]; see `Term`.
         reasons: the past items, the greatest fall first.
         text: the explanation in words. Only past items that raise the score are called causes.
     """
@@ -72,6 +72,7 @@ class Explanation:
     falls: np.ndarray
     attention: np.ndarray | None
     parts: dict[str, float]
+    by_item: dict[str, np.ndarray]
     reasons: list[Reason]
     text: str
 
@@ -110,7 +111,8 @@ def explain_items(
     past_P = _distinct(history)
     scores_Q, falls_PQ = _leave_one_out(ranker, history, past_P, rows_Q, pool_gamma)
     attention = _attention(ranker, history, len(past_P), rows_Q)
-    parts = score_parts(ranker, history, rows_Q, pool_gamma=pool_gamma)
+    parts = ranker.contributions(history, rows_Q, pool_gamma=pool_gamma)
+    by_item = _by_item(ranker, history, len(past_P), rows_Q)
     ids, titles = ranker.items.take(past_P).to_pylist(), [ranker.describe(int(row)) for row in past_P]
     items = ranker.items.take(rows_Q).to_pylist()
     explanations = []
@@ -123,7 +125,8 @@ def explain_items(
         terms = {name: float(term[q]) for name, term in parts.items()}
         text = _in_words(ranker, row, item, reasons)
         title, score, falls_P = ranker.describe(row), float(scores_Q[q]), falls_PQ[:, q]
-        explanations.append(Explanation(item, row, title, score, past_P, falls_P, weights, terms, reasons, text))
+        divided = {name: part[q] for name, part in by_item.items()}
+        explanations.append(Explanation(item, row, title, score, past_P, falls_P, weights, terms, divided, reasons, text))
     return explanations
 
 
@@ -151,7 +154,7 @@ def _leave_one_out(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(scores of the items [Q], how much they fall without each past item [P, Q])."""
     # A ranker that looks at the latest items alone does not see the older ones: their fall is 0, and costs nothing.
-    seen = getattr(ranker.config, "max_history", len(past_P))
+    seen = _seen_items(ranker, len(past_P))
     scores = [
         ranker.score_rows(shortened, Candidates.same_for_all(len(shortened), rows_Q), pool_gamma=pool_gamma)
         for shortened in _shortened(history, np.concatenate([[-1], past_P[:seen]]))
@@ -173,12 +176,22 @@ def _shortened(history: Histories, left_out: np.ndarray) -> Iterator[Histories]:
 
 def _attention(ranker: Ranker, history: Histories, n_past: int, rows_Q: np.ndarray) -> np.ndarray | None:
     """Weights [Q, K, P + M]; zeros for past items older than the ranker's memory. None without attention or without past."""
-    found = attention_weights(ranker, history, rows_Q) if n_past else None
-    if found is None:
+    weights = ranker.attention_weights(history, rows_Q) if n_past else None
+    if weights is None:
         return None
-    weights, null_rows = found
-    seen = weights.shape[2] - null_rows
+    seen = min(n_past, _seen_items(ranker, n_past))
     return np.insert(weights, [seen] * (n_past - seen), 0, axis=2)
+
+
+def _by_item(ranker: Ranker, history: Histories, n_past: int, rows_Q: np.ndarray) -> dict[str, np.ndarray]:
+    """[Q, P] of each term that divides among past items; zeros for those older than the ranker's memory."""
+    parts = ranker.by_history_item(history, rows_Q) if n_past else {}
+    return {name: np.pad(part, ((0, 0), (0, n_past - part.shape[1]))) for name, part in parts.items()}
+
+
+def _seen_items(ranker: Ranker, n_past: int) -> int:
+    """Distinct past items that the ranker looks at; all of them, unless it has a limit."""
+    return int(getattr(ranker.config, "max_history", n_past))
 
 
 def _in_words(ranker: Ranker, row: int, item: Any, reasons: list[Reason]) -> str:
@@ -195,8 +208,8 @@ def _in_words(ranker: Ranker, row: int, item: Any, reasons: list[Reason]) -> str
 def _standing(ranker: Ranker, row: int) -> str:
     """What the item is to everyone, if that is anything special."""
     popular = float(np.mean(ranker.users_of_item < ranker.users_of_item[row]))
-    trend = learnt_trend(ranker)
-    trending = float(np.mean(trend < trend[row])) if trend is not None else 0.0
+    rise = ranker.popularity_now - ranker.log_shares[:]
+    trending = float(np.mean(rise < rise[row]))
     if max(popular, trending) < _OUTSTANDING:
         return ""
     return "popular with everyone; " if popular >= trending else "popular now; "

@@ -10,7 +10,7 @@ import numpy as np
 
 from heedful.config import require
 from heedful.events.histories import Histories
-from heedful.ranking.ranker import Ranker
+from heedful.rankers.base import Ranker
 from heedful.recommending.explanation import Explanation, Reason, explain, explain_items
 from heedful.recommending.retrieval import Retriever, default_retrieve
 

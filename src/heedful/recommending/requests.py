@@ -26,7 +26,7 @@ from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories
 from heedful.folders import write_atomically
 from heedful.progress import progress
-from heedful.ranking.ranker import Ranker
+from heedful.rankers.base import Ranker
 from heedful.recommending.retrieval import Retriever
 
 __all__ = ["BATCH_REQUESTS", "ROW_GROUP_REQUESTS", "RankingReport", "open_requests", "recommend_requests", "score_requests"]

@@ -22,8 +22,8 @@ from heedful.errors import MismatchError
 from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories
 from heedful.folders import new_folder, open_folder
-from heedful.ranking.neural import NeuralRanker
-from heedful.ranking.ranker import Ranker
+from heedful.rankers.base import Ranker
+from heedful.rankers.neural import NeuralRanker
 from heedful.recommending.index import EXACT_ITEMS, ExactIndex, Index, InvertedLists, faiss_is_installed
 
 __all__ = ["KIND", "Retriever", "default_retrieve"]
@@ -59,7 +59,7 @@ class Retriever:
         self.ranker, self.candidates = ranker, candidates
         self._orders: dict[tuple[float, float], np.ndarray] = {}
         self._fits: dict[tuple[float, float], tuple[np.ndarray, np.ndarray]] = {}
-        self._means = np.array([ranker.item_term.mean(), ranker.log_popularity.mean()], np.float32)
+        self._means = np.array([ranker.item_bias.mean(), ranker.log_shares[:].mean()], np.float32)
         if isinstance(index, str):
             require(index in ("auto", "exact", "lists"), "index", got=index, expected="auto, exact or lists")
             large = len(ranker.items) > EXACT_ITEMS and faiss_is_installed()
@@ -110,13 +110,13 @@ class Retriever:
         ranker = self.ranker
         assert ranker.embeddings is not None
         digest = hashlib.sha256(f"{ranker.embeddings.content_hash} {ranker.config.scale}".encode())
-        for term in (ranker.item_term, ranker.log_popularity):
+        for term in (ranker.item_bias, ranker.log_shares[:]):
             digest.update(np.ascontiguousarray(term, "<f4").tobytes())
         return digest.hexdigest()
 
     def item_vectors(self, rows: np.ndarray) -> np.ndarray:
         """What the index holds, float32 [n, D + 2]: x_q, the item's own term, and its log popularity (for the prior)."""
-        terms = np.stack([self.ranker.item_term[rows], self.ranker.log_popularity[rows]], axis=1) - self._means
+        terms = np.stack([self.ranker.item_bias[rows], self.ranker.log_shares[rows]], axis=1) - self._means
         return np.concatenate([self.ranker.input_vectors(rows), terms], axis=1, dtype=np.float32)
 
     def top_rows(
@@ -165,7 +165,7 @@ class Retriever:
         """The n items with the highest inner product that stands in for each user's logit, int64 [B, n]; -1: none."""
         anchors, fit_DA = self._fit(pool_gamma)
         logits_BA = self.ranker.score_rows(histories, Candidates.same_for_all(len(histories), anchors), pool_gamma=None)
-        logits_BA = logits_BA.reshape(len(histories), len(anchors)) - self.ranker.item_term[anchors]
+        logits_BA = logits_BA.reshape(len(histories), len(anchors)) - self.ranker.item_bias[anchors]
         w_BD = (logits_BA - logits_BA.mean(axis=1, keepdims=True)) @ fit_DA.T
         return self.index.search(self._queries(w_BD, pool_gamma), n)
 
@@ -176,7 +176,7 @@ class Retriever:
         for user, items in enumerate(_split(histories)):
             latest = _distinct_latest(items)[:_RECENT_ITEMS]
             recent_Bm[user, : len(latest)] = latest
-        x_QD = self.ranker.relevance_vectors(np.maximum(recent_Bm, 0).ravel())
+        x_QD = self.ranker.interaction_vectors(np.maximum(recent_Bm, 0).ravel())
         found = self.index.search(self._queries(x_QD, pool_gamma), each).reshape(*recent_Bm.shape, each)
         return np.where(recent_Bm[:, :, None] >= 0, found, -1).reshape(len(histories), -1)
 
@@ -193,7 +193,7 @@ class Retriever:
         n = min(n, len(self.ranker.items))
         kept = self._orders.get(weights)
         if kept is None or len(kept) < n:
-            terms = weights[0] * self.ranker.item_term + weights[1] * self.ranker.log_popularity
+            terms = weights[0] * self.ranker.item_bias + weights[1] * self.ranker.log_shares[:]
             wanted = min(max(n, self.candidates + self.ranker.config.max_history), len(terms))
             top = np.sort(np.argpartition(-terms, wanted - 1)[:wanted])
             kept = self._orders[weights] = top[np.argsort(-terms[top], kind="stable")]

@@ -16,7 +16,7 @@ from heedful.events.catalog import Catalog
 from heedful.events.histories import Histories
 from heedful.events.log import EventLog, count_items
 from heedful.events.vocabulary import Vocabulary
-from heedful.ranking.ranker import Ranker
+from heedful.rankers.base import Ranker
 from heedful.serving.store import Store
 
 __all__ = ["trained_items", "with_new_items"]

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from heedful.errors import HeedfulError, InputError
 from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories
-from heedful.ranking.ranker import Ranker
+from heedful.rankers.base import Ranker
 from heedful.recommending.eligibility import Eligibility
 from heedful.recommending.explanation import Explanation, explain_items
 from heedful.serving.selection import SlotBook

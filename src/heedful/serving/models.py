@@ -24,8 +24,9 @@ from heedful.embeddings.onboarding import Extension
 from heedful.embeddings.table import ItemEmbeddings
 from heedful.errors import ConfigError, FolderError, HeedfulError, InputError
 from heedful.folders import open_folder, write_atomically
-from heedful.ranking.models import load_ranker
-from heedful.ranking.ranker import KIND, Ranker
+from heedful.rankers.base import Ranker
+from heedful.rankers.registry import load_ranker
+from heedful.rankers.saving import KIND
 from heedful.recommending.eligibility import Eligibility
 from heedful.serving import telemetry
 from heedful.serving.arrivals import trained_items, with_new_items

@@ -12,8 +12,9 @@ import pyarrow.compute as pc
 from heedful.errors import ConfigError, InputError
 from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories
-from heedful.ranking.heuristics import LastItem, Popularity
-from heedful.ranking.ranker import Ranker
+from heedful.rankers.base import Ranker
+from heedful.rankers.heuristics import LastItem
+from heedful.rankers.popularity import Popularity
 from heedful.recommending.eligibility import Eligibility
 from heedful.serving.slots import MODEL, Slot, Slots
 from heedful.serving.treatments import assign
@@ -223,7 +224,7 @@ def _rankers(ranker: Ranker) -> dict[str, Ranker]:
 def _beside(kind: type[AnyRanker], ranker: Ranker) -> AnyRanker:
     """A ranker that learns nothing, over the catalogue of another one."""
     other = kind()
-    for name in ("items", "users_of_item", "attributes", "kinds", "last_time", "trained_on", "embeddings"):
+    for name in ("items", "log_shares", "attributes", "kinds", "last_time", "trained_on", "embeddings"):
         setattr(other, name, getattr(ranker, name))
     return other
 

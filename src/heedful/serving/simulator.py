@@ -19,7 +19,7 @@ from heedful.errors import InputError
 from heedful.events.histories import Histories, ragged_positions
 from heedful.events.log import EventLog, parse_moment
 from heedful.progress import progress
-from heedful.ranking.ranker import Ranker
+from heedful.rankers.base import Ranker
 from heedful.serving.clicks import SIMULATED
 from heedful.serving.selection import Selection, SlotBook
 from heedful.serving.store import Click, Impression, Store

@@ -22,13 +22,13 @@ import pyarrow as pa
 from heedful.embeddings.skipgram import SkipGram
 from heedful.embeddings.table import ItemEmbeddings
 from heedful.errors import FolderError, InputError, TrainingError
-from heedful.evaluation.metrics import ndcg, nested_ranks
 from heedful.evaluation.options import EvaluationConfig
 from heedful.evaluation.pools import Pools, drawable_items, make_pools
 from heedful.events.log import EventLog, parse_moment
 from heedful.events.vocabulary import Vocabulary
+from heedful.metrics import ndcg, nested_ranks
 from heedful.progress import progress
-from heedful.ranking.rankers import AttentionRanker
+from heedful.rankers.attention import AttentionRanker
 from heedful.tuning.options import TuneConfig
 from heedful.tuning.settings import Settings
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from heedful.config import Config
 from heedful.embeddings.skipgram import SkipGramConfig
 from heedful.errors import ConfigError
-from heedful.ranking.rankers import AttentionConfig, AttentionRanker
+from heedful.rankers.attention import AttentionConfig, AttentionRanker
 
 __all__ = [
     "SIZE_BOUND",
@@ -74,21 +74,16 @@ SPACE: dict[str, Domain] = {
     "train.learning_rate": Real(3e-4, 0.01, log=True),
     "train.batch_users": Choice((32, 64, 128)),
     "train.steps": Choice((0, 350, 700, 1400)),
-    "train.average": Choice((0.0, 0.99)),
     "train.objective": Choice(("softmax", "logistic", "bpr", "warp")),
-    "train.cuts": Choice(("moments", "fresh", "last")),
+    "train.split": Choice(("random_time", "last_items")),
     "train.positives": Whole(2, 20, log=True),
     "train.negatives": Whole(16, 256, log=True),
     "train.gamma": Real(0.0, 1.0),
-    "train.avoid_history": Choice((True, False)),
     "train.max_history": Whole(25, 1000, log=True),
     "train.scale": Real(1.0, 8.0, log=True),
-    "train.trend": Choice((True, False)),
     "train.depth": Whole(0, 10),
     "train.hidden": Choice((32, 64, 128, 256)),
-    "train.null_rows": Whole(0, 8),
-    "train.relations": Whole(0, 6),
-    "train.user_tower": Choice((True, False)),
+    "train.null_tokens": Whole(0, 8),
 }
 
 SIZE_BOUND = ("embed.epochs", "train.steps")

@@ -1,0 +1,1 @@
+"""Rankers: item ids and histories in, scores out; fitting, scoring and model folders."""

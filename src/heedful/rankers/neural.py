@@ -1,0 +1,367 @@
+"""What the trained rankers share: fitting, scoring and saving of a `ScoreModel`.
+
+Shapes: B users, L items of a history (padded), C candidates, D embedding width, I items.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+
+from heedful.config import option, require
+from heedful.embeddings.table import ItemEmbeddings
+from heedful.errors import FolderError
+from heedful.events.candidates import Candidates
+from heedful.events.histories import Histories
+from heedful.events.log import EventLog
+from heedful.folders import Folder
+from heedful.model.encode import HistoryBatch, encode
+from heedful.model.inputs import InputLayer, ItemVectors, mean_vector
+from heedful.model.popularity import PopularityIndex
+from heedful.model.score import ScoreModel, Term
+from heedful.model.side_features import FeatureCodes, FeatureVectors
+from heedful.rankers.base import Ranker
+from heedful.rankers.scoring import catalogue_logits, inputs_of, list_logits
+from heedful.training.checkpoint import write_tensors
+from heedful.training.forward import TrainingForward
+from heedful.training.loop import TrainingLoop, TrainingReport, Workers, as_device
+from heedful.training.recipe import DEFAULT, TrainingConfig
+from heedful.training.sampler import InstanceSampler, SamplingConfig
+
+__all__ = ["NeuralConfig", "NeuralRanker"]
+
+_DAY = 86400
+# The target period is this part of the log's period, a day at least.
+_HORIZONS = 50
+# Updates when none are asked for: some passes over the users, within limits. More updates on a small log overfit.
+_PASSES, _FEWEST_STEPS, _MOST_STEPS = 2, 700, 5000
+# Times of ranking are drawn from the period of this part of the log's events, the newest. A log in which these would
+# be fewer needs all of its times.
+_RECENT_PART, _FEWEST_RECENT = 0.5, 1000
+# Events whose times are looked at to find it.
+_SAMPLED_TIMES = 1_000_000
+# The plateau schedule of section 4.3 validates every 5,000 updates, a 125th of an epoch of 40 million users. On a smaller
+# log it validates after each epoch, but not so often that the noise of the loss decides.
+_PLATEAU_UPDATES = (100, 5000)
+_CHUNK_ITEMS = 2048
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeuralConfig(TrainingConfig):
+    """What the trained rankers share beside their training."""
+
+    terms: tuple[str, ...] = option((), "terms that add up to the score")
+    scale: float = option(DEFAULT["scale"], "embeddings are centred and scaled to this length", research=True)
+    noise: float = option(
+        DEFAULT["noise"],
+        "Gaussian noise on item embeddings in training, of size noise x the embedding's length / sqrt(users of the item)",
+    )
+    features: tuple[str, ...] = option(
+        (),
+        "item attributes used as categories: a learnt vector of each value is added to the embedding; item_id: one an item",
+    )
+    target_kinds: tuple[str, ...] = option((), "event kinds that count as targets; none: all")
+    history_kinds: tuple[str, ...] = option((), "event kinds that make up the history; none: all")
+
+    def __post_init__(self) -> None:
+        """Check every option."""
+        super().__post_init__()
+        require(self.scale > 0, "scale", got=self.scale, expected="more than 0")
+        require(self.noise >= 0, "noise", got=self.noise, expected="0 or more")
+        for name in ("features", "terms"):
+            values = getattr(self, name)
+            require(len(set(values)) == len(values), name, got=values, expected="each name once")
+
+
+class NeuralRanker(Ranker):
+    """A ranker whose score is a sum of trained terms.
+
+    Attributes:
+        model: the terms.
+        inputs: from item rows to what the terms see.
+        at_time: values of the terms that do not depend on the user, as of the end of the training log,
+            less gamma times the log share, so that the sum is a logit against negatives from P_gamma;
+            float32 [I] each.
+        report: what training did; None for a loaded model.
+    """
+
+    presets: ClassVar[dict[str, dict[str, Any]]]
+    """Options that a preset sets: "paper" is section 4.3, "default" is made for the log's size and a CPU."""
+
+    config: NeuralConfig
+    gamma: float
+    model: ScoreModel
+    inputs: InputLayer
+    at_time: Mapping[str, np.ndarray]
+    report: TrainingReport | None = None
+    _mean: np.ndarray  # float32 [D]
+
+    def __init__(self, *, preset: str = "default", **options: Any) -> None:
+        require(preset in self.presets, "preset", got=preset, expected=", ".join(self.presets))
+        super().__init__(**{**self.presets[preset], **options})
+
+    @abstractmethod
+    def _new_terms(self, width: int) -> dict[str, Term]:
+        """New, untrained terms by name, in the order in which they are added."""
+
+    @property
+    def n_parameters(self) -> int:
+        """Numbers that are learnt."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @property
+    def item_bias(self) -> np.ndarray:
+        """What each item adds to every user's logit, float32 [I]."""
+        return sum(self.at_time.values(), np.zeros(len(self.items), np.float32))
+
+    @property
+    def popularity_now(self) -> np.ndarray:
+        """Log of each item's share of all users as the model sees it at the end of the log, float32 [I]."""
+        return self.item_bias + self.gamma * self.log_shares[:] if self.at_time else self.log_shares[:]
+
+    def input_vectors(self, rows: np.ndarray) -> np.ndarray:
+        """The vectors x of items as the terms see them, float32 [..., D]."""
+        with torch.inference_mode():
+            return self.inputs(rows).cpu().numpy()
+
+    def interaction_vectors(self, rows: np.ndarray) -> np.ndarray:
+        """For each item i of a history the v for which v^T x_q says how well i goes with a candidate, float32 [..., D]."""
+        return self.input_vectors(rows)
+
+    # Fitting
+
+    def fit(
+        self,
+        log: EventLog,
+        items: ItemEmbeddings,
+        *,
+        checkpoints: Path | None = None,
+        resume: bool = False,
+        workers: Workers | None = None,
+    ) -> Self:
+        """Train on a log.
+
+        Args:
+            log: the training log.
+            items: embeddings; items of the log that the table lacks are left out.
+            checkpoints: folder for the checkpoint of each validation.
+            resume: go on from that checkpoint, with the very same result as an uninterrupted run.
+            workers: the processes of which this is one (see `heedful.cluster`); None: alone.
+
+        Raises:
+            TrainingError: nothing to learn from, or a loss that is not finite.
+            InputError: the table has none of the log's items.
+        """
+        histories = self.begin(log, items)
+        popularity = None
+        if _needs_popularity(self.model):
+            build = partial(PopularityIndex, histories, len(self.items))
+            popularity = workers.once(build) if workers else build()
+        data = json.dumps([items.content_hash, log.facts()]) if checkpoints is not None else ""
+        run = TrainingLoop(
+            self.model, TrainingForward(self.model, self.inputs), self.sampler(log, histories, popularity, workers),
+            self.config, data=data, folder=checkpoints, workers=workers,
+        )  # fmt: skip
+        self.report = run.run(f"training {self.name}", resume=resume)
+        self.model.eval()
+        self.at_time = self._at_end(popularity) if popularity is not None else {}
+        return self
+
+    def begin(self, log: EventLog, items: ItemEmbeddings) -> Histories:
+        """Everything before the first step: catalogue, resolved config, an untrained model; the log's histories."""
+        histories = self._learn_catalogue(log, items)
+        if self.config.history_kinds:
+            wanted = log.kind_codes((*self.config.history_kinds, *self.config.target_kinds))
+            histories = histories.where(np.isin(histories.kinds, wanted))
+        self.config = _resolve(self.config, histories)
+        self.gamma, self.at_time, self._mean = self.config.gamma, {}, mean_vector(items.vectors)
+        names = self.config.features
+        codes = FeatureCodes.learn(self.items.ids, self.attributes, names) if names else None
+        with torch.random.fork_rng():
+            torch.manual_seed(self.config.seed)
+            self.model = self._new_model(items.width, codes)
+        device = as_device(self.config.device)
+        self.model.to(device)
+        self._see(items, _span(histories.times), codes, device)
+        return histories
+
+    def sampler(
+        self, log: EventLog, histories: Histories, popularity: PopularityIndex | None, workers: Workers | None = None
+    ) -> InstanceSampler:
+        """Batches of a log whose histories `begin` returned."""
+        config, times = self.config, histories.times
+        sampling = SamplingConfig(
+            batch_users=config.batch_users, split=config.split, positives=config.positives, negatives=config.negatives,
+            gamma=config.gamma, avoid_history=config.split == "random_time", max_history=config.max_history,
+            validation_users=config.validation_users, seed=config.seed,
+            horizon=max(_DAY, self.inputs.span / _HORIZONS), since=_since(times),
+        )  # fmt: skip
+        targets = np.isin(histories.kinds, log.kind_codes(config.target_kinds or log.kinds))
+        worker = (workers.rank, workers.size) if workers else None
+        return InstanceSampler(histories, targets, self.users_of_item, sampling, popularity=popularity, worker=worker)
+
+    def _new_model(self, width: int, codes: FeatureCodes | None) -> ScoreModel:
+        counts = [len(values) for values in codes.values.values()] if codes else []
+        features = FeatureVectors(counts=counts, width=width) if counts else None
+        return ScoreModel(self._new_terms(width), features)
+
+    def _see(self, table: ItemEmbeddings, span: float, codes: FeatureCodes | None, device: torch.device) -> None:
+        """Read vectors from this table, whose first items are those that the mean was taken of."""
+        vectors = ItemVectors(table.vectors, self._mean, self.config.scale, device)
+        self.inputs = InputLayer(
+            vectors, self.users_of_item, span=span, noise=self.config.noise, codes=codes,
+            learnt=self.model.side_features,
+        )  # fmt: skip
+
+    def _at_end(self, popularity: PopularityIndex) -> dict[str, np.ndarray]:
+        """`at_time` from the end of the log on, so that scoring needs no log.
+
+        Training estimates log P(q | u) as the sum of the terms and the log share; with gamma log P taken
+        off it is a logit against negatives from P_gamma like any other, to which `Ranker.prior` applies.
+        """
+        chunks: list[dict[str, np.ndarray]] = []
+        for start in range(0, len(self.items), _CHUNK_ITEMS):
+            rows = np.arange(start, min(start + _CHUNK_ITEMS, len(self.items)))
+            features, log_share = popularity.features(rows, np.full(len(rows), popularity.end))
+            values = self.values_at(features, log_share)
+            chunks.append({name: value - self.gamma * self.log_shares[rows] for name, value in values.items()})
+        return {name: np.concatenate([chunk[name] for chunk in chunks]).astype(np.float32) for name in chunks[0]}
+
+    def values_at(self, popularity: np.ndarray, log_share: np.ndarray) -> dict[str, np.ndarray]:
+        """Values of the terms that do not depend on the user, from popularity features [N, F] and log shares [N]."""
+        given = [torch.from_numpy(array).to(self.inputs.device) for array in (popularity, log_share)]
+        with torch.no_grad():
+            values = {name: term.at_time(*given) for name, term in self.model.named_terms().items()}
+        return {name: value.cpu().numpy() for name, value in values.items() if value is not None}
+
+    # Scoring
+
+    def contributions(
+        self, history: Histories, rows: np.ndarray, *, pool_gamma: float | None = 0.0
+    ) -> dict[str, np.ndarray]:
+        """The terms and the prior; see `Ranker.contributions`."""
+        if history.lengths[0] == 0:
+            return super().contributions(history, rows, pool_gamma=pool_gamma)
+        with torch.inference_mode():
+            terms = self.model.contributions(self._inputs(history, rows))
+        named = {name: term.float().cpu().numpy().reshape(-1) for name, term in terms.items()}
+        return {**named, **self._prior_part(rows, pool_gamma)}
+
+    def by_history_item(self, history: Histories, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """How much of each term is due to each distinct item of one user's history, float32 [C, L] each.
+
+        Terms that do not divide among the items are left out. Items are the newest first.
+        """
+        with torch.inference_mode():
+            parts = self.model.by_history_item(self._inputs(history, rows))
+        return {name: part[0].float().cpu().numpy() for name, part in parts.items()}
+
+    def attention_weights(self, history: Histories, rows: np.ndarray) -> np.ndarray | None:
+        """The weights p^k of section 4.1 for one user with a history, float32 [C, K, L + M].
+
+        Columns are the latest L distinct items of the history, the newest first, then the null tokens.
+        None without attention.
+        """
+        with torch.inference_mode():
+            weights_KBCN = self.model.attention(self._inputs(history, rows))
+        return None if weights_KBCN is None else weights_KBCN[:, 0].transpose(0, 1).float().cpu().numpy()
+
+    def _inputs(self, history: Histories, rows: np.ndarray) -> Any:
+        return inputs_of(self.inputs, self._encoded(history), rows[None], self.at_time)
+
+    def _logits(self, histories: Histories, candidates: Candidates) -> np.ndarray:
+        return list_logits(self.model, self.inputs, self._encoded(histories), candidates, self.at_time)
+
+    def _catalogue_logits(self, histories: Histories) -> np.ndarray:
+        history = self._encoded(histories)
+        return catalogue_logits(self.model, self.inputs, history, len(self.items), self.at_time)
+
+    def _encoded(self, histories: Histories) -> HistoryBatch:
+        ends = histories.offsets[1:]
+        last = histories.times[np.maximum(ends - 1, 0)] if len(histories.times) else np.zeros(len(histories), np.int64)
+        return encode(histories, np.maximum(last, self.last_time + 1), max_items=self.config.max_history)
+
+    # New items and folders
+
+    def with_items(self, table: ItemEmbeddings, at_time: Mapping[str, np.ndarray]) -> None:
+        """Take a longer table, and the values at a time of all of its items."""
+        codes = self.inputs.codes
+        if codes is not None:
+            codes = FeatureCodes.of(self.items.ids, self.attributes, codes.values)
+        self.at_time = at_time
+        self._see(table, self.inputs.span, codes, self.inputs.device)
+
+    def _settings(self) -> dict[str, Any]:
+        codes, report = self.inputs.codes, self.report
+        return {
+            "width": len(self._mean),
+            "mean": self._mean.tolist(),
+            "span": self.inputs.span,
+            "n_parameters": self.n_parameters,
+            "features": {name: list(values) for name, values in codes.values.items()} if codes else {},
+            "at_time": list(self.at_time),
+            "report": asdict(report) if report is not None else None,
+        }
+
+    def _write(self, folder: Path) -> None:
+        tensors = {name: value.detach().cpu().contiguous() for name, value in self.model.state_dict().items()}
+        write_tensors(tensors, folder / "weights.safetensors")
+        for name, values in self.at_time.items():
+            np.save(folder / f"{name}.npy", values)
+
+    def _read(self, folder: Folder, settings: dict[str, Any]) -> None:
+        assert self.embeddings is not None
+        device = as_device("auto")
+        self._mean = np.array(settings["mean"], np.float32)
+        values = settings.get("features")
+        codes = FeatureCodes.of(self.items.ids, self.attributes, values) if values else None
+        with torch.device("meta"):  # shapes alone: the weights that a new module starts with are not needed
+            self.model = self._new_model(settings["width"], codes)
+        try:
+            weights = safetensors.torch.load_file(folder.file("weights.safetensors"), device=str(device))
+            # Copies are aligned in memory; of tensors that are not, some matrix libraries add up in another order.
+            self.model.load_state_dict({name: weight.clone() for name, weight in weights.items()}, assign=True)
+        except (safetensors.SafetensorError, RuntimeError) as error:
+            raise FolderError(f"{folder.path}/weights.safetensors does not fit its config", got=error) from error
+        self.model.eval()
+        self._see(self.embeddings, float(settings["span"]), codes, device)
+        self.at_time = {name: np.load(folder.file(f"{name}.npy"), mmap_mode="r") for name in settings["at_time"]}
+
+
+def _needs_popularity(model: ScoreModel) -> bool:
+    return any(type(term).at_time is not Term.at_time for term in model.named_terms().values())
+
+
+def _span(times: np.ndarray) -> float:
+    """Length of a log's period, seconds."""
+    return float(max(int(times.max()) + 1 - int(times.min()), 1)) if len(times) else 1.0
+
+
+def _since(times: np.ndarray) -> int | None:
+    """The time after which the newest events are (of a sample of them, should there be very many)."""
+    if _RECENT_PART * len(times) < _FEWEST_RECENT:
+        return None
+    sample = np.asarray(times[:: max(len(times) // _SAMPLED_TIMES, 1)])
+    return int(np.quantile(sample, 1 - _RECENT_PART, method="lower"))
+
+
+def _resolve(config: NeuralConfig, histories: Histories) -> NeuralConfig:
+    """Fill in the options that depend on the size of the log."""
+    users = int(np.count_nonzero(histories.lengths >= 2))
+    validation = config.validation_users or min(2000, users // 20)
+    steps = config.steps
+    if not steps and config.schedule == "linear":
+        steps = min(max(_PASSES * users // config.batch_users, _FEWEST_STEPS), _MOST_STEPS)
+    in_epoch = int(np.clip(users // config.batch_users, *_PLATEAU_UPDATES))
+    every = config.validate_every or (max(steps // 10, 1) if steps else in_epoch)
+    return replace(config, steps=steps, validate_every=every, validation_users=min(validation, users // 2))
