@@ -239,22 +239,24 @@ def test_what_lowers_the_score_is_not_a_cause() -> None:
     ranker = line_world()
     found = explain_items(ranker, past_of(ranker, ["item0", "item2"]), [1, 3])
     assert [(reason.item, reason.fall > 0) for reason in found[0].reasons] == [("item0", False), ("item2", False)]
-    assert found[0].text == "no past item raises its score"
+    assert found[0].text == "no single past item raises its score by 0.1"
 
 
 def test_words_of_what_is_popular_or_trending_with_everyone() -> None:
     log = random_log()
     popularity = Popularity().fit(log)
     most = int(np.argmax(popularity.users_of_item))
-    assert words(popularity, ["item9", "item30"], most) == "popular with everyone; no past item raises its score"
+    assert (
+        words(popularity, ["item9", "item30"], most) == "popular with everyone; no single past item raises its score by 0.1"
+    )
     assert words(popularity, [], most) == "popular with everyone; nothing is known of this user"
     silent = AttentionRanker(**QUICK["attention"]).fit(log, table_of(log.catalog.items.ids))
     for parameter in silent.model.parameters():
         parameter.data.zero_()
     rare = int(np.argmin(silent.users_of_item))
-    assert words(silent, ["item9", "item30"], rare) == "no past item raises its score"
+    assert words(silent, ["item9", "item30"], rare) == "no single past item raises its score by 0.1"
     silent.at_time["popularity_over_time"][rare] += 100
-    assert words(silent, ["item9", "item30"], rare) == "trending; no past item raises its score"
+    assert words(silent, ["item9", "item30"], rare) == "popular now; no single past item raises its score by 0.1"
 
 
 def test_equal_titles_are_named_once_and_small_causes_not_at_all() -> None:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from heedful.serving.rates import MIN_CLICKERS, Lift, Rate, impressions_needed, lift, rate, student_quantile
+from heedful.serving.rates import MIN_CLICKERS, Lift, Rate, impressions_needed, lift, rate, split_p, student_quantile
 
 
 def visits(
@@ -208,3 +208,26 @@ def test_lifts_that_cannot_be_judged_yet() -> None:
     assert clear.decided and clear.low > 0.5 and clear.lift == pytest.approx(3.5) and clear.p < 1e-6
     other = lift(of(100, 20), of(100, 90))
     assert 1 + other.low == pytest.approx(1 / (1 + clear.high)) and other.p == pytest.approx(clear.p)
+
+
+def test_users_in_groups_are_users_one_by_one() -> None:
+    randoms = np.random.default_rng(12)
+    shown, clicked = visits(randoms, 500, 0.1, 0.1, 4)
+    pairs, users = np.unique(np.stack([shown, clicked]), axis=1, return_counts=True)
+    assert rate(pairs[0], pairs[1], users) == rate(shown, clicked)
+
+
+def test_a_split_is_seldom_called_wrong_however_often_one_looks_and_lost_users_are_found() -> None:
+    randoms = np.random.default_rng(13)
+    shares = [0.5, 0.3, 0.2]
+    looks = range(10, 3000, 25)
+    called = found = 0
+    for _ in range(300):
+        dealt = randoms.choice(3, 3000, p=shares)
+        kept = dealt[(dealt > 0) | (randoms.random(3000) < 0.8)]  # of one treatment a fifth are lost
+        called += any(split_p(np.bincount(dealt[:n], minlength=3).tolist(), shares) < 0.01 for n in looks)
+        found += split_p(np.bincount(kept, minlength=3).tolist(), shares) < 0.01
+    assert called <= 0.01 * 300 + 3
+    assert found > 0.8 * 300
+    assert split_p([119, 191], [0.5, 0.5]) < 0.01 < split_p([140, 170], [0.5, 0.5])
+    assert split_p([0, 0], [0.5, 0.5]) == 1.0 and split_p([5, 1], [1.0, 0.0]) == 0.0

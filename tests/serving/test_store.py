@@ -263,12 +263,24 @@ def test_only_impressions_that_were_shown_have_outcomes(store):
     assert store.outcomes().num_rows == 0
     assert store.mark_shown("impression-3", 110) and store.mark_shown("impression-1", 120)
     assert not store.mark_shown("impression-9", 120)
-    store.add_click(click(1, 2))  # its impression was not shown, as far as we know
-    home = ("home", "attention", "ann", 120, 3, 0, None, 0, "v1", "salt")
-    mail = ("mail", "popularity", "bob", 110, 1, 0, None, 0, "v2", "")
+    home = ("home", "attention", "ann", 120, 3, 0, None, 0, "v1", "salt", "")
+    mail = ("mail", "popularity", "bob", 110, 1, 0, None, 0, "v2", "", "")
     assert [tuple(row.values()) for row in store.outcomes().to_pylist()] == [home, mail]
-    assert store.mark_shown("impression-2", 130)
-    assert store.outcomes()["clicks"].to_pylist() == [0, 1, 0]
+
+
+def test_a_click_proves_that_the_impression_was_seen(store):
+    store.add_impression(impression(1, time=100))
+    assert store.add_click(click(1, 1, time=103)) == "recorded"
+    seen = [(row["time"], row["clicks"]) for row in store.outcomes().to_pylist()]
+    assert seen == [(103, 1)]
+    assert store.mark_shown("impression-1", 130)  # said too late: it was shown before
+    assert store.outcomes()["time"].to_pylist() == [103]
+
+
+def test_an_impression_without_items_is_refused(store):
+    with pytest.raises(InputError, match="an impression without items cannot be stored; got: home; expected: at least one"):
+        store.add_impressions([impression(1), impression(2, items=())])
+    assert store.stats()["impressions"] == 0
 
 
 def test_outcomes_have_one_form_even_when_there_are_none(store):
@@ -276,6 +288,7 @@ def test_outcomes_have_one_form_even_when_there_are_none(store):
         ("slot", pa.string()), ("treatment", pa.string()), ("user_id", pa.string()), ("time", pa.int64()),
         ("items_shown", pa.int64()), ("clicks", pa.int64()), ("first_click_time", pa.int64()),
         ("repeated_clicks", pa.int64()), ("model", pa.string()), ("salt", pa.string()),
+        ("shares", pa.string()),
     ]  # fmt: skip
     assert store.outcomes().schema == pa.schema(fields)
     store.add_impressions([impression(1)], shown=True)
@@ -304,8 +317,10 @@ def test_double_clicks_count_once_and_a_repeated_request_not_at_all(store):
     assert store.add_click(click("b", 1, "2", time=32)) == "duplicate"  # clicked again
     assert store.add_click(click("c", 1, "2", time=20)) == "duplicate"
     assert store.add_click(click("d", 1, "3", time=40)) == "recorded"
+    assert store.add_click(click("b", 1, "2", time=33)) == "duplicate"  # a further click that is sent again
+    assert store.add_clicks([click("c", 1, "2"), click("e", 1, "2"), click("e", 1, "2")]) == ["duplicate"] * 3
     (found,) = store.outcomes().to_pylist()
-    assert (found["clicks"], found["repeated_clicks"], found["first_click_time"]) == (2, 2, 30)
+    assert (found["clicks"], found["repeated_clicks"], found["first_click_time"]) == (2, 3, 30)
 
 
 def test_clicks_that_are_refused(place, store):
@@ -360,7 +375,7 @@ def test_many_outcomes_arrive_by_and_by(store, monkeypatch):
 
 def test_what_is_stored_in_numbers(place, store):
     system = "postgresql" if place.startswith("postgresql") else "sqlite"
-    none = {"database": system, "schema": 1, "events": 0, "users": 0, "impressions": 0, "shown": 0, "clicks": 0}
+    none = {"database": system, "schema": 2, "events": 0, "users": 0, "impressions": 0, "shown": 0, "clicks": 0}
     assert store.stats() == none
     store.append([event(1), event(2), event(3, "bob")])
     store.add_impressions([impression(1)], shown=True)

@@ -22,6 +22,7 @@ from store_worlds import PASSWORD, PATIENCE, click, event, impression, program, 
 from heedful.errors import ConfigError, MissingExtraError
 from heedful.serving import database
 from heedful.serving.store import Appended, Store, StoreUnavailable
+from heedful.serving.tables import SCHEMA_VERSION
 
 WRITER = """
 import sys
@@ -386,38 +387,42 @@ def set_version(place, version):
 def test_tables_of_another_version_are_refused(place):
     Store.open(place).close()
     set_version(place, 99)
-    with pytest.raises(ConfigError, match=r"version of heedful; got: version 99 in .*; expected: version 1; to .* newer"):
+    with pytest.raises(ConfigError, match=r"version of heedful; got: version 99 in .*; expected: version 2; to .* newer"):
         Store.open(place)
     set_version(place, 0)
-    with pytest.raises(ConfigError, match=r"version of heedful; got: version 0 in .*; expected: version 1; to"):
+    with pytest.raises(ConfigError, match=r"version of heedful; got: version 0 in .*; expected: version 2; to"):
         Store.open(place)
 
 
 def test_older_tables_are_brought_up_to_date(place, monkeypatch):
     """Two versions on, by several who open them at once; what is stored stays."""
+    now = SCHEMA_VERSION
     with contextlib.closing(Store.open(place)) as store:
         store.append([event(1)])
-    monkeypatch.setattr(database, "SCHEMA_VERSION", 3)
-    steps = {1: ("ALTER TABLE heedful_events ADD COLUMN note TEXT", "UPDATE heedful_events SET note = 'old'"),
-             2: ("CREATE INDEX heedful_events_note ON heedful_events (note)",)}  # fmt: skip
+    monkeypatch.setattr(database, "SCHEMA_VERSION", now + 2)
+    steps = {now: ("ALTER TABLE heedful_events ADD COLUMN note TEXT", "UPDATE heedful_events SET note = 'old'"),
+             now + 1: ("CREATE INDEX heedful_events_note ON heedful_events (note)",)}  # fmt: skip
     monkeypatch.setattr(database, "UPGRADES", steps)
-    with pytest.raises(ConfigError, match=r"got: version 1 in .*; expected: version 3; .*`heedful serve` brings them up"):
+    with pytest.raises(
+        ConfigError, match=rf"got: version {now} in .*; expected: version {now + 2}; .*`heedful serve` brings them up"
+    ):
         Store.open(place, create=False)  # a report changes nothing
     with ThreadPoolExecutor(4) as several:
         for store in several.map(Store.open, [place] * 4):
             assert store.history("ann", 5).item_ids == ["1"]
             store.close()
-    assert rows(place, "SELECT version FROM heedful_schema") == [(3,)]
+    assert rows(place, "SELECT version FROM heedful_schema") == [(now + 2,)]
     assert rows(place, "SELECT event_id, note FROM heedful_events") == [("event-1", "old")]
 
 
 def test_an_upgrade_that_fails_changes_nothing(place, monkeypatch):
     Store.open(place).close()
-    monkeypatch.setattr(database, "SCHEMA_VERSION", 2)
-    monkeypatch.setattr(database, "UPGRADES", {1: ("ALTER TABLE heedful_events ADD COLUMN note TEXT", "NONSENSE")})
+    now = SCHEMA_VERSION
+    monkeypatch.setattr(database, "SCHEMA_VERSION", now + 1)
+    monkeypatch.setattr(database, "UPGRADES", {now: ("ALTER TABLE heedful_events ADD COLUMN note TEXT", "NONSENSE")})
     with pytest.raises(StoreUnavailable, match="syntax error"):
         Store.open(place)
-    assert rows(place, "SELECT version FROM heedful_schema") == [(1,)]
+    assert rows(place, "SELECT version FROM heedful_schema") == [(now,)]
     with pytest.raises((sqlite3.Error, psycopg.Error)):
         rows(place, "SELECT note FROM heedful_events")
 

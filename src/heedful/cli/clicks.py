@@ -13,7 +13,8 @@ from heedful.errors import MissingExtraError
 from heedful.events.log import EventLog
 from heedful.folders import write_atomically
 from heedful.rankers.registry import load_ranker
-from heedful.serving.clicks import ClickConfig, Report, report
+from heedful.serving.bots import DEFAULT_BOT_RULES
+from heedful.serving.clicks import ClickConfig, Report, report, report_counts
 from heedful.serving.figures import figure5
 from heedful.serving.selection import SlotBook
 from heedful.serving.slots import read_slots
@@ -48,7 +49,11 @@ def report_command(
     """
     store = Store.open(database, create=False)
     try:
-        found = report(store.outcomes(slot=slot), ClickConfig(**chosen(options)), simulated=simulated)
+        config = ClickConfig(**chosen(options))
+        if config.bot_rules == DEFAULT_BOT_RULES:
+            found = report_counts(store.click_counts(slot, simulated=simulated), config)
+        else:  # the running sums know the bots by the usual rules alone
+            found = report(store.outcomes(slot=slot), config, simulated=simulated)
     finally:
         store.close()
     _show(found, figure, json_path)
@@ -77,7 +82,7 @@ def simulate_command(model: str, sequences: str, slots: str, database: str, figu
         click.echo(
             f"{done.users:,} users on {done.visits:,} visits: {done.impressions:,} impressions, {done.clicks:,} clicks\n"
         )
-        _show(report(store.outcomes(), simulated=True), figure, None)
+        _show(report_counts(store.click_counts(simulated=True)), figure, None)
     finally:
         store.close()
 

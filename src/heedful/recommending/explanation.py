@@ -20,8 +20,8 @@ __all__ = ["Explanation", "Reason", "explain", "explain_items"]
 
 # Actions of shortened histories that are scored together, so that memory does not grow with the length of a history.
 _BATCH_ACTIONS = 2**20
-# A fall below this is rounding, and a past item with less than this part of the greatest fall is not named.
-_ROUNDING, _NAMED_PART = 1e-4, 0.25
+# A past item is named for a fall above this, and above this part of the greatest fall: less changes no order to speak of.
+_NAMED_FALL, _NAMED_PART = 0.1, 0.25
 _NAMED_ITEMS = 3
 # Popular or trending is what this part of the catalogue is not.
 _OUTSTANDING = 0.9
@@ -197,12 +197,12 @@ def _seen_items(ranker: Ranker, n_past: int) -> int:
 def _in_words(ranker: Ranker, row: int, item: Any, reasons: list[Reason]) -> str:
     if not reasons:
         return "popular with everyone; nothing is known of this user"
-    least = max(_ROUNDING, _NAMED_PART * reasons[0].fall)
+    least = max(_NAMED_FALL, _NAMED_PART * reasons[0].fall)
     names = ["having had it before" if r.item == item else r.title.split(" · ")[0] for r in reasons if r.fall > least]
     names = list(dict.fromkeys(names))[:_NAMED_ITEMS]
     if names:
         return "because of " + (f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0])
-    return f"{_standing(ranker, row)}no past item raises its score"
+    return f"{_standing(ranker, row)}no single past item raises its score by {_NAMED_FALL:g}"
 
 
 def _standing(ranker: Ranker, row: int) -> str:
@@ -212,4 +212,4 @@ def _standing(ranker: Ranker, row: int) -> str:
     trending = float(np.mean(rise < rise[row]))
     if max(popular, trending) < _OUTSTANDING:
         return ""
-    return "popular with everyone; " if popular >= trending else "trending; "
+    return "popular with everyone; " if popular >= trending else "popular now; "

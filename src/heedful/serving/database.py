@@ -20,7 +20,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from heedful.errors import ConfigError, MissingExtraError
 from heedful.serving.bounded import Guard, NoAnswer, StoreUnavailable, Threads
 from heedful.serving.places import EXPECTED, is_passing, reason, url_of, words
-from heedful.serving.tables import SCHEMA_VERSION, UPGRADES, metadata, schema
+from heedful.serving.tables import SCHEMA_VERSION, metadata, schema
+from heedful.serving.upgrades import UPGRADES
 
 __all__ = ["Database", "StoreUnavailable"]
 
@@ -352,8 +353,8 @@ class Database:
         """Make older tables those of this version, as far as there is a way; all of it in the transaction, or nothing."""
         version = self._version(connection)
         while version < SCHEMA_VERSION and version in UPGRADES:
-            for statement in UPGRADES[version]:
-                connection.execute(text(statement))
+            for step in UPGRADES[version]:
+                step(connection) if callable(step) else connection.execute(text(step))
             version += 1
             connection.execute(schema.update().values(version=version))
 

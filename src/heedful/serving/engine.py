@@ -78,14 +78,21 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Filled:
-    """A content slot, filled for one visitor: the items, and the impression that a click will name.
+    """A content slot, filled for one visitor.
 
-    An impression of None could not be recorded, and `note` says why: nobody can report it as shown.
+    Attributes:
+        ranking: the items.
+        treatment: what put them in order.
+        impression_id: what a click will name; None where nothing was recorded: a preview, no items, or a database that
+            could not be written.
+        reasons: why each item is there, where the treatment itself can say it; see `SlotBook.reasons`.
+        note: why an impression that should have been recorded was not.
     """
 
     ranking: Ranking
     treatment: str
     impression_id: str | None
+    reasons: list[str | None]
     note: str | None = None
 
 
@@ -266,7 +273,9 @@ class Engine:
         with self._scoring:
             return explain_items(self.ranker, past.histories, rows, pool_gamma=pool_gamma)
 
-    def fill(self, name: str, past: Past, *, visitor: str | None = None) -> Filled:
+    def fill(
+        self, name: str, past: Past, *, visitor: str | None = None, preview: bool = False, treatment: str | None = None
+    ) -> Filled:
         """Fill a content slot for a visitor and record the impression, which counts once it was shown.
 
         A database that cannot be written does not keep the slot from being filled.
@@ -276,26 +285,34 @@ class Engine:
             past: the visitor's history.
             visitor: who the visitor is, for the treatment; by default the user of the history. A visitor of whom nothing is
                 known is somebody new each time.
+            preview: only look: nothing is recorded.
+            treatment: the treatment to look at, in a preview, instead of the visitor's own.
 
         Raises:
             NotFoundError: no such slot.
+            ConfigError: no such treatment in the slot.
         """
         slots = self.slots
         if slots is None or name not in [slot.name for slot in slots.slots]:
             raise NotFoundError("there is no such slot", got=repr(name), fix="GET /slots lists them")
         impression_id = uuid.uuid4().hex
         visitor = visitor or past.user_id or f"anonymous-{impression_id}"
-        treatment = slots.treatment(name, visitor)
+        treatment = treatment or slots.treatment(name, visitor)
         with self._scoring:
             chosen = slots.select(name, past.histories, treatment, seen=past.seen)
-        shown = tuple(map(str, self.ids(chosen.rows)))
-        ranking, salt = Ranking(chosen.rows, chosen.scores, []), slots.slots[name].salt
-        impression = Impression(impression_id, name, treatment, visitor, shown, self._now(), self.version, salt)
+        reasons = slots.reasons(name, chosen, past.histories)
+        filled = Filled(Ranking(chosen.rows, chosen.scores, []), treatment, None, reasons)
+        if preview or not len(chosen.rows):  # an empty slot is not an impression
+            return filled
+        shown, slot = tuple(map(str, self.ids(chosen.rows))), slots.slots[name]
+        impression = Impression(
+            impression_id, name, treatment, visitor, shown, self._now(), self.version, slot.salt, slot.treatments
+        )
         try:
             self.store.add_impression(impression, seconds=_IMPRESSION_SECONDS)
         except StoreUnavailable as error:
-            return Filled(ranking, treatment, None, f"this impression is not counted: {error.problem}")
-        return Filled(ranking, treatment, impression_id)
+            return replace(filled, note=f"this impression is not counted: {error.problem}")
+        return replace(filled, impression_id=impression_id)
 
     # Items
 

@@ -6,17 +6,25 @@ import os
 from pathlib import Path
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from heedful.errors import ConfigError
-from heedful.evaluation.figures import COLOURS, GRID, INK, to_png, to_svg
+from heedful.evaluation.figures import GRID, INK, to_png, to_svg
 from heedful.folders import write_atomically
-from heedful.serving.clicks import Report
+from heedful.serving.click_report import Report, Treated
 
-__all__ = ["draw_figure5", "figure5"]
+__all__ = ["colour_of", "draw_figure5", "figure5"]
 
-_BAR_INCHES = 0.42
+_ROW_INCHES = 0.3
+_COLOURS = {"popularity": "#a06a12", "last_item": "#37679b", "editorial": "#87507f"}
+_MODEL_COLOUR = "#0b6b59"
+
+
+def colour_of(treatment: str) -> str:
+    """The colour of a treatment, the same in every figure and on the page (web/style.css)."""
+    return _COLOURS.get(treatment, _MODEL_COLOUR)
 
 
 def figure5(report: Report, path: str | os.PathLike[str]) -> None:
@@ -35,38 +43,53 @@ def figure5(report: Report, path: str | os.PathLike[str]) -> None:
 
 
 def draw_figure5(report: Report) -> Figure:
-    """Bars of relative click-through, highest first, one for each slot and treatment, with intervals.
+    """Bars of relative click-through by slot and treatment, with intervals, the rate and the number of impressions.
 
     Raises:
         ConfigError: nothing was clicked yet.
     """
-    bars = [(slot.slot, one) for slot in report.slots for one in slot.treatments if one.relative is not None]
-    if not bars:
+    slots = [(slot.slot, sorted(slot.treatments, key=lambda one: -one.rate.ctr)) for slot in report.slots]
+    rates = [one.rate for _, treatments in slots for one in treatments if one.relative is not None]
+    best = max((rate.ctr for rate in rates), default=0.0)
+    if not best:
         raise ConfigError("there is nothing to draw", got="no click yet", fix="wait for clicks, or run the simulator")
-    bars.sort(key=lambda bar: -bar[1].rate.ctr)
-    best = bars[0][1].rate.ctr
-    treatments = sorted({one.treatment for _, one in bars})
+    # An interval that reaches far beyond the bars says only that little is known; the axis need not follow it.
+    end = min(2.0, 1.05 * max(rate.high for rate in rates) / best)
+    rows = len(rates) + len(slots)
     with mpl.rc_context({"font.family": "sans-serif", "text.color": INK, "axes.edgecolor": INK, "svg.fonttype": "none"}):
-        figure = Figure(figsize=(max(5.0, 1.6 + _BAR_INCHES * len(bars)), 4.4), layout="constrained")
+        figure = Figure(figsize=(7.2, 1.4 + _ROW_INCHES * rows), layout="constrained")
         axes = figure.subplots()
-        for number, treatment in enumerate(treatments):
-            places = [place for place, (_, one) in enumerate(bars) if one.treatment == treatment]
-            rates = [bars[place][1].rate for place in places]
-            heights = [rate.ctr / best for rate in rates]
-            ends = [[(rate.ctr - rate.low) / best for rate in rates], [(rate.high - rate.ctr) / best for rate in rates]]
-            colour = COLOURS[number % len(COLOURS)]
-            axes.bar(places, heights, width=0.72, color=colour, label=treatment.replace("_", " "))
-            axes.errorbar(places, heights, yerr=ends, fmt="none", ecolor=INK, elinewidth=1, capsize=2.5)
-        axes.set_xticks(range(len(bars)), [slot for slot, _ in bars], rotation=45, ha="right")
-        axes.set_xlabel("content: slot and treatment")
-        axes.set_ylabel("click-through rate, relative to the highest")
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        # An interval that reaches far beyond the bars says only that little is known; the axis need not follow it.
-        axes.set_ylim(0, min(2.0, 1.05 * max(one.rate.high for _, one in bars) / best))
-        axes.grid(axis="y", color=GRID, linewidth=0.6)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=9)
+        place, names = 0, []
+        for slot, treatments in slots:
+            axes.text(0, place, slot, va="center", fontsize=10, fontweight="bold")
+            names.append("")
+            for one in treatments:
+                place += 1
+                names.append(one.treatment.replace("_", " "))
+                _bar(axes, place, one, best, end)
+            place += 1
+        axes.set_yticks(range(rows), names)
+        axes.set_ylim(rows - 0.4, -0.6)
+        _frame(axes, end)
         title = f"100 % = {best:.2%} click-through; lines: {report.confidence:.0%} intervals"
         axes.set_title(f"Simulated clicks: nobody saw this content\n{title}" if report.simulated else title, fontsize=10)
     return figure
+
+
+def _bar(axes: Axes, place: int, one: Treated, best: float, end: float) -> None:
+    rate = one.rate
+    axes.barh(place, rate.ctr / best, height=0.66, color=colour_of(one.treatment))
+    ends = [[(rate.ctr - rate.low) / best], [(rate.high - rate.ctr) / best]]
+    axes.errorbar(rate.ctr / best, place, xerr=ends, fmt="none", ecolor=INK, elinewidth=1, capsize=2.5)
+    axes.text(1.02 * end, place, f"{rate.ctr:.2%} of {rate.impressions:,}", va="center", fontsize=9)
+
+
+def _frame(axes: Axes, end: float) -> None:
+    axes.set_xlim(0, end)
+    axes.set_xlabel("click-through rate, relative to the highest; on the right the rate and the impressions")
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.axvline(1, color=INK, linewidth=0.8, linestyle="--", alpha=0.5)
+    axes.grid(axis="x", color=GRID, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(axis="y", length=0)
+    axes.spines[["top", "right"]].set_visible(False)

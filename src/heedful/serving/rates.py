@@ -14,20 +14,27 @@ Sinha, Kennedy and Ramdas (Annals of Statistics 2024), Robbins' normal mixture: 
 at every look at once, so one may look each day and stop at will. Their intrinsic time is here the information 1 / v. Users
 who come back make later errors more alike than those of a Brownian motion of the same variance; by Slepian's inequality that
 makes crossing the boundary rarer, not more frequent.
+
+The split of users is held against the declared shares by a test that may be looked at as often, too: the multinomial
+likelihood against a Dirichlet mixture of others (Lindon and Malek, NeurIPS 2022), a nonnegative martingale while the shares
+hold. A sample ratio mismatch means that users were lost on the way, and no lift can be trusted (Fabijan et al., KDD 2019).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
 
-__all__ = ["MIN_CLICKERS", "Lift", "Rate", "impressions_needed", "lift", "rate", "student_quantile"]
+__all__ = ["MIN_CLICKERS", "Lift", "Rate", "impressions_needed", "lift", "rate", "split_p", "student_quantile"]
 
 MIN_CLICKERS = 10
-"""Users who clicked in each treatment before a lift is judged: below that the sequence is not yet near its limit."""
+"""Users who clicked in each treatment before a lift is decided: below that the sequence is not yet near its limit."""
+_SPLIT_USERS = 30.0
+"""How many users the mixture of other splits is worth: it is most sensitive to splits that are off by its spread."""
 
 
 @dataclass(frozen=True)
@@ -80,31 +87,33 @@ class Lift:
     decided: bool
 
 
-def rate(shown: np.ndarray, clicked: np.ndarray, *, confidence: float = 0.95) -> Rate:
+def rate(shown: np.ndarray, clicked: np.ndarray, users: np.ndarray | None = None, *, confidence: float = 0.95) -> Rate:
     """The rate of one treatment.
 
     Args:
-        shown: impressions of each user, int [U], all 1 or more.
-        clicked: how many of these the user clicked, int [U].
+        shown: impressions of each user, or of each user of a group of users alike, int [G], all 1 or more.
+        clicked: how many of these the user clicked, int [G].
+        users: how many users are in each group, int [G]; None: one.
         confidence: of the interval.
     """
-    users, total, clicks = len(shown), int(shown.sum()), int(clicked.sum())
+    shown, clicked, sizes = _grouped(shown, clicked, users)
+    n_users, total, clicks = int(sizes.sum()), int(sizes @ shown), int(sizes @ clicked)
     if not total:
         return Rate(0, 0, 0, 0, 0.0, 0.0, 1.0, math.nan)
     ctr = clicks / total
-    groups = total**2 / float(np.square(shown, dtype=np.float64).sum())
-    variance = _jackknife(shown, clicked)
-    if clicks in (0, total) or users == 1:
+    groups = total**2 / float(sizes @ np.square(shown, dtype=np.float64))
+    variance = _jackknife(shown, clicked, sizes)
+    if clicks in (0, total) or n_users == 1:
         effective = groups  # the users' rates do not differ yet: as if each user always did the same
         freedom = groups - 1
     else:
         effective = min(ctr * (1 - ctr) / variance, total) if variance > 0 else total
         excess = 1 - effective / total
-        freedom = min(groups - 1, _freedom(clicked - ctr * shown) / excess) if excess > 0 else groups - 1
+        freedom = min(groups - 1, _freedom(clicked - ctr * shown, sizes) / excess) if excess > 0 else groups - 1
     normal = NormalDist().inv_cdf((1 + confidence) / 2)
     student = student_quantile((1 + confidence) / 2, max(freedom, 1.0))
     low, high = _wilson(ctr, effective * (normal / student) ** 2, normal)
-    return Rate(total, clicks, users, int(np.count_nonzero(clicked)), ctr, low, high, variance)
+    return Rate(total, clicks, n_users, int(sizes[clicked > 0].sum()), ctr, low, high, variance)
 
 
 def lift(of: Rate, against: Rate, *, alpha: float = 0.05, typical: float = 0.5) -> Lift:
@@ -170,26 +179,52 @@ def impressions_needed(
     return math.ceil(high * one)
 
 
+def split_p(users: Sequence[int], shares: Sequence[float]) -> float:
+    """Always-valid p-value of "users were dealt by these shares": while they were, the chance that it is ever below p is p.
+
+    Args:
+        users: distinct users of each treatment.
+        shares: declared shares of the same treatments; they sum to 1.
+    """
+    if any(number and not share for number, share in zip(users, shares, strict=True)):
+        return 0.0
+    pairs = [(number, share) for number, share in zip(users, shares, strict=True) if share]
+    total = sum(number for number, _ in pairs)
+    evidence = math.lgamma(_SPLIT_USERS) - math.lgamma(_SPLIT_USERS + total)
+    for number, share in pairs:
+        prior = _SPLIT_USERS * share
+        evidence += math.lgamma(prior + number) - math.lgamma(prior) - number * math.log(share)
+    return math.exp(min(0.0, -evidence))
+
+
 def _boundary(information: float, alpha: float, scale: float) -> float:
     """Robbins' mixture boundary, in standard errors, where the mixture's variance is `scale`."""
     mixed = scale * information
     return math.sqrt((1 + mixed) / mixed * (math.log1p(mixed) - 2 * math.log(alpha)))
 
 
-def _jackknife(shown: np.ndarray, clicked: np.ndarray) -> float:
-    """Variance of clicked.sum() / shown.sum() when users are drawn at random."""
-    users = len(shown)
+def _grouped(shown: np.ndarray, clicked: np.ndarray, users: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Users alike put together and in order, so that their sums are the same to the last bit however they came."""
+    pairs, group = np.unique(np.stack([shown, clicked]), axis=1, return_inverse=True)
+    sizes = np.bincount(group.ravel(), users, pairs.shape[1]).astype(np.int64)
+    return pairs[0].astype(np.int64), pairs[1].astype(np.int64), sizes
+
+
+def _jackknife(shown: np.ndarray, clicked: np.ndarray, sizes: np.ndarray) -> float:
+    """Variance of the rate when users are drawn at random."""
+    users, total, clicks = int(sizes.sum()), int(sizes @ shown), int(sizes @ clicked)
     if users < 2:
         return math.nan
-    without = (clicked.sum() - clicked) / (shown.sum() - shown)
-    return float((users - 1) / users * np.square(without - clicked.sum() / shown.sum()).sum())
+    without = (clicks - clicked) / (total - shown)
+    return float((users - 1) / users * (sizes @ np.square(without - clicks / total)))
 
 
-def _freedom(residuals: np.ndarray) -> float:
+def _freedom(residuals: np.ndarray, sizes: np.ndarray) -> float:
     """Degrees of freedom of the variance v of a mean, 2 v^2 / Var(v), from the fourth moment; as many as users if normal."""
     squares = np.square(residuals, dtype=np.float64)
-    spread = float(np.square(squares).sum() - squares.sum() ** 2 / len(squares))
-    return 2 * float(squares.sum()) ** 2 / spread if spread > 0 else math.inf
+    total = float(sizes @ squares)
+    spread = float(sizes @ np.square(squares)) - total**2 / int(sizes.sum())
+    return 2 * total**2 / spread if spread > 0 else math.inf
 
 
 def _wilson(share: float, trials: float, normal: float) -> tuple[float, float]:

@@ -29,9 +29,12 @@ __all__ = [
     "RankedItem",
     "Reason",
     "Rejected",
+    "Removed",
     "ShownItem",
     "Similar",
     "SlotList",
+    "SlotVersions",
+    "SlotsPreviewed",
     "SlotsSaved",
     "User",
     "UserList",
@@ -102,10 +105,19 @@ class Declared(_Answer):
 
     name: str
     title: str
-    shown: int
     where: str
     rule: str
+    column: str
+    max_candidates: int
+    shown: int
+    at_most: dict[str, int]
+    pinned: list[Given]
+    blocked: list[Given]
+    editorial: list[Given]
+    exclude_history: bool
+    pool_gamma: float
     treatments: dict[str, float]
+    salt: str
 
 
 class SlotList(_Answer):
@@ -120,11 +132,33 @@ class SlotsSaved(SlotList):
     notes: list[str] = Field(description="What was set aside.")
 
 
+class SlotVersion(_Answer):
+    """The declarations as they were saved."""
+
+    version: int
+    time: int = Field(description="Unix seconds.")
+    author: str = Field(description="Name of the API key; empty: without keys, or found in the file.")
+    text: str
+
+
+class SlotVersions(_Answer):
+    """Versions of the declarations."""
+
+    versions: list[SlotVersion]
+
+
+class SlotsPreviewed(SlotsSaved):
+    """What declarations would show."""
+
+    shown: list[dict[str, Any]] = Field(description="Items of each slot and treatment, of the first 20 slots.")
+
+
 class ShownItem(RankedItem):
     """An item of a slot."""
 
     position: int
     attributes: dict[str, Any]
+    reason: str | None = Field(description="Why it stands there; null where the model put it there, see POST /explain.")
 
 
 class Filled(_Answer):
@@ -133,8 +167,8 @@ class Filled(_Answer):
     slot: str
     title: str
     treatment: str
-    impression_id: str | None
-    note: str | None
+    impression_id: str | None = Field(description="What a click names; null where nothing was recorded.")
+    note: str | None = Field(description="Why an impression that should have been recorded was not.")
     items: list[ShownItem]
     unknown: list[Given]
     history_length: int
@@ -158,7 +192,7 @@ class Appended(_Answer):
 
 
 class Counted(_Answer):
-    """Whether the impression counts; not when it is unknown or was counted before."""
+    """Whether the impression counts; false when it is unknown."""
 
     counted: bool
 
@@ -169,12 +203,19 @@ class Outcome(_Answer):
     outcome: str
 
 
+class Removed(_Answer):
+    """Whether there was something to take back."""
+
+    removed: bool
+
+
 class ClickReport(_Answer):
     """Click-through by slot and treatment."""
 
     model_config = ConfigDict(extra="allow")
 
-    slots: list[dict[str, Any]]
+    slots: list[dict[str, Any]] = Field(description="The latest experiment of each slot.")
+    earlier: list[dict[str, Any]] = Field(description="Experiments before these: another salt, or other shares.")
 
 
 class User(_Answer):

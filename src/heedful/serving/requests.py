@@ -34,7 +34,7 @@ FAILURES: dict[int | str, dict[str, Any]] = {
     404: {"model": Failure, "description": "No such item, user, slot or address."},
     408: {"model": Failure, "description": "The request took too long to arrive."},
     409: {"model": Failure, "description": "The model cannot be served; the old one goes on."},
-    412: {"model": Failure, "description": "The slots are not those that If-Match names."},
+    412: {"model": Failure, "description": "What was to be changed has changed meanwhile."},
     413: {"model": Failure, "description": "More than the server takes in one request."},
     422: {"model": Failure, "description": "The request is of the wrong form, or asks what cannot be answered."},
     429: {"model": Failure, "description": "Too many requests; Retry-After says how long to wait."},

@@ -25,7 +25,7 @@ from heedful.serving.treatments import assign
 
 __all__ = ["EDITORIAL", "Selection", "SlotBook"]
 
-EDITORIAL = "editorial"
+EDITORIAL, POPULARITY, LAST_ITEM = "editorial", "popularity", "last_item"
 AnyRanker = TypeVar("AnyRanker", bound=Ranker)
 
 
@@ -125,6 +125,30 @@ class SlotBook:
         seen = seen or np.split(histories.items, histories.offsets[1:-1])
         return [_fill(slot, pool, scores_BC[b], seen[b], treatment) for b in range(len(histories))]
 
+    def reasons(self, name: str, selection: Selection, history: Histories) -> list[str | None]:
+        """Why each item of a selection stands there, in words.
+
+        None for an item that the served ranker put there: `heedful.recommending.explanation` says why.
+        """
+        slot = self.slots[name]
+        pool = self._pools[name][MODEL]
+        pinned = set(pool.rows[: pool.pinned].tolist())
+        last = self.ranker.describe(int(history.items[-1])) if len(history.items) else None
+        return [
+            "pinned to this place" if row in pinned else self._reason(slot, selection.treatment, row, last)
+            for row in selection.rows.tolist()
+        ]
+
+    def _reason(self, slot: Slot, treatment: str, row: int, last: str | None) -> str | None:
+        popular = f"popular with everyone: {self.ranker.users_of_item[row]:,} users in the training log"
+        if treatment == LAST_ITEM:
+            return f"like the last item of the history, {last.split(' · ')[0]}" if last else popular
+        if treatment == EDITORIAL:
+            listed = np.flatnonzero(self.ranker.items.rows(slot.editorial) == row)
+            by_rule = f"fills up the editors' list by the rule {slot.rule}"
+            return f"number {listed[0] + 1} of the editors' list" if len(listed) else by_rule
+        return popular if treatment == POPULARITY else None
+
     def _scores(self, slot: Slot, pool: _Pool, histories: Histories, treatment: str) -> np.ndarray:
         shape = (len(histories), len(pool.rows))
         if treatment == EDITORIAL or not len(pool.rows):
@@ -205,9 +229,9 @@ class SlotBook:
 
 def _rankers(ranker: Ranker) -> dict[str, Ranker]:
     """The ranker behind each treatment but the editors' list."""
-    known: dict[str, Ranker] = {"popularity": _beside(Popularity, ranker)}
+    known: dict[str, Ranker] = {POPULARITY: _beside(Popularity, ranker)}
     if ranker.embeddings is not None:
-        known["last_item"] = _beside(LastItem, ranker)
+        known[LAST_ITEM] = _beside(LastItem, ranker)
     return {MODEL: ranker, **known, ranker.name.replace("-", "_"): ranker}
 
 

@@ -7,6 +7,7 @@ and whether showing it changes anything is not answered. Every impression is mar
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -178,13 +179,13 @@ def _acted_on(actions: Histories, visits: _Visits, v: int, window_days: int) -> 
 
 
 def _impression(book: SlotBook, slot: str, user: str, time: int, selection: Selection) -> Impression:
-    salt = book.slots[slot].salt
+    salt, shares = book.slots[slot].salt, dict(book.slots[slot].treatments)
     model = f"{SIMULATED}{book.ranker.name}"
     items = tuple(str(item) for item in book.ranker.items.take(selection.rows).to_pylist())
     # The id stands for everything that makes the impression what it is, so that a second replay meets the first.
-    identity = "\0".join([model, salt, slot, selection.treatment, user, str(time), *items])
+    identity = "\0".join([model, salt, json.dumps(shares), slot, selection.treatment, user, str(time), *items])
     name = "simulated-" + hashlib.blake2b(identity.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-    return Impression(name, slot, selection.treatment, user, items, time, model, salt)
+    return Impression(name, slot, selection.treatment, user, items, time, model, salt, shares)
 
 
 def _clicks(impression: Impression, clicked: np.ndarray) -> list[Click]:

@@ -6,24 +6,46 @@ the disk. Times are unix seconds and come from the caller, so that a clock that 
 
 from __future__ import annotations
 
-import json
 import time as clock
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
-from sqlalchemy import ColumnElement, Connection, Table, delete, func, select, update
+from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, select
 
 from heedful.events.log import EventLog
 from heedful.progress import progress, say
+from heedful.serving import impressions as shown_and_clicked
+from heedful.serving.click_counts import ClickCounts
+from heedful.serving.counting import forget_user, read_counts
 from heedful.serving.database import Database, StoreUnavailable
+from heedful.serving.impressions import Click, Impression, check_impressions
 from heedful.serving.loading import add_missing, parts, rows_of, storable, user_hash
 from heedful.serving.storable import ID_CHARACTERS, check_events, check_names, check_time
-from heedful.serving.tables import SCHEMA_VERSION, clicks, deleted_users, events, impressions, insert_events, insert_new
+from heedful.serving.tables import (
+    SCHEMA_VERSION,
+    clicks,
+    deleted_users,
+    events,
+    impressions,
+    insert_events,
+    insert_new,
+    slot_versions,
+)
 
-__all__ = ["ID_CHARACTERS", "Appended", "Click", "Event", "Impression", "Store", "StoreUnavailable", "UserHistory"]
+__all__ = [
+    "ID_CHARACTERS",
+    "Appended",
+    "Click",
+    "Event",
+    "Impression",
+    "SlotVersion",
+    "Store",
+    "StoreUnavailable",
+    "UserHistory",
+]
 
 _DAY = 86_400
 _BATCH = 20_000
@@ -40,6 +62,7 @@ _OUTCOMES = pa.schema(
         pa.field("repeated_clicks", pa.int64()),
         pa.field("model", pa.string()),
         pa.field("salt", pa.string()),
+        pa.field("shares", pa.string()),
     ]
 )
 
@@ -73,27 +96,13 @@ class UserHistory:
 
 
 @dataclass(frozen=True)
-class Impression:
-    """A slot filled for a visitor: the items in their order, and what chose them."""
+class SlotVersion:
+    """The slots file as it was saved: when (unix seconds), with which API key ("": none), and its text."""
 
-    impression_id: str
-    slot: str
-    treatment: str
-    user_id: str
-    items: tuple[str, ...]
+    version: int
     time: int
-    model: str
-    salt: str
-
-
-@dataclass(frozen=True)
-class Click:
-    """A click on an item of an impression; another `click_id` on the same item is a repeated click."""
-
-    click_id: str
-    impression_id: str
-    item_id: str
-    time: int
+    author: str
+    text: str
 
 
 class Store:
@@ -208,7 +217,9 @@ class Store:
         theirs = select(impressions.c.id).where(impressions.c.user_id == user_id)
 
         def work(connection: Connection) -> dict[str, int]:
-            connection.execute(theirs.with_for_update()).all()  # no click comes between the next two lines
+            # No click comes between the next lines.
+            connection.execute(theirs.order_by(impressions.c.id).with_for_update()).all()
+            forget_user(connection, user_id)
             removed = {
                 "clicks": connection.execute(delete(clicks).where(clicks.c.impression.in_(theirs))).rowcount,
                 "impressions": connection.execute(delete(impressions).where(impressions.c.user_id == user_id)).rowcount,
@@ -223,18 +234,32 @@ class Store:
 
     def remove_events(self, before: int) -> int:
         """Remove all actions from before a time; returns how many. Those who use the store meanwhile are not held up."""
-        return self._remove_old(events, before)
+
+        def remove(connection: Connection, old: ColumnElement[bool]) -> int:
+            return connection.execute(delete(events).where(old)).rowcount
+
+        return self._remove_old(events, before, remove)
+
+    def remove_event(self, event_id: str) -> bool:
+        """Take back one action; whether there was one of that id."""
+        this = delete(events).where(events.c.event_id == event_id)
+        return self._database.write(lambda connection: connection.execute(this).rowcount) > 0
+
+    def remove_impression(self, impression_id: str) -> bool:
+        """Take back one impression with its clicks; whether there was one of that id."""
+        this = impressions.c.impression_id == impression_id
+        return self._database.write(lambda connection: shown_and_clicked.remove(connection, this)) > 0
 
     def remove_impressions(self, before: int) -> int:
         """Remove all impressions that were chosen before a time, with their clicks; returns the number of impressions."""
-        return self._remove_old(impressions, before)  # their clicks go with them
+        return self._remove_old(impressions, before, shown_and_clicked.remove)
 
-    def _remove_old(self, table: Table, before: int) -> int:
+    def _remove_old(self, table: Table, before: int, remove: Callable[[Connection, ColumnElement[bool]], int]) -> int:
         check_time(before)
         removed = 0
         for part in self._parts(table):
-            old = delete(table).where(part, table.c.time < before)
-            removed += self._database.write(lambda connection, old=old: connection.execute(old).rowcount, heavy=True)  # type: ignore[misc]
+            old = part & (table.c.time < before)
+            removed += self._database.write(lambda connection, old=old: remove(connection, old), heavy=True)  # type: ignore[misc]
         self._database.forget()
         return removed
 
@@ -259,30 +284,11 @@ class Store:
             shown: count them as shown at the time they were chosen.
             seconds: the longest wait for a lock in the database.
         """
-        for one in new:
-            check_names("impression", (one.impression_id, one.slot, one.treatment, one.user_id, *one.items))
-            check_names("impression", (one.model, one.salt), empty=True)
-            check_time(one.time)
-        rows = [
-            {
-                "impression_id": one.impression_id,
-                "slot": one.slot,
-                "treatment": one.treatment,
-                "user_id": one.user_id,
-                "items": json.dumps(one.items),
-                "n_items": len(one.items),
-                "time": one.time,
-                "shown_time": one.time if shown else None,
-                "model": one.model,
-                "salt": one.salt,
-            }
-            for one in new
-        ]
-        if rows:
-            new_ones = len(rows)
+        check_impressions(new)
+        if new:
             self._database.write(
-                lambda connection: connection.execute(insert_new(connection, impressions), rows),
-                rows=new_ones,
+                lambda connection: shown_and_clicked.add_impressions(connection, new, shown=shown),
+                rows=len(new),
                 seconds=seconds,
             )
 
@@ -292,13 +298,7 @@ class Store:
         The first time stays when it is said again.
         """
         check_time(time)
-        this = impressions.c.impression_id == impression_id
-
-        def work(connection: Connection) -> bool:
-            mark = update(impressions).where(this, impressions.c.shown_time.is_(None)).values(shown_time=time)
-            return bool(connection.execute(mark).rowcount) or connection.execute(select(1).where(this)).first() is not None
-
-        return self._database.write(work)
+        return self._database.write(lambda connection: shown_and_clicked.mark_shown(connection, impression_id, time))
 
     def add_click(self, click: Click) -> str:
         """Store one click, as `add_clicks` does; returns what became of it."""
@@ -307,16 +307,18 @@ class Store:
     def add_clicks(self, new: Sequence[Click]) -> list[str]:
         """Store clicks in one transaction; returns what became of each.
 
-        "recorded", "duplicate" (the item was clicked before: counted as repeated, unless the click id is the same),
+        "recorded", "duplicate" (the item was clicked before: counted as repeated, unless the click id was there before),
         "unknown impression", "not in impression" (the item was not shown in it) or "too late" (after the click window, which
-        begins when the impression was shown). A click before its impression comes from a clock that jumped, and counts.
+        begins when the impression was shown). A click proves that the impression was seen: one that was not reported as
+        shown is shown from then on. A click before its impression comes from a clock that jumped, and counts.
         """
         for one in new:
             check_names("click", (one.click_id, one.impression_id, one.item_id))
             check_time(one.time)
         if not new:
             return []
-        return self._database.write(lambda connection: [self._click(connection, one) for one in new])
+        window = self._click_window
+        return self._database.write(lambda connection: shown_and_clicked.add_clicks(connection, new, window))
 
     def outcomes(self, slot: str | None = None, since: int | None = None, until: int | None = None) -> pa.Table:
         """One row for each impression that was shown, in the order they were chosen.
@@ -328,36 +330,46 @@ class Store:
 
         Returns:
             columns slot, treatment, user_id, time (when shown), items_shown, clicks (distinct items clicked),
-            first_click_time (null: none), repeated_clicks (further clicks on the same items), model, salt.
+            first_click_time (null: none), repeated_clicks (further clicks on the same items), model, salt, shares (JSON).
         """
-        chosen: list[ColumnElement[bool]] = [impressions.c.shown_time.is_not(None)]
-        chosen += [impressions.c.slot == slot] if slot is not None else []
+        chosen: list[ColumnElement[bool]] = [impressions.c.slot == slot] if slot is not None else []
         chosen += [impressions.c.shown_time >= since] if since is not None else []
         chosen += [impressions.c.shown_time < until] if until is not None else []
-        query = (
-            select(
-                impressions.c.slot,
-                impressions.c.treatment,
-                impressions.c.user_id,
-                impressions.c.shown_time,
-                impressions.c.n_items,
-                func.count(clicks.c.item_id),
-                func.min(clicks.c.time),
-                func.coalesce(func.sum(clicks.c.repeated), 0),
-                impressions.c.model,
-                impressions.c.salt,
-            )
-            .select_from(impressions.outerjoin(clicks))
-            .where(*chosen)
-            .group_by(impressions.c.id)
-            .order_by(impressions.c.id)
-        )
+        query = shown_and_clicked.outcomes(and_(*chosen) if chosen else None)
 
         def work(connection: Connection) -> pa.Table:
             result = connection.execution_options(yield_per=_BATCH).execute(query)
             return pa.Table.from_batches([_batch(rows) for rows in result.partitions()], _OUTCOMES)
 
         return self._database.read(work, heavy=True)
+
+    def click_counts(self, slot: str | None = None, *, simulated: bool | None = None) -> ClickCounts:
+        """How many users saw and clicked how much, by experiment and treatment: all that a report needs.
+
+        Args:
+            slot: only this slot.
+            simulated: impressions of the simulator, or real ones; None: real ones as soon as there are any.
+        """
+        return self._database.read(lambda connection: read_counts(connection, slot, simulated))
+
+    # Versions of the slots file
+
+    def add_slot_version(self, text: str, author: str, time: int) -> None:
+        """Keep the slots file as it is now, unless it is the latest version."""
+        check_names("author", [author], empty=True)
+
+        def work(connection: Connection) -> None:
+            latest = select(slot_versions.c.text).order_by(slot_versions.c.id.desc()).limit(1)
+            if connection.execute(latest).scalar() != text:
+                connection.execute(slot_versions.insert().values(time=time, author=author, text=text))
+
+        self._database.write(work)
+
+    def slot_versions(self, limit: int = 100) -> list[SlotVersion]:
+        """The latest versions of the slots file, the newest first."""
+        columns = slot_versions.c["id", "time", "author", "text"]
+        query = select(*columns).order_by(slot_versions.c.id.desc()).limit(limit)
+        return [SlotVersion(*row) for row in self._database.read(lambda connection: connection.execute(query).all())]
 
     def stats(self, max_age: float = 0.0) -> dict[str, Any]:
         """How much is stored, and where: kind of database, version of the tables, numbers of rows.
@@ -382,24 +394,6 @@ class Store:
         }
         query = select(*(count.scalar_subquery().label(name) for name, count in counts.items()))
         return dict(self._database.read(lambda connection: connection.execute(query).mappings().one(), heavy=True))
-
-    def _click(self, connection: Connection, click: Click) -> str:
-        # The lock keeps the impression from being deleted before the click on it is stored.
-        this = select(*impressions.c["id", "items", "time", "shown_time"])
-        this = this.where(impressions.c.impression_id == click.impression_id).with_for_update(read=True, key_share=True)
-        if (impression := connection.execute(this).mappings().first()) is None:
-            return "unknown impression"
-        if click.item_id not in json.loads(impression["items"]):
-            return "not in impression"
-        begun = impression["time"] if impression["shown_time"] is None else impression["shown_time"]
-        if click.time - begun > self._click_window:
-            return "too late"
-        row = {"impression": impression["id"], "item_id": click.item_id, "click_id": click.click_id, "time": click.time}
-        if connection.execute(insert_new(connection, clicks), {**row, "repeated": 0}).rowcount:
-            return "recorded"
-        another = update(clicks).values(repeated=clicks.c.repeated + 1).where(clicks.c.impression == impression["id"])
-        connection.execute(another.where(clicks.c.item_id == click.item_id, clicks.c.click_id != click.click_id))
-        return "duplicate"
 
 
 def _history(connection: Connection, user_id: str, limit: int) -> UserHistory:

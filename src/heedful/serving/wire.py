@@ -220,6 +220,8 @@ class Visit(Visitor):
     visitor: Id | None = Field(
         None, description="Whoever stays the same between visits, for the treatment; by default the user, or nobody."
     )
+    preview: bool = Field(False, description="Only look: nothing is recorded.")
+    treatment: Name | None = Field(None, description="Look at this treatment; implies `preview`.")
 
 
 class Shown(_Body):

@@ -9,8 +9,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from heedful.serving.answers import Answer
-from heedful.serving.clicks import report
-from heedful.serving.replies import ClickReport, Counted, Outcome
+from heedful.serving.clicks import report, report_counts
+from heedful.serving.replies import ClickReport, Counted, Outcome, Removed
 from heedful.serving.requests import CurrentEngine, JsonRoute
 from heedful.serving.store import Click as StoredClick
 from heedful.serving.wire import Click, Name, Seconds, Shown
@@ -29,7 +29,7 @@ def shown(body: Shown, engine: CurrentEngine) -> Answer:
 
 @router.post("/clicks", response_model=Outcome)
 def click(body: Click, engine: CurrentEngine) -> Answer:
-    """An item of an impression was clicked; the outcome says whether that counts."""
+    """An item of an impression was clicked, so the impression was seen; the outcome says what became of it."""
     click_id = body.click_id or uuid.uuid4().hex
     clicked = StoredClick(click_id, body.impression_id, str(body.item_id), int(time.time()))
     return Answer({"outcome": engine.store.add_click(clicked)})
@@ -45,7 +45,16 @@ def click_report(
 ) -> Answer:
     """Click-through rates by slot and treatment, with lifts that stay valid however often one looks.
 
-    Simulated and real impressions are never counted together: the real ones are told as soon as there are any, unless
-    `simulated` says which.
+    Of each slot the latest experiment, and earlier ones apart: another salt or other shares begin another. Simulated and
+    real impressions are never counted together: real ones are told as soon as there are any, unless `simulated` says which.
+    The whole is read from running sums; `since` and `until` read all impressions of that time.
     """
+    if since is None and until is None:
+        return Answer(report_counts(engine.store.click_counts(slot, simulated=simulated)).to_dict())
     return Answer(report(engine.store.outcomes(slot=slot, since=since, until=until), simulated=simulated).to_dict())
+
+
+@router.delete("/impressions/{impression_id:path}", response_model=Removed)
+def take_back(impression_id: Name, engine: CurrentEngine) -> Answer:
+    """Take back an impression with its clicks, as the page does after a test."""
+    return Answer({"removed": engine.store.remove_impression(impression_id)})

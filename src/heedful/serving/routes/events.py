@@ -10,10 +10,10 @@ from pydantic import Discriminator, Tag
 
 from heedful.serving import telemetry
 from heedful.serving.answers import Answer
-from heedful.serving.replies import Appended
+from heedful.serving.replies import Appended, Removed
 from heedful.serving.requests import CurrentEngine, CurrentServing, JsonRoute, at_most
 from heedful.serving.store import Event as StoredEvent
-from heedful.serving.wire import Event, Events
+from heedful.serving.wire import Event, Events, Name
 
 __all__ = ["router"]
 
@@ -56,3 +56,9 @@ def append(body: OneOrMany, engine: CurrentEngine, serving: CurrentServing) -> A
             "rejected": [{"index": place, "reason": reason} for place, reason in done.rejected],
         }
     )
+
+
+@router.delete("/events/{event_id:path}", response_model=Removed)
+def take_back(event_id: Name, engine: CurrentEngine) -> Answer:
+    """Take back one action, as the page does after a test."""
+    return Answer({"removed": engine.store.remove_event(event_id)})
