@@ -240,6 +240,10 @@ class Ranker(ABC):
         """The attention of each candidate, float32 [C, K, L + M]; None for a ranker without attention."""
         return None
 
+    def score_for_everyone(self, rows: np.ndarray, *, pool_gamma: float | None = 0.0) -> np.ndarray:
+        """What does not depend on the user in the scores of some items, float32 [C]."""
+        return np.broadcast_to(np.asarray(self.prior(pool_gamma, rows), np.float32), rows.shape)
+
     @property
     def popularity_now(self) -> np.ndarray:
         """Log of each item's share of all users, as the ranker sees it when it ranks, float32 [I]."""

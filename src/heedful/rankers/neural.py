@@ -258,6 +258,11 @@ class NeuralRanker(Ranker):
         named = {name: term.float().cpu().numpy().reshape(-1) for name, term in terms.items()}
         return {**named, **self._prior_part(rows, pool_gamma)}
 
+    def score_for_everyone(self, rows: np.ndarray, *, pool_gamma: float | None = 0.0) -> np.ndarray:
+        """The terms that do not depend on the user, and the prior; see `Ranker.score_for_everyone`."""
+        values = (values[rows] for values in self.at_time.values())
+        return sum(values, super().score_for_everyone(rows, pool_gamma=pool_gamma))
+
     def by_history_item(self, history: Histories, rows: np.ndarray) -> dict[str, np.ndarray]:
         """How much of each term is due to each distinct item of one user's history, float32 [C, L] each.
 

@@ -40,5 +40,9 @@ class Popularity(Ranker):
             self.log_shares = LogShares(users)
         return self
 
+    def score_for_everyone(self, rows: np.ndarray, *, pool_gamma: float | None = 0.0) -> np.ndarray:
+        """The whole score; see `Ranker.score_for_everyone`."""
+        return self.log_shares[rows]
+
     def _logits(self, histories: Histories, candidates: Candidates) -> np.ndarray:
         return np.asarray(self.log_shares[candidates.rows])

@@ -5,8 +5,8 @@ Shapes: Q items to explain, P distinct past items, N actions, K layers of attent
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,16 +15,12 @@ from heedful.errors import InputError
 from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories
 from heedful.rankers.base import Ranker
+from heedful.recommending.words import in_words, popularity_lead
 
 __all__ = ["Explanation", "Reason", "explain", "explain_items"]
 
 # Actions of shortened histories that are scored together, so that memory does not grow with the length of a history.
 _BATCH_ACTIONS = 2**20
-# A past item is named for a fall above this, and above this part of the greatest fall: less changes no order to speak of.
-_NAMED_FALL, _NAMED_PART = 0.1, 0.25
-_NAMED_ITEMS = 3
-# Popular or trending is what this part of the catalogue is not.
-_OUTSTANDING = 0.9
 
 
 @dataclass(frozen=True)
@@ -36,12 +32,14 @@ class Reason:
         fall: how much the score falls when all actions with the item are left out; negative when it held the score down.
         title: the past item in words.
         attention: the weight of the past item in each layer, [K]; None for a ranker without attention.
+        by_term: how much of each term that divides among past items is due to this one.
     """
 
     item: Any
     fall: float
     title: str = ""
     attention: tuple[float, ...] | None = None
+    by_term: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,9 +57,8 @@ class Explanation:
         attention: weights float32 [K, P + M], each layer's sum to 1: past items in the order of `past` (0 for those older
             than the ranker's memory), then the null rows. None for a ranker without attention.
         parts: the terms that add up to the score, by name; see `Ranker.contributions`.
-        by_item: of the terms that divide among past items, how much is due to each, float32 [P]; see `Term`.
         reasons: the past items, the greatest fall first.
-        text: the explanation in words. Only past items that raise the score are called causes.
+        text: the explanation in words: what raises the score, and by how much.
     """
 
     item: Any
@@ -72,7 +69,6 @@ class Explanation:
     falls: np.ndarray
     attention: np.ndarray | None
     parts: dict[str, float]
-    by_item: dict[str, np.ndarray]
     reasons: list[Reason]
     text: str
 
@@ -113,21 +109,38 @@ def explain_items(
     attention = _attention(ranker, history, len(past_P), rows_Q)
     parts = ranker.contributions(history, rows_Q, pool_gamma=pool_gamma)
     by_item = _by_item(ranker, history, len(past_P), rows_Q)
-    ids, titles = ranker.items.take(past_P).to_pylist(), [ranker.describe(int(row)) for row in past_P]
-    items = ranker.items.take(rows_Q).to_pylist()
+    leads_Q = popularity_lead(ranker, rows_Q, pool_gamma)
     explanations = []
-    for q, (item, row) in enumerate(zip(items, rows_Q.tolist(), strict=True)):
+    for q, (item, row) in enumerate(zip(ranker.items.take(rows_Q).to_pylist(), rows_Q.tolist(), strict=True)):
         weights = attention[q] if attention is not None else None
-        reasons = [
-            Reason(ids[p], float(falls_PQ[p, q]), titles[p], tuple(weights[:, p].tolist()) if weights is not None else None)
-            for p in np.argsort(-falls_PQ[:, q], kind="stable")
-        ]
-        terms = {name: float(term[q]) for name, term in parts.items()}
-        text = _in_words(ranker, row, item, reasons)
-        title, score, falls_P = ranker.describe(row), float(scores_Q[q]), falls_PQ[:, q]
         divided = {name: part[q] for name, part in by_item.items()}
-        explanations.append(Explanation(item, row, title, score, past_P, falls_P, weights, terms, divided, reasons, text))
+        reasons = _reasons(ranker, past_P, falls_PQ[:, q], weights, divided)
+        terms = {name: float(term[q]) for name, term in parts.items()}
+        text = in_words(ranker, row, item, reasons, float(leads_Q[q]))
+        title, score = ranker.describe(row), float(scores_Q[q])
+        explanations.append(Explanation(item, row, title, score, past_P, falls_PQ[:, q], weights, terms, reasons, text))
     return explanations
+
+
+def _reasons(
+    ranker: Ranker,
+    past_P: np.ndarray,
+    falls_P: np.ndarray,
+    weights_KN: np.ndarray | None,
+    divided: Mapping[str, np.ndarray],
+) -> list[Reason]:
+    """The past items, the greatest fall first."""
+    ids, titles = ranker.items.take(past_P).to_pylist(), [ranker.describe(int(row)) for row in past_P]
+    return [
+        Reason(
+            ids[p],
+            float(falls_P[p]),
+            titles[p],
+            tuple(weights_KN[:, p].tolist()) if weights_KN is not None else None,
+            {name: float(part[p]) for name, part in divided.items()},
+        )
+        for p in np.argsort(-falls_P, kind="stable")
+    ]
 
 
 def _check(ranker: Ranker, history: Histories, rows_Q: np.ndarray) -> None:
@@ -192,24 +205,3 @@ def _by_item(ranker: Ranker, history: Histories, n_past: int, rows_Q: np.ndarray
 def _seen_items(ranker: Ranker, n_past: int) -> int:
     """Distinct past items that the ranker looks at; all of them, unless it has a limit."""
     return int(getattr(ranker.config, "max_history", n_past))
-
-
-def _in_words(ranker: Ranker, row: int, item: Any, reasons: list[Reason]) -> str:
-    if not reasons:
-        return "popular with everyone; nothing is known of this user"
-    least = max(_NAMED_FALL, _NAMED_PART * reasons[0].fall)
-    names = ["having had it before" if r.item == item else r.title.split(" · ")[0] for r in reasons if r.fall > least]
-    names = list(dict.fromkeys(names))[:_NAMED_ITEMS]
-    if names:
-        return "because of " + (f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0])
-    return f"{_standing(ranker, row)}no single past item raises its score by {_NAMED_FALL:g}"
-
-
-def _standing(ranker: Ranker, row: int) -> str:
-    """What the item is to everyone, if that is anything special."""
-    popular = float(np.mean(ranker.users_of_item < ranker.users_of_item[row]))
-    rise = ranker.popularity_now - ranker.log_shares[:]
-    trending = float(np.mean(rise < rise[row]))
-    if max(popular, trending) < _OUTSTANDING:
-        return ""
-    return "popular with everyone; " if popular >= trending else "popular now; "

@@ -78,6 +78,7 @@ class Reason(_Answer):
     item_id: Given
     title: str
     fall: float = Field(description="How much the score falls when the item is left out of the history.")
+    by_term: dict[str, float] = Field(description="How much of each term is due to it, of those that divide.")
     attention: list[float] | None = Field(description="Its weight in each layer.")
 
 

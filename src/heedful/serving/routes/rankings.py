@@ -77,6 +77,7 @@ def _explained(one: Explanation) -> dict[str, Any]:
             "item_id": json_id(reason.item),
             "title": reason.title,
             "fall": reason.fall,
+            "by_term": dict(reason.by_term),
             "attention": list(reason.attention) if reason.attention is not None else None,
         }
         for reason in one.reasons
