@@ -80,12 +80,6 @@ def test_interactions_say_nothing_at_first_and_can_learn() -> None:
     assert model.a.grad is not None and model.a.grad.abs().max() > 0
 
 
-def test_the_relations_as_one_matrix() -> None:
-    model = interactions()
-    expected = sum((model.a[r] + model.c[r]) * model.w[r] for r in range(3))
-    assert torch.allclose(model.combined(), expected, atol=1e-6)
-
-
 def tower() -> UserTower:
     torch.manual_seed(0)
     return UserTower(width=6)

@@ -12,7 +12,6 @@ from urllib.parse import quote
 import pyarrow as pa
 import pytest
 from fastapi.testclient import TestClient
-from heedful.recommending.recommender import Recommender
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from serving_worlds import client, error_of
@@ -20,6 +19,7 @@ from serving_worlds import client, error_of
 from heedful.events.ids import SAFE_INTEGER
 from heedful.events.times import LIMITS
 from heedful.rankers.registry import MODELS
+from heedful.recommending.recommend import Recommender
 from heedful.serving.selection import SlotBook
 from heedful.serving.slots import parse_slots
 from heedful.serving.store import Event, Store

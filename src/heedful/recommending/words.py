@@ -53,8 +53,11 @@ def in_words(ranker: Ranker, row: int, item: Any, reasons: Sequence[_Reason], le
         return "popular with everyone; the user has no history"
     causes = [(lead, _popularity(ranker, row))] if lead >= _LEAST else []
     least = max(_LEAST, _NAMED_PART * reasons[0].fall)
-    named = [reason for reason in reasons if reason.fall >= least][:_NAMED_ITEMS]
-    causes += [(reason.fall, _past_item(reason, item)) for reason in named]
+    named: dict[str, float] = {}  # items with the same title are named once
+    for reason in reasons:
+        if reason.fall >= least:
+            named.setdefault(_past_item(reason, item), reason.fall)
+    causes += [(fall, words) for words, fall in list(named.items())[:_NAMED_ITEMS]]
     if not causes:
         return "nothing raises its score by much"
     causes.sort(key=lambda cause: -cause[0])
