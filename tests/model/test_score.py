@@ -99,7 +99,8 @@ def test_an_added_term_is_scored_and_named(mine: Mine) -> None:
 def test_an_added_term_is_explained(mine: Mine) -> None:
     explanation = explain_items(mine, mine.histories_of([HISTORY]), [30])[0]
     assert explanation.parts["nearness"] != 0
-    assert sum(reason.by_term["nearness"] for reason in explanation.reasons) == pytest.approx(explanation.parts["nearness"], abs=1e-5)
+    by_item = sum(reason.by_term["nearness"] for reason in explanation.reasons)
+    assert by_item == pytest.approx(explanation.parts["nearness"], abs=1e-5)
 
 
 def test_an_added_term_is_saved(mine: Mine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
