@@ -11,8 +11,9 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 demo: $(VENV)/demo.ready
 	$(BIN)/heedful demo --out demo
 
+# Two processes of one thread each: threads of several processes would wait for each other.
 test: $(VENV)/dev.ready
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/dev.ready
 	$(BIN)/ruff check

@@ -13,7 +13,7 @@ from heedful.events.histories import Histories
 from heedful.events.log import EventLog, count_items
 from heedful.events.vocabulary import Vocabulary
 
-CUT = 1_000_000
+CUT = 1_500_000_000
 DAY = 86_400
 
 

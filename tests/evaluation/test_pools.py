@@ -85,8 +85,8 @@ def test_candidates_hide_the_positives_and_reveal_undoes_it(logs: tuple[EventLog
 
 def test_items_that_only_the_table_has_can_be_ranked() -> None:
     users, items = np.array([0, 0, 0, 1, 1, 1, 0, 1]), np.array([0, 1, 2, 1, 2, 3, 4, 5])
-    times = np.array([1, 2, 3, 1, 2, 3, DAY * 10, DAY * 10])
-    past, future = log_of(users, items, times, n_users=2, n_items=6).split(DAY * 9, days=7)
+    times = CUT + np.array([1, 2, 3, 1, 2, 3, DAY * 10, DAY * 10])
+    past, future = log_of(users, items, times, n_users=2, n_items=6).split(CUT + DAY * 9, days=7)
     with pytest.raises(InputError, match="nobody can be tested"):
         make_pools(past, future, gammas=(0.0,), size=1)
     table = Vocabulary([f"i{i}" for i in range(6)] + ["unseen"])
@@ -139,12 +139,12 @@ def test_clear_errors(logs: tuple[EventLog, EventLog]) -> None:
     past, future = logs
     with pytest.raises(ConfigError, match="a pool of 300 negatives is larger than the catalogue"):
         make_pools(past, future, gammas=GAMMAS, size=300)
-    users, items, times = np.array([0, 0, 0, 1]), np.array([0, 1, 0, 1]), np.array([1, 2, DAY * 3, DAY * 3])
+    users, items, times = np.array([0, 0, 0, 1]), np.array([0, 1, 0, 1]), CUT + np.array([1, 2, DAY * 3, DAY * 3])
     loyal_and_new = log_of(users, items, times, n_users=2, n_items=2)
     with pytest.raises(
         InputError, match="no user with a past touches a new item after the cut; got: 2 users after the cut, 1 of"
     ):
-        make_pools(*loyal_and_new.split(DAY * 2), gammas=(0.0,), size=1)
+        make_pools(*loyal_and_new.split(CUT + DAY * 2), gammas=(0.0,), size=1)
 
 
 def test_short_pools_are_noted() -> None:

@@ -298,7 +298,7 @@ def unprivileged(folder):
     nobody = pwd.getpwnam("nobody")
     for path in (folder, *folder.iterdir()):
         os.chown(path, nobody.pw_uid, nobody.pw_gid)
-    for path in (folder.parent, folder.parent.parent):
+    for path in folder.parents[:3]:  # as deep as a worker of pytest-xdist has its folder
         path.chmod(path.stat().st_mode | 0o111)
     return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
 

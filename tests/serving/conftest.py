@@ -56,3 +56,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("a file system can be mounted by root alone")
     yield folder
     subprocess.run(["umount", folder], check=True)
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server keeps its state in the current folder where its database is not a file: not in the repository."""
+    monkeypatch.chdir(tmp_path)

@@ -83,7 +83,7 @@ def test_embed_and_train_read_the_file(sequences: Path, tmp_path: Path, capsys: 
 
 def test_evaluate_reads_the_file(sequences: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "tuned.toml"
-    train = "steps = 3\nhidden = 8\nnegatives = 8\ndevice = 'cpu'\nnull_rows = 1\n"
+    train = "steps = 3\nhidden = 8\nnegatives = 8\ndevice = 'cpu'\nnull_tokens = 1\n"
     file.write_text(f"[embed]\nwidth = 8\nwindow = 3\nepochs = 1\n\n[train]\n{train}\n[averaging]\nsteps = 2\n")
     models = "attention,averaging,popularity"
     options = ("--days", 20, "--pool", 15, "--resamples", 100, "--models", models, "--config", file)

@@ -243,12 +243,20 @@ def _look(path: Path) -> list[int] | None:
 
 
 def state_folder(config: ServeConfig, choice: Choice) -> Path:
-    """Where the servers of a model keep their state: in `--state`, or beside the database."""
+    """Where the servers of a model keep their state: in `--state`, or beside the database.
+
+    Raises:
+        ConfigError: the folder of the database does not exist.
+    """
     database = config.database.removeprefix("sqlite:///")
     if config.state is not None:
         root = Path(config.state)
     else:
         root = Path("heedful.state") if "://" in database else Path(f"{database}.state")
+        if not root.absolute().parent.is_dir():
+            raise ConfigError(
+                "the folder of the database does not exist", got=root.absolute().parent, fix="make it, or change --database"
+            )
     key = hashlib.sha256(json.dumps(asdict(choice)).encode()).hexdigest()[:16]
     return root.absolute() / key
 
