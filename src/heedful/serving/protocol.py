@@ -26,6 +26,7 @@ class PunctualProtocol(HttpToolsProtocol):
     _waits_since: float | None = None  # for a request, or for the end of its headers
     _unsent_since: float | None = None
     _headers_read = 0
+    _in_body = False
     _leaving = False
 
     def connection_made(self, transport: Any) -> None:
@@ -43,7 +44,10 @@ class PunctualProtocol(HttpToolsProtocol):
             self.connections.discard(oldest)
 
     def data_received(self, data: bytes) -> None:
+        in_body = self._in_body
         super().data_received(data)
+        if in_body or self._in_body:  # maybe of a request that was refused already: the rest of it is thrown away
+            return
         self._headers_read += len(data)
         if self._waits_since is not None and self._headers_read > _MAX_HEADERS and not self.transport.is_closing():
             self.send_400_response("The headers are too long.")
@@ -53,9 +57,13 @@ class PunctualProtocol(HttpToolsProtocol):
         self._waits_since, self._headers_read = monotonic(), 0
 
     def on_headers_complete(self) -> None:
-        self._waits_since = None
+        self._waits_since, self._in_body = None, True
         super().on_headers_complete()
         self.cycle.keep_alive = self.cycle.keep_alive and not self._leaving
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._in_body = False
 
     def on_response_complete(self) -> None:
         super().on_response_complete()

@@ -215,5 +215,5 @@ def _toml(value: Any) -> str:
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
+    text = repr(list(value) if isinstance(value, tuple) else value)
     return text if len(text) <= 100 else text[:100] + "..."
