@@ -110,7 +110,7 @@ def test_what_a_file_says() -> None:
         ),
         (
             "[[slot]]\nname = 'a'\ntreatments = { editorial = 1 }",
-            r"editorial is wrong; got: \(\); expected: a list of item ids",
+            r"editorial is wrong; got: \[\]; expected: a list of item ids",
         ),
         ("[[slot]]\nname = 'a'\nrule = 'editorial'", "editorial is wrong"),
     ],
