@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from heedful.errors import ConfigError, FolderError, MismatchError, MissingExtraError
+from heedful.events.candidates import Candidates
 from heedful.rankers.attention import AttentionRanker
 from heedful.rankers.averaging import AveragingRanker
 from heedful.rankers.neural import NeuralRanker
@@ -59,6 +60,18 @@ def test_as_many_candidates_as_items_is_the_exact_ranking(ranker: NeuralRanker) 
         expected, best = ranker.top_rows(histories, 6, exclude_history=exclude)
         np.testing.assert_allclose(scores, best, atol=1e-4)
         assert rows[1].tolist() == expected[1].tolist()
+
+
+def test_all_that_is_seen_is_left_out_and_as_many_are_found(ranker: NeuralRanker) -> None:
+    """The histories may be the latest of the past items alone."""
+    histories = ranker.histories_of([["item1"], ["item7"]])
+    first, _ = Recommender(ranker, retrieve=8).top_rows(histories, Query(k=4))
+    seen = Candidates.of([np.concatenate([histories.items[:1], first[0]]), histories.items[1:]])
+    found = Retriever(ranker, candidates=8).retrieve(histories, seen=seen)
+    assert found.lengths.tolist() == [8, 8]
+    rows, _ = Recommender(ranker, retrieve=8).top_rows(histories, Query(k=4), seen=seen)
+    assert not set(rows[0].tolist()) & set(seen.rows[:5].tolist()) and (rows >= 0).all()
+    assert rows[1].tolist() == first[1].tolist()
 
 
 def test_the_inner_form_is_its_own_inner_product() -> None:

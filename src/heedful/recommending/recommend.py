@@ -203,10 +203,9 @@ class Recommender:
                 n_retrieved,
                 eligible=eligible,
                 exclude_history=query.exclude_history,
+                seen=seen,
                 pool_gamma=query.pool_gamma,
             )
-            if excluded is not None and seen is not None:
-                found = _without(found, excluded)
             rows, scores = self._rank(histories, found, best, query.pool_gamma)
             # Limits or an index may leave too few; then every eligible item is scored.
             short = np.flatnonzero((rows < 0).any(axis=1))
@@ -341,10 +340,3 @@ class _Best:
         order = top_places(scores, len(scores)).tolist()
         limits = [Limit(limit.most, limit.codes[rows]) for limit in self.limits]
         return np.array(take_within(order, limits, self.n), np.int64)
-
-
-def _without(found: Candidates, excluded: Candidates) -> Candidates:
-    """The candidates that are not among the excluded ones of the same user."""
-    size = max(int(found.rows.max(initial=0)), int(excluded.rows.max(initial=0))) + 1
-    keys, others = (each.owners * size + each.rows for each in (found, excluded))
-    return found.where(~np.isin(keys, others))

@@ -148,6 +148,7 @@ class Retriever:
         *,
         eligible: np.ndarray | None = None,
         exclude_history: bool = True,
+        seen: Candidates | None = None,
         pool_gamma: float | None = 0.0,
     ) -> Candidates:
         """Candidates of each user, distinct and in row order, the same in any batch.
@@ -157,12 +158,14 @@ class Retriever:
             n: candidates of each user, fewer where fewer are found; None: N.
             eligible: the items that may be found, bool [I]; None: all.
             exclude_history: leave out past items.
+            seen: all past items of each user, where the histories are only the latest of them.
             pool_gamma: as in `Ranker.score`.
         """
         n = n or self.candidates
         n_linear = round(_LINEAR_PART * n)
-        pasts = [np.unique(items) for items in _split(histories)]
-        longest = max((len(past) for past in pasts), default=0)
+        past = Candidates(histories.offsets, histories.items) if seen is None else seen
+        pasts = [np.unique(rows) for rows in _split(past)]
+        longest = max(map(len, pasts), default=0)
         w_BD = self.logit_vectors(histories, pool_gamma=pool_gamma)
         weights_B2 = np.broadcast_to(self._weights(pool_gamma), (len(w_BD), 2))
         queries = np.concatenate([w_BD, weights_B2], axis=1, dtype=np.float32)
@@ -170,9 +173,9 @@ class Retriever:
         linear_Bn = self.index.search(queries, n_linear + spare, eligible=eligible)
         popular = self._popular(n + longest, eligible, pool_gamma)
         lists = []
-        for past, linear in zip(pasts, linear_Bn, strict=True):
-            left_out = past if exclude_history else past[:0]
-            if not len(past):  # ranked by popularity
+        for rows, linear, length in zip(pasts, linear_Bn, histories.lengths, strict=True):
+            left_out = rows if exclude_history else rows[:0]
+            if not length:  # ranked by popularity
                 lists.append(np.sort(self._highest((0.0, 1.0), n, eligible)))
                 continue
             best = _without(linear, left_out)[:n_linear]
@@ -291,9 +294,9 @@ def _hash_of_first(table: ItemEmbeddings, n_items: int) -> str | None:
     return next((str(one["extends"]) for one in records if one["n_items"] == n_items), None)
 
 
-def _split(histories: Histories) -> list[np.ndarray]:
+def _split(candidates: Candidates) -> list[np.ndarray]:
     """The item rows of each user."""
-    return np.split(histories.items.astype(np.int64), histories.offsets[1:-1])
+    return np.split(candidates.rows.astype(np.int64), candidates.offsets[1:-1])
 
 
 def _without(rows: np.ndarray, left_out: np.ndarray) -> np.ndarray:

@@ -108,7 +108,7 @@ def preview(
     shown = []
     for slot in list(slots)[:_PREVIEWED]:
         for treatment, share in slot.treatments.items():
-            rows = book.select(slot.name, past.histories, treatment).rows
+            rows = book.select(slot.name, past.histories, treatment, seen=past.seen).rows
             items = [
                 {"item_id": item, "title": title} for item, title in zip(engine.ids(rows), engine.titles(rows), strict=True)
             ]
