@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from serving_worlds import SLOTS, shop_log, train
 from store_worlds import Server, binaries
 
 from heedful.serving.store import Store
@@ -56,6 +58,29 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("a file system can be mounted by root alone")
     yield folder
     subprocess.run(["umount", folder], check=True)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two small models and the log of their shop."""
+    folder = tmp_path_factory.mktemp("models")
+    train("attention").save(folder / "first", pack=True)
+    train("averaging").save(folder / "second", pack=True)
+    shop_log().save(folder / "sequences")
+    return folder
+
+
+@pytest.fixture
+def models(trained: Path, tmp_path: Path) -> Path:
+    """Copies of them that a test may damage."""
+    return Path(shutil.copytree(trained, tmp_path / "models"))
+
+
+@pytest.fixture
+def slots(tmp_path: Path) -> Path:
+    """A file of slots."""
+    (tmp_path / "slots.toml").write_text(SLOTS)
+    return tmp_path / "slots.toml"
 
 
 @pytest.fixture(autouse=True)

@@ -26,11 +26,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def models(trained: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(trained, tmp_path / "models"))
-
-
-@pytest.fixture
 def serving(models: Path, tmp_path: Path) -> Iterator[Serving]:
     (tmp_path / "slots.toml").write_text(SLOTS)
     (tmp_path / "shared").mkdir()

@@ -6,7 +6,6 @@ import contextlib
 import http.client
 import json
 import os
-import shutil
 import signal
 import socket
 import sqlite3
@@ -19,33 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving_worlds import PATIENCE, SLOTS, N, Server, served, shop_log, train, wait_for
+from serving_worlds import PATIENCE, N, Server, served, shop_log, wait_for
 from store_worlds import Server as Database
 from store_worlds import rows
 
 from ranking_worlds import heedful, python
 
 ITEMS = [f"item{row}" for row in range(N)]
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    train("attention").save(folder / "first", pack=True)
-    train("averaging").save(folder / "second", pack=True)
-    shop_log().save(folder / "sequences")
-    return folder
-
-
-@pytest.fixture
-def models(trained: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(trained, tmp_path / "models"))
-
-
-@pytest.fixture
-def slots(tmp_path: Path) -> Path:
-    (tmp_path / "slots.toml").write_text(SLOTS)
-    return tmp_path / "slots.toml"
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import shutil
 import signal
 import socket
 import sqlite3
@@ -17,32 +16,12 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from serving_worlds import PATIENCE, SLOTS, N, Server, client, served, shop_log, train, wait_for
+from serving_worlds import PATIENCE, N, Server, client, served, wait_for
 from store_worlds import Server as Database
 from test_serve_command import _children, _serving_workers, add_event, enough, load, rank, stored
 
 ITEMS = [f"item{row}" for row in range(N)]
 DIRECT = {"history": ITEMS[:2], "candidates": ITEMS}
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    train("attention").save(folder / "first", pack=True)
-    train("averaging").save(folder / "second", pack=True)
-    shop_log().save(folder / "sequences")
-    return folder
-
-
-@pytest.fixture
-def models(trained: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(trained, tmp_path / "models"))
-
-
-@pytest.fixture
-def slots(tmp_path: Path) -> Path:
-    (tmp_path / "slots.toml").write_text(SLOTS)
-    return tmp_path / "slots.toml"
 
 
 def failures(outcomes: list[Any]) -> list[Any]:

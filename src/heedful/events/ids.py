@@ -30,7 +30,7 @@ from heedful.events.columns import Role
 from heedful.events.session import identifier
 
 __all__ = [
-    "SAFE_INTEGER", "Ids", "as_ids", "id_as_sql", "json_id", "like_ids", "listed", "named_ids",
+    "SAFE_INTEGER", "Ids", "as_ids", "id_as_sql", "is_unicode", "json_id", "like_ids", "listed", "named_ids",
     "plain_ids", "split_ids", "text_of",
 ]  # fmt: skip
 
@@ -52,7 +52,7 @@ _TEXT_TYPES = frozenset({"VARCHAR", "UUID", "DATE", "HUGEINT", "UHUGEINT", "NULL
 def text_of(value: Any) -> str | None:
     """The text of an id of any type; None where the value names nothing."""
     if isinstance(value, str):
-        return str(value) if value.isascii() or _is_unicode(value) else None
+        return str(value) if is_unicode(value) else None
     if isinstance(value, bool | np.bool_ | datetime):
         return None
     if isinstance(value, int | np.integer):
@@ -79,10 +79,10 @@ def _text_of_whole(value: float | np.floating[Any] | Decimal) -> str | None:
     return str(int(value)) if whole else None
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
     """Whether a text can be written as UTF-8: half a surrogate pair cannot."""
     try:
-        return bool(text.encode())
+        return text.isascii() or bool(text.encode())
     except UnicodeEncodeError:
         return False
 
@@ -177,7 +177,7 @@ def as_ids(ids: Ids) -> pa.Array:
 
 
 def split_ids(text: str) -> list[str]:
-    """Ids with commas between them; one that has a comma itself stands in double quotes.
+    """Ids with commas between them; one that has a comma itself is in double quotes.
 
     Raises:
         InputError: a quote is not closed, or a line ends outside quotes.

@@ -1,7 +1,7 @@
 """Times: one rule for numbers, text, dates and timestamps, in files (as SQL) and in Python.
 
 A number is a unix time in the one unit in which it lies between March 1973 and 2100. So its size tells its unit, and serial
-dates, day numbers, calendar dates as digits and zeros are no times. Text is ISO 8601 or such a number. Dates and timestamps
+dates, day numbers, calendar dates as digits and zeros are not times. Text is ISO 8601 or such a number. Dates and timestamps
 may lie between 1970 and 2100. What is outside these limits is absurd. Times without a zone are UTC, unless `prepare` is told
 another zone: then an hour that exists twice is read as the later one, and an hour that does not exist as the one after it.
 
@@ -53,7 +53,7 @@ def seconds_of(values: Any, *, missing: int) -> np.ndarray:
         missing: what None, NaN, NaT and blank text become.
 
     Raises:
-        InputError: a value is no time, or an absurd one.
+        InputError: a value is not a time, or an absurd one.
     """
     values = listed(values, "times")
     if isinstance(values, pa.Array | pa.ChunkedArray):
@@ -70,7 +70,7 @@ def second_of(value: Any) -> int | None:
     """Unix seconds of a time of any type, rounded down; None for None, NaN, NaT and blank text.
 
     Raises:
-        InputError: the value is no time, or an absurd one.
+        InputError: the value is not a time, or an absurd one.
     """
     if isinstance(value, pa.Scalar):
         return second_of(value.as_py())

@@ -96,7 +96,7 @@ class _Batch(NamedTuple):
 
 
 class _Gradients(NamedTuple):
-    """What the backward call has besides; gradients of the null tokens stand there once for each task, S tasks."""
+    """What the backward call has besides; gradients of the null tokens once for each task, S tasks."""
 
     logits_BC: np.ndarray
     null_maps_SGE: np.ndarray

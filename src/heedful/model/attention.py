@@ -60,8 +60,9 @@ class Attention(Term):
 
     def forward(self, inputs: Inputs) -> torch.Tensor:
         """The logit of each candidate, float [B, C]."""
-        if attention_cpu.is_faster(self, inputs.x_BLD, inputs.used_BL > 0, inputs.xq_BCD):
-            return attention_cpu.logits(self, inputs.x_BLD, inputs.used_BL > 0, inputs.xq_BCD)
+        given = inputs.x_BLD, inputs.used_BL > 0, inputs.xq_BCD
+        if attention_cpu.is_faster(self, *given):
+            return attention_cpu.logits(self, *given)
         logits_BC: torch.Tensor = (self._attend(inputs, _read) @ self.phi.T).squeeze(-1)
         return logits_BC
 

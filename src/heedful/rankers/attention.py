@@ -22,6 +22,8 @@ _TERMS = DEFAULT["terms"]
 class AttentionConfig(NeuralConfig):
     """The attention ranker."""
 
+    known_terms: ClassVar[tuple[str, ...]] = _TERMS
+
     terms: tuple[str, ...] = option(_TERMS, "terms that add up to the score; attention alone: the paper's model")
     depth: int = option(DEFAULT["depth"], "layers of attention, K")
     hidden: int = option(DEFAULT["hidden"], "width of the layers, d'")
@@ -30,8 +32,6 @@ class AttentionConfig(NeuralConfig):
     def __post_init__(self) -> None:
         """Check every option."""
         super().__post_init__()
-        known = set(self.terms) <= set(_TERMS) and len(self.terms) > 0
-        require(known, "terms", got=self.terms, expected=f"some of {', '.join(_TERMS)}")
         require(self.depth >= 0, "depth", got=self.depth, expected="0 or more")
         require(self.hidden >= 1, "hidden", got=self.hidden, expected="1 or more")
         require(self.null_tokens >= 0, "null_tokens", got=self.null_tokens, expected="0 or more")

@@ -27,6 +27,8 @@ def _recipe(preset: dict[str, Any], terms: tuple[str, ...]) -> dict[str, Any]:
 class AveragingConfig(NeuralConfig):
     """The deep averaging network."""
 
+    known_terms: ClassVar[tuple[str, ...]] = _TERMS
+
     terms: tuple[str, ...] = option(_TERMS, "terms that add up to the score; averaging alone: the paper's model")
     form: Literal["inner", "sum"] = option("inner", "inner: mu(mean)^T x_q; sum: mu(mean + x_q)")
     hidden: int = option(DEFAULT["hidden"], "rectified linear units of each of the two layers")
@@ -34,8 +36,6 @@ class AveragingConfig(NeuralConfig):
     def __post_init__(self) -> None:
         """Check every option."""
         super().__post_init__()
-        known = set(self.terms) <= set(_TERMS) and len(self.terms) > 0
-        require(known, "terms", got=self.terms, expected=f"some of {', '.join(_TERMS)}")
         require(self.form in ("inner", "sum"), "form", got=self.form, expected="inner or sum")
         require(self.hidden >= 1, "hidden", got=self.hidden, expected="1 or more")
 

@@ -26,7 +26,7 @@ from heedful.events.histories import Histories
 from heedful.events.log import EventLog
 from heedful.folders import Folder
 from heedful.model.encode import HistoryBatch, encode
-from heedful.model.inputs import InputLayer, ItemVectors, mean_vector
+from heedful.model.inputs import InputLayer, Inputs, ItemVectors, mean_vector
 from heedful.model.popularity import PopularityIndex, log_share
 from heedful.model.score import ScoreModel, Term
 from heedful.model.side_features import FeatureCodes, FeatureVectors
@@ -60,6 +60,9 @@ _CHUNK_ITEMS = 2048
 class NeuralConfig(TrainingConfig):
     """What the trained rankers share beside their training."""
 
+    known_terms: ClassVar[tuple[str, ...]] = ()
+    """Terms to choose from, in the order in which they are added."""
+
     terms: tuple[str, ...] = option((), "terms that add up to the score")
     scale: float = option(DEFAULT["scale"], "embeddings are centred and scaled to this length", research=True)
     noise: float = option(
@@ -81,6 +84,8 @@ class NeuralConfig(TrainingConfig):
         for name in ("features", "terms"):
             values = getattr(self, name)
             require(len(set(values)) == len(values), name, got=values, expected="each name once")
+        known = set(self.terms) <= set(self.known_terms) and len(self.terms) > 0
+        require(known, "terms", got=self.terms, expected=f"some of {', '.join(self.known_terms)}")
 
 
 class NeuralRanker(Ranker):
@@ -282,7 +287,7 @@ class NeuralRanker(Ranker):
             weights_KBCN = self.model.attention(self._inputs(history, rows))
         return None if weights_KBCN is None else weights_KBCN[:, 0].transpose(0, 1).float().cpu().numpy()
 
-    def _inputs(self, history: Histories, rows: np.ndarray) -> Any:
+    def _inputs(self, history: Histories, rows: np.ndarray) -> Inputs:
         return inputs_of(self.inputs, self._encoded(history), rows[None], self.at_time)
 
     def _logits(self, histories: Histories, candidates: Candidates) -> np.ndarray:

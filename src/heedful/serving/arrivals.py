@@ -6,7 +6,6 @@ before are fitted again, to the actions that have come since.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +22,7 @@ from heedful.rankers.base import Ranker
 from heedful.serving.storable import is_storable
 from heedful.serving.store import Store
 
-__all__ = ["Told", "name_of", "trained_items", "with_new_items"]
+__all__ = ["Told", "trained_items", "with_new_items"]
 
 # Visitors of new items that are looked at, and the latest actions of each: first co-occurrences, not all there ever are.
 _MOST_USERS, _MOST_ACTIONS = 5000, 1000
@@ -75,14 +74,6 @@ def with_new_items(ranker: Ranker, n_trained: int, told: Told, store: Store) -> 
     new = pa.table([ids.slice(n_trained), *new.columns], ["item_id", *new.column_names])
     log = _log_around(store, table.items, Vocabulary(new["item_id"]), ranker.kinds)
     return extend_table(table, log, attributes=new, counts=ranker.users_of_item[:n_trained])
-
-
-def name_of(table: ItemEmbeddings) -> str:
-    """A short hash of the vectors and the attributes of a table."""
-    digest = hashlib.sha256(table.content_hash.encode())
-    for batch in table.attributes.to_batches():
-        digest.update(batch.serialize())
-    return digest.hexdigest()[:12]
 
 
 def _corrected(attributes: pa.Table, rows: np.ndarray, told: Told) -> pa.Table:

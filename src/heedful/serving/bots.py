@@ -7,6 +7,7 @@ these bounds are kept from deciding an experiment in another way: see `heedful.s
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -29,9 +30,9 @@ class BotRules:
     impressions: int = 20
     click_share: float = 0.9
 
-    def is_eager(self, shown: int, clicked: int) -> bool:
-        """Whether a user with so many impressions, of all slots, clicked too many of them."""
-        return shown >= self.impressions and clicked > self.click_share * shown
+    def is_eager(self, shown: Any, clicked: Any) -> Any:
+        """Whether a user with so many impressions, of all slots, clicked too many of them; of one user or an array."""
+        return (shown >= self.impressions) & (clicked > self.click_share * shown)
 
     def find(self, users: np.ndarray, slots: np.ndarray, times: np.ndarray, clicked: np.ndarray) -> np.ndarray:
         """Which impressions are of bots, bool [N].
@@ -44,8 +45,7 @@ class BotRules:
         """
         if not len(users):
             return np.zeros(0, bool)
-        shown = np.bincount(users)
-        eager = (shown >= self.impressions) & (np.bincount(users, clicked) > self.click_share * shown)
+        eager = self.is_eager(np.bincount(users), np.bincount(users, clicked))
         days = times // DAY
         days -= days.min()
         visits = (users * (slots.max() + 1) + slots) * (days.max() + 1) + days

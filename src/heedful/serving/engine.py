@@ -145,7 +145,6 @@ class Engine:
         self._max_history, self._now = max_history, now
         # More callers than cores would slow each other down.
         self._scoring = threading.BoundedSemaphore(at_once)
-        _warm_up(ranker)
 
     @property
     def store(self) -> Store:
@@ -369,14 +368,6 @@ class Engine:
         table = self.ranker.attributes
         columns = [table[name] for name in word_columns(table.column_names)]
         return [c if pa.types.is_string(c.type) else pa.array(words(c), pa.string()) for c in columns]
-
-
-def _warm_up(ranker: Ranker) -> None:
-    """Make the index of ids and load compiled code now, not in the first request."""
-    ranker.items.rows([""])
-    if len(ranker.items):
-        first = ranker.histories_of([ranker.items.take(np.array([0])).to_pylist()])
-        ranker.score_rows(first, Candidates.of([np.array([0])]))
 
 
 def _refused(event: Event, latest: int) -> str | None:

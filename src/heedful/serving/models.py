@@ -22,6 +22,7 @@ import numpy as np
 from heedful.embeddings.onboarding import Extension
 from heedful.embeddings.table import ItemEmbeddings
 from heedful.errors import ConfigError, FolderError, HeedfulError, InputError
+from heedful.events.candidates import Candidates
 from heedful.folders import open_folder, write_atomically
 from heedful.rankers.base import Ranker
 from heedful.rankers.registry import load_ranker
@@ -91,6 +92,7 @@ class Loaded:
             if table is not None and table.attributes.schema.equals(ranker.attributes.schema):
                 ranker.attributes = table.attributes
             n_trained = trained_items(ranker.embeddings, folder.manifest["embeddings"]["content_hash"])
+        _warm_up(ranker)
         recommender = Recommender(ranker, retriever=kept_retriever(ranker, folder.path))
         return cls(ranker, recommender, n_trained, version, str(folder.manifest.get("created", "")))
 
@@ -392,6 +394,14 @@ class Serving:
             return
         self.problems.pop("database", None)
         self._engine = self._make_engine(self.loaded, self._book)
+
+
+def _warm_up(ranker: Ranker) -> None:
+    """Make the index of ids and load compiled code now, not in the first request."""
+    ranker.items.rows([""])
+    if len(ranker.items):
+        first = ranker.histories_of([ranker.items.take(np.array([0])).to_pylist()])
+        ranker.score_rows(first, Candidates.of([np.array([0])]))
 
 
 def _book(loaded: Loaded, slots_text: str) -> SlotBook:

@@ -159,7 +159,7 @@ class ShownItem(RankedItem):
 
     position: int
     attributes: dict[str, Any]
-    reason: str | None = Field(description="Why it stands there; null where the model put it there, see POST /explain.")
+    reason: str | None = Field(description="Why it is there; null where the model put it there, see POST /explain.")
 
 
 class Filled(_Answer):

@@ -126,7 +126,7 @@ class SlotBook:
         return [_fill(slot, pool, scores_BC[b], seen[b], treatment) for b in range(len(histories))]
 
     def reasons(self, name: str, selection: Selection, history: Histories) -> list[str | None]:
-        """Why each item of a selection stands there, in words.
+        """Why each item of a selection is there, in words.
 
         None for an item that the served ranker put there: `heedful.recommending.explanation` says why.
         """

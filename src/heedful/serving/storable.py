@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from heedful.errors import InputError
+from heedful.events.ids import is_unicode
 
 __all__ = ["ID_CHARACTERS", "check_events", "check_names", "check_time", "is_storable", "storable_rows"]
 
@@ -43,7 +44,7 @@ def check_names(what: str, names: Iterable[str], *, empty: bool = False) -> None
 
 def is_storable(name: str, *, empty: bool = False) -> bool:
     """Whether a name can be stored: not too long, Unicode text without NUL, not empty unless it may be."""
-    return bool(name or empty) and len(name) <= ID_CHARACTERS and "\0" not in name and _is_text(name)
+    return bool(name or empty) and len(name) <= ID_CHARACTERS and "\0" not in name and is_unicode(name)
 
 
 def storable_rows(ids: pa.Array) -> np.ndarray:
@@ -52,14 +53,6 @@ def storable_rows(ids: pa.Array) -> np.ndarray:
         return np.ones(len(ids), bool)
     fits = pc.and_not(pc.less_equal(pc.utf8_length(ids), ID_CHARACTERS), pc.match_substring(ids, "\0"))
     return np.asarray(fits.to_numpy(zero_copy_only=False), bool)
-
-
-def _is_text(name: str) -> bool:
-    """Whether it can be written as UTF-8: half a surrogate pair cannot."""
-    try:
-        return name.isascii() or bool(name.encode())
-    except UnicodeEncodeError:
-        return False
 
 
 def check_time(time: int) -> None:
