@@ -25,7 +25,7 @@ import torch
 from torch import nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from heedful.kernels import attention_cpu
+from heedful.kernels import attention_cpu, attention_scoring
 from heedful.model.inputs import Inputs
 from heedful.model.score import Term
 
@@ -61,8 +61,9 @@ class Attention(Term):
     def forward(self, inputs: Inputs) -> torch.Tensor:
         """The logit of each candidate, float [B, C]."""
         given = inputs.x_BLD, inputs.used_BL > 0, inputs.xq_BCD
-        if attention_cpu.is_faster(self, *given):
-            return attention_cpu.logits(self, *given)
+        for kernel in (attention_cpu, attention_scoring):
+            if kernel.is_faster(self, *given):
+                return kernel.logits(self, *given)
         logits_BC: torch.Tensor = (self._attend(inputs, _read) @ self.phi.T).squeeze(-1)
         return logits_BC
 
