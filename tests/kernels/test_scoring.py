@@ -42,6 +42,12 @@ def form(in_score_space: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention_scoring, "_costs", lambda *_: (0, 1) if in_score_space else (1, 0))
 
 
+def logits(
+    parameters: AttentionParameters, x_BLD: torch.Tensor, used_BL: torch.Tensor, xq_BCD: torch.Tensor
+) -> torch.Tensor:
+    return attention_scoring.logits(parameters, x_BLD, used_BL, attention_scoring.queries(parameters, xq_BCD))
+
+
 @TWO_FORMS
 @pytest.mark.usefixtures("form")
 @pytest.mark.parametrize(("depth", "null_tokens", "candidates"), [(1, 0, 7), (2, 4, 64), (5, 1, 33)])
@@ -51,9 +57,9 @@ def test_logits_are_those_of_the_plain_form(depth: int, null_tokens: int, candid
     x_BLD, used_BL, xq_BCD = batch(13, candidates, first=0 if null_tokens else 1)
     with torch.no_grad():
         for given in (xq_BCD, xq_BCD[:1]):
-            logits = attention_scoring.logits(parameters, x_BLD, used_BL, given)
+            found = logits(parameters, x_BLD, used_BL, given)
             expected = plain(x_BLD.double(), used_BL, given.double().expand(len(x_BLD), -1, -1))
-            torch.testing.assert_close(logits.double(), expected, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
 
 
 @TWO_FORMS
@@ -62,9 +68,9 @@ def test_nobody_without_past_items_gets_more_than_what_the_candidate_has() -> No
     parameters = Parameters(width=16, hidden=20, depth=3, null_tokens=0)
     x_BLD, used_BL, xq_BCD = batch(16, 9)
     with torch.no_grad():
-        logits = attention_scoring.logits(parameters, x_BLD, used_BL, xq_BCD)[0]
+        found = logits(parameters, x_BLD, used_BL, xq_BCD)[0]
         bias = parameters.h(xq_BCD[0]) + sum(g.bias for g in parameters.g)
-    torch.testing.assert_close(logits, bias @ parameters.phi[0])
+    torch.testing.assert_close(found, bias @ parameters.phi[0])
 
 
 @TWO_FORMS
@@ -72,13 +78,13 @@ def test_nobody_without_past_items_gets_more_than_what_the_candidate_has() -> No
 def test_a_user_s_logits_do_not_depend_on_batch_and_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     parameters, (x_BLD, used_BL, xq_BCD) = Parameters(width=16, hidden=20, depth=3, null_tokens=2), batch(16, 200)
     with torch.no_grad():
-        together = attention_scoring.logits(parameters, x_BLD, used_BL, xq_BCD)
+        together = logits(parameters, x_BLD, used_BL, xq_BCD)
         for user, length in enumerate(LENGTHS):
             one = slice(user, user + 1)
-            alone = attention_scoring.logits(parameters, x_BLD[one, :length], used_BL[one, :length], xq_BCD[one])
+            alone = logits(parameters, x_BLD[one, :length], used_BL[one, :length], xq_BCD[one])
             torch.testing.assert_close(alone, together[one], rtol=0, atol=1e-5)
         monkeypatch.setattr(openmp, "_PARALLEL", None)
-        assert torch.equal(attention_scoring.logits(parameters, x_BLD, used_BL, xq_BCD), together)
+        assert torch.equal(logits(parameters, x_BLD, used_BL, xq_BCD), together)
 
 
 def test_few_candidates_and_what_the_kernels_cannot_read_take_the_other_form() -> None:
@@ -112,7 +118,8 @@ def test_sums_and_maxima_are_those_of_the_plain_form(own: bool) -> None:
     xq_BCD = xq_BCD if own else xq_BCD[:1]
     w_RDD, threshold_R = torch.randn(3, 13, 13) / 4, torch.tensor([0.0, 0.7, 2.0])
     assert interactions_scoring.is_possible(x_BLD, used_BL, xq_BCD, w_RDD, threshold_R)
-    total, largest = interactions_scoring.sums_and_maxima(x_BLD, used_BL, xq_BCD, w_RDD, threshold_R)
+    queries = interactions_scoring.queries(xq_BCD, w_RDD)
+    total, largest = interactions_scoring.sums_and_maxima(x_BLD, used_BL, queries, threshold_R)
     assert total.shape == largest.shape == (3, len(LENGTHS), 70)
     for user, length in enumerate(LENGTHS):
         x, xq = x_BLD[user, :length].double().numpy(), xq_BCD[user if own else 0].double().numpy()

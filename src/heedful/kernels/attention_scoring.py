@@ -31,55 +31,82 @@ from heedful.kernels.candidate_blocks import BLOCK, in_blocks, lengths_of, parts
 from heedful.kernels.matmul import floats_at, integers_at, multiply, next_task, softmax
 from heedful.kernels.openmp import at, run_on_threads
 
-__all__ = ["is_faster", "logits"]
+__all__ = ["Queries", "is_faster", "logits", "queries"]
 
+# What a multiply-add over the items costs, whose intermediate results do not fit the caches, in those here; measured.
+_WORTH = 1.3
 # Places in the array that describes a call: the next task, the numbers, the lengths, the tensors.
 _LENGTHS, _FIRST_TENSOR, _TENSORS = 10, 11, 5
 
 
 def is_faster(parameters: AttentionParameters, x_BLD: torch.Tensor, used_BL: torch.Tensor, xq_BCD: torch.Tensor) -> bool:
-    """Whether `logits` can take this call, and takes fewer multiply-adds than attention over the items themselves."""
+    """Whether `logits` can take this call, and by its multiply-adds is faster than attention over the items themselves."""
     if not len(parameters.f) or not workable(x_BLD, xq_BCD, *_all_of(parameters)) or lengths_of(used_BL) is None:
         return False
     depth, (hidden, width), rows = len(parameters.f), parameters.h.weight.shape, _rows(parameters, x_BLD)
     users, (own, candidates) = len(x_BLD), xq_BCD.shape[:2]
     made = (depth + depth * depth) * width * width * hidden + own * candidates * depth * width * width
+    first_products = users * candidates * depth * rows * width
     over_items = users * candidates * depth * 2 * width * (hidden + rows)
-    return made + users * min(_costs(depth, width, rows, candidates)) < over_items
+    return made + first_products + users * min(_costs(depth, width, rows, candidates)) < _WORTH * over_items
 
 
-def logits(
-    parameters: AttentionParameters, x_BLD: torch.Tensor, used_BL: torch.Tensor, xq_BCD: torch.Tensor
-) -> torch.Tensor:
-    """The logit of each candidate, float32 [B, C], without gradients.
+class Queries(NamedTuple):
+    """What is made of candidates and parameters whoever the users are.
 
-    Args:
-        parameters: of at least one layer, float32.
-        x_BLD: past items.
-        used_BL: above 0 for past items, 0 in the padding behind them.
-        xq_BCD: candidates, or [1, C, D] for the same candidates for every user.
+    Attributes:
+        of_blocks: q^k0 as columns, float32 [Q, S, K D, BLOCK].
+        base_QC: what a candidate adds to its logit, and what the constants of the g^k add.
+        maps_KDX: f^kT g^j for all j side by side, float32 [K, D, K D].
+        worth_KD: phi^T g^k.
     """
-    depth, width, candidates = len(parameters.f), x_BLD.shape[2], xq_BCD.shape[1]
-    lengths = lengths_of(used_BL)
-    assert lengths is not None
+
+    of_blocks: torch.Tensor
+    base_QC: torch.Tensor
+    maps_KDX: torch.Tensor
+    worth_KD: torch.Tensor
+
+
+def queries(parameters: AttentionParameters, xq_BCD: torch.Tensor) -> Queries:
+    """Of candidates, [B, C, D] or the same for every user, [1, C, D]; of at least one layer, float32."""
+    depth, width = len(parameters.f), xq_BCD.shape[2]
     layers = [g for g in parameters.g if isinstance(g, nn.Linear)]
     f_XH, g_HX = torch.cat(list(parameters.f), dim=1).T, torch.cat([g.weight for g in layers], dim=1)
     phi_H, bias_KH = parameters.phi[0], torch.stack([parameters.h.bias, *(g.bias for g in layers)]).cumsum(0)
-    base_QC = xq_BCD @ (phi_H @ parameters.h.weight) + phi_H @ bias_KH[-1]
     start_X1 = torch.bmm(f_XH.view(depth, width, -1), bias_KH[:-1, :, None]).view(-1, 1)
-    queries_QSXb = (f_XH @ parameters.h.weight) @ in_blocks(xq_BCD) + start_X1
+    return Queries(
+        (f_XH @ parameters.h.weight) @ in_blocks(xq_BCD) + start_X1,
+        xq_BCD @ (phi_H @ parameters.h.weight) + phi_H @ bias_KH[-1],
+        (f_XH @ g_HX).view(depth, width, -1),
+        (phi_H @ g_HX).view(depth, width),
+    )
+
+
+def logits(parameters: AttentionParameters, x_BLD: torch.Tensor, used_BL: torch.Tensor, queries: Queries) -> torch.Tensor:
+    """The logit of each candidate, float32 [B, C], without gradients.
+
+    Args:
+        parameters: those of the queries.
+        x_BLD: past items.
+        used_BL: above 0 for past items, 0 in the padding behind them.
+        queries: of the candidates.
+    """
+    lengths = lengths_of(used_BL)
+    assert lengths is not None
+    (depth, width), users = queries.worth_KD.shape, len(x_BLD)
+    (own, blocks), candidates = queries.of_blocks.shape[:2], queries.base_QC.shape[1]
     memory_KBND = _memory(parameters, x_BLD)
-    worth_KBN = torch.einsum("kbnd,kd->kbn", memory_KBND.expand(depth, -1, -1, -1), (phi_H @ g_HX).view(depth, width))
-    short, long = _costs(depth, width, memory_KBND.shape[2], candidates)
-    maps = f_XH @ g_HX
-    maps = _between(memory_KBND, maps.view(depth, width, -1)) if short < long else maps
-    read_BSb = x_BLD.new_empty(len(x_BLD), queries_QSXb.shape[1], BLOCK)
-    sizes = [len(x_BLD), depth, *memory_KBND.shape[2:], read_BSb.shape[1], parts_of_user(len(x_BLD))]
-    which = [short < long, len(queries_QSXb) > 1, len(memory_KBND) > 1]
-    tensors = [queries_QSXb, memory_KBND, worth_KBN, maps, read_BSb]
-    rows = lengths + memory_KBND.shape[2] - x_BLD.shape[1]
-    run_on_threads(_score_users, *sizes, *map(int, which), rows, *(tensor.contiguous() for tensor in tensors))
-    return without_blocks(read_BSb, candidates) + base_QC
+    memories, _, longest, _ = memory_KBND.shape
+    worth_KBN = torch.einsum("kbnd,kd->kbn", memory_KBND.expand(depth, -1, -1, -1), queries.worth_KD)
+    with_scores, with_readings = _costs(depth, width, longest, candidates)
+    in_score_space = with_scores < with_readings
+    maps = _between(memory_KBND, queries.maps_KDX) if in_score_space else queries.maps_KDX
+    read_BSb = x_BLD.new_empty(users, blocks, BLOCK)
+    sizes = [users, depth, longest, width, blocks, parts_of_user(users), in_score_space, own > 1, memories > 1]
+    tensors = [queries.of_blocks, memory_KBND, worth_KBN, maps, read_BSb]
+    rows = lengths + longest - x_BLD.shape[1]
+    run_on_threads(_score_users, *map(int, sizes), rows, *(tensor.contiguous() for tensor in tensors))
+    return without_blocks(read_BSb, candidates) + queries.base_QC
 
 
 def _costs(depth: int, width: int, rows: int, candidates: int) -> tuple[int, int]:
@@ -113,8 +140,9 @@ def _between(memory_KBND: torch.Tensor, maps_KDX: torch.Tensor) -> torch.Tensor:
 
 
 def _all_of(parameters: AttentionParameters) -> list[torch.Tensor]:
-    linear = [layer for layer in (parameters.h, *parameters.g) if isinstance(layer, nn.Linear)]
-    return [*(part for layer in linear for part in (layer.weight, layer.bias)), *parameters.f, parameters.phi, *parameters.null]
+    layers = [layer for layer in (parameters.h, *parameters.g) if isinstance(layer, nn.Linear)]
+    linear = [part for layer in layers for part in (layer.weight, layer.bias)]
+    return [*linear, *parameters.f, parameters.phi, *parameters.null]
 
 
 class _Call(NamedTuple):

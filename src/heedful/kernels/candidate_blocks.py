@@ -25,8 +25,9 @@ _USERS_EACH = 4
 def in_blocks(xq_BCD: torch.Tensor) -> torch.Tensor:
     """Vectors of candidates as columns, float32 [B, S, D, BLOCK]; the last block is padded with zeros."""
     users, candidates, width = xq_BCD.shape
-    padded = pad(xq_BCD, (0, 0, 0, -candidates % BLOCK))
-    return padded.view(users, -1, BLOCK, width).transpose(2, 3).contiguous()
+    if candidates % BLOCK:
+        xq_BCD = pad(xq_BCD, (0, 0, 0, -candidates % BLOCK))
+    return xq_BCD.view(users, -1, BLOCK, width).transpose(2, 3).contiguous()
 
 
 def without_blocks(values: torch.Tensor, candidates: int) -> torch.Tensor:

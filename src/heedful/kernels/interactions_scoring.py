@@ -14,7 +14,7 @@ blocks of them, D embedding width, R relations.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,9 +24,23 @@ from heedful.kernels.candidate_blocks import BLOCK, in_blocks, lengths_of, parts
 from heedful.kernels.matmul import floats_at, integers_at, multiply, next_task, positive_part
 from heedful.kernels.openmp import at, run_on_threads
 
-__all__ = ["is_possible", "sums_and_maxima"]
+__all__ = ["Queries", "is_possible", "queries", "sums_and_maxima"]
 
 _FIRST_TENSOR = 9
+
+
+class Queries(NamedTuple):
+    """What is made of candidates whoever the users are.
+
+    Attributes:
+        of_blocks: x_q^T W_r as columns, float32 [Q, S, R D, BLOCK].
+        candidates: C.
+        relations: R.
+    """
+
+    of_blocks: torch.Tensor
+    candidates: int
+    relations: int
 
 
 def is_possible(x_BLD: torch.Tensor, used_BL: torch.Tensor, *others: torch.Tensor) -> bool:
@@ -34,28 +48,31 @@ def is_possible(x_BLD: torch.Tensor, used_BL: torch.Tensor, *others: torch.Tenso
     return workable(x_BLD, *others) and lengths_of(used_BL) is not None
 
 
+def queries(xq_BCD: torch.Tensor, w_RDD: torch.Tensor) -> Queries:
+    """x_q^T W_r of candidates, [B, C, D] or the same for every user, [1, C, D]."""
+    return Queries(w_RDD.transpose(1, 2).flatten(0, 1) @ in_blocks(xq_BCD), xq_BCD.shape[1], len(w_RDD))
+
+
 def sums_and_maxima(
-    x_BLD: torch.Tensor, used_BL: torch.Tensor, xq_BCD: torch.Tensor, w_RDD: torch.Tensor, threshold_R: torch.Tensor
+    x_BLD: torch.Tensor, used_BL: torch.Tensor, queries: Queries, threshold_R: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Sum and maximum of v_r over the past items, float32 [R, B, C] each; 0 without past items.
 
     Args:
         x_BLD: past items.
         used_BL: above 0 for past items, 0 in the padding behind them.
-        xq_BCD: candidates, or [1, C, D] for the same candidates for every user.
-        w_RDD: W_r.
+        queries: of the candidates.
         threshold_R: b_r.
     """
     users, longest, width = x_BLD.shape
     lengths = lengths_of(used_BL)
     assert lengths is not None
-    queries_QSXb = w_RDD.transpose(1, 2).flatten(0, 1) @ in_blocks(xq_BCD)
-    relations, blocks = len(w_RDD), queries_QSXb.shape[1]
-    found_BRSb = x_BLD.new_empty(users, blocks, relations, 2, BLOCK)
-    sizes = [users, longest, width, relations, blocks, parts_of_user(users), int(len(queries_QSXb) > 1)]
-    tensors = [queries_QSXb, x_BLD, threshold_R, found_BRSb]
+    own, blocks = queries.of_blocks.shape[:2]
+    found_BSRb = x_BLD.new_empty(users, blocks, queries.relations, 2, BLOCK)
+    sizes = [users, longest, width, queries.relations, blocks, parts_of_user(users), int(own > 1)]
+    tensors = [queries.of_blocks, x_BLD, threshold_R, found_BSRb]
     run_on_threads(_score_users, *sizes, lengths, *(tensor.contiguous() for tensor in tensors))
-    total, largest = without_blocks(found_BRSb.permute(3, 2, 0, 1, 4), xq_BCD.shape[1])
+    total, largest = without_blocks(found_BSRb.permute(3, 2, 0, 1, 4), queries.candidates)
     return total, largest
 
 

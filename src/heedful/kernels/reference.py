@@ -15,7 +15,15 @@ from torch import nn
 
 from heedful.kernels.attention_cpu import AttentionParameters
 
-__all__ = ["PlainAttention", "positive_part", "skipgram_gradient", "skipgram_loss", "softmax", "softmax_gradient", "splitmix64"]
+__all__ = [
+    "PlainAttention",
+    "positive_part",
+    "skipgram_gradient",
+    "skipgram_loss",
+    "softmax",
+    "softmax_gradient",
+    "splitmix64",
+]
 
 
 class PlainAttention(nn.Module):

@@ -60,9 +60,10 @@ class ItemInteractions(Term):
 
     def _sums_and_maxima(self, inputs: Inputs) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
         """Sum and maximum of v_ri over i, float [B, C], of each relation r."""
-        given = inputs.x_BLD, inputs.used_BL, inputs.xq_BCD, self.w, self.threshold
-        if interactions_scoring.is_possible(*given):
-            return zip(*interactions_scoring.sums_and_maxima(*given), strict=True)
+        past = inputs.x_BLD, inputs.used_BL
+        if interactions_scoring.is_possible(*past, inputs.xq_BCD, self.w, self.threshold):
+            queries = inputs.once(self, lambda: interactions_scoring.queries(inputs.xq_BCD, self.w))
+            return zip(*interactions_scoring.sums_and_maxima(*past, queries, self.threshold), strict=True)
         matches = (self._matches(inputs, relation) for relation in range(len(self.w)))
         return ((v_BCL.sum(-1), v_BCL.amax(-1)) for v_BCL in matches)
 
@@ -110,7 +111,7 @@ class UserTower(Term):
         weights_B3L = torch.stack([used_BL, latest_BL, inputs.recency_BL], dim=1)
         weights_B3L = weights_B3L / weights_B3L.sum(-1, keepdim=True).clamp(min=1e-9)
         user_BT = self.mu(torch.bmm(weights_B3L, x_BLD).flatten(1))
-        query_BCT = self.query(inputs.xq_BCD)
+        query_BCT: torch.Tensor = inputs.once(self, lambda: self.query(inputs.xq_BCD))
         if len(query_BCT) == 1:
-            return user_BT @ query_BCT[0].T
+            return torch.mm(user_BT, query_BCT[0].T)
         return torch.matmul(query_BCT, user_BT[:, :, None]).squeeze(-1)

@@ -6,6 +6,7 @@ Shapes: B users, L items of a history (padded), C candidates, I items.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,8 +22,8 @@ __all__ = ["catalogue_logits", "inputs_of", "list_logits"]
 # leave the cache and go back to the operating system each time, which took a third of all time. A GPU wants more.
 _ELEMENTS = 2**19
 _ELEMENTS_GPU = 2**27
-# Of a catalogue as many users are scored together as share what is made of a block of its items.
-_BLOCK_ITEMS, _ELEMENTS_CATALOGUE = 1024, 2**22
+# What is made of a block of a catalogue is shared by all users, so that blocks can be larger.
+_BLOCK_ITEMS, _ELEMENTS_CATALOGUE = 2048, 2**22
 
 Values = Mapping[str, np.ndarray]
 """Values of terms at a time, float32 [I] each (`Term.at_time`)."""
@@ -65,8 +66,9 @@ def catalogue_logits(
             rows = np.arange(start, min(start + block, n_items))
             xq_1CD = layer(rows)[None]
             known = {name: torch.from_numpy(values[rows]).to(layer.device) for name, values in at_time.items()}
+            made: dict[object, Any] = {}
             for users, past in zip(groups, encoded, strict=True):
-                scores = model(Inputs(*past, xq_1CD, at_time=known))
+                scores = model(Inputs(*past, xq_1CD, at_time=known, made=made))
                 logits[users, start : start + block] = scores.float().cpu().numpy()
     return logits
 
