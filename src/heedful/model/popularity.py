@@ -58,9 +58,9 @@ class PopularityOverTime(Term):
         assert inputs.popularity_BCF is not None
         return self.learnt(inputs.popularity_BCF)
 
-    def at_time(self, popularity_IF: torch.Tensor, log_share_I: torch.Tensor) -> torch.Tensor | None:
-        """What popularity adds, with the log share, float [I]."""
-        return self.learnt(popularity_IF) + log_share_I
+    def at_time(self, popularity_IF: torch.Tensor) -> torch.Tensor | None:
+        """The same for items, float [I]."""
+        return self.learnt(popularity_IF)
 
     def learnt(self, popularity: torch.Tensor) -> torch.Tensor:
         """Float [...] from features [..., F]."""
