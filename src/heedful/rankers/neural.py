@@ -27,7 +27,7 @@ from heedful.events.log import EventLog
 from heedful.folders import Folder
 from heedful.model.encode import HistoryBatch, encode
 from heedful.model.inputs import InputLayer, Inputs, ItemVectors, mean_vector
-from heedful.model.popularity import PopularityIndex, log_share
+from heedful.model.popularity import PopularityIndex
 from heedful.model.score import ScoreModel, Term
 from heedful.model.side_features import FeatureCodes, FeatureVectors
 from heedful.rankers.base import Ranker
@@ -132,11 +132,7 @@ class NeuralRanker(Ranker):
     def popularity_now(self) -> np.ndarray:
         """Log of each item's share of all users as the model sees it at the end of the log, float32 [I]."""
         known = self.log_shares[:]
-        if not self.at_time:
-            return known
-        # Terms of a time smooth the shares of items with few users; only what was learnt beside these is new.
-        learnt = self.item_bias + self.gamma * known - log_share(self.users_of_item, self.log_shares.total)
-        return np.asarray(known + learnt, np.float32)
+        return np.asarray(self.item_bias + self.gamma * known, np.float32) if self.at_time else known
 
     def input_vectors(self, rows: np.ndarray) -> np.ndarray:
         """The vectors x of items as the terms see them, float32 [..., D]."""
