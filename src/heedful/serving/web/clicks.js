@@ -144,13 +144,12 @@ const sharesOf = ({ shares }) => (Object.keys(shares).length
 function rates(tried, title) {
   return element("table", { class: "rates" },
     element("caption", { class: "sr" }, `Click-through in ${title}`),
-    element("thead", {}, element("tr", {}, ["Treatment", "Click-through", "Clicked", "Users", "who clicked"].map((name) => element("th", { scope: "col" }, name)))),
+    element("thead", {}, element("tr", {}, ["Treatment", "Click-through", "Clicked", "Users who clicked"].map((name) => element("th", { scope: "col" }, name)))),
     element("tbody", {}, tried.map((one) => element("tr", {},
       element("th", { scope: "row" }, named(one.treatment)),
       element("td", {}, element("b", {}, percent(one.ctr))),
       element("td", {}, `${count(one.clicks)} of ${count(one.impressions)}`),
-      element("td", {}, count(one.users)),
-      element("td", {}, count(one.users_who_clicked))))));
+      element("td", {}, `${count(one.users_who_clicked)} of ${count(one.users)}`)))));
 }
 
 const change = (share) => `${share < 0 ? "−" : "+"}${Math.abs(100 * share).toFixed(0)} %`;
@@ -158,7 +157,8 @@ const change = (share) => `${share < 0 ? "−" : "+"}${Math.abs(100 * share).toF
 /** Each lift with its interval on one axis around no difference: what is decided does not touch the line. */
 function lifts(slot) {
   const told = slot.lifts.filter((one) => one.high !== null && one.verdict !== "withheld");
-  const reach = Math.min(2, Math.max(0.2, ...told.flatMap((one) => [-one.low, one.high])));
+  // The axis holds every lift; what is longer than it ends with it.
+  const reach = Math.max(0.2, ...told.map((one) => Math.max(1.25 * Math.abs(one.lift), Math.min(2, Math.max(-one.low, one.high)))));
   const at = (share) => 0.5 + Math.max(-0.5, Math.min(0.5, share / reach / 2));
   const row = (one) => {
     const known = told.includes(one);

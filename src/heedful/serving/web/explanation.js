@@ -88,7 +88,7 @@ export function createPanel({ aside, body, heading, close }) {
     },
     /** Explain the first item among `slots`, where there is room for it beside them. */
     suggest(slots) {
-      if (wide.matches && !pinned && !slots.contains(document.activeElement)) slots.querySelector(".item-why")?.explain();
+      if (wide.matches && !pinned && !document.activeElement?.closest("#slots .item")) slots.querySelector(".item-why")?.explain();
     },
   };
 }
@@ -122,8 +122,9 @@ function ofModel(explanation) {
   return [said, parts(explanation), box].filter(Boolean);
 }
 
-const PARTS = { prior: "popular over all time", trend: "popular now", item: "the item itself", attention: "fits the history (attention)",
-  relevance: "goes with past items", user: "fits the visitor's taste", match: "fits the history", popularity: "popularity" };
+const PARTS = { prior: "popularity over all time", popularity_over_time: "popularity of late", attention: "attention to the history",
+  item_interactions: "goes with past items", user_tower: "the visitor's taste", averaging: "fits the history", match: "fits the history",
+  popularity: "popularity" };
 
 /** The terms that add up to the score. */
 function parts(explanation) {

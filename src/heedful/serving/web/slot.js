@@ -1,7 +1,7 @@
 // One content slot: its items as tiles, when it counts as shown, and what is clicked.
 
 import { post } from "./api.js";
-import { element, nameOf, newId, say, sentence, spoken, titled, words } from "./dom.js";
+import { element, failure, nameOf, newId, say, sentence, spoken, titled, words } from "./dom.js";
 import { hue } from "./treatments.js";
 
 // Shown as display advertising counts it (Media Rating Council): half of it in view for one second.
@@ -12,7 +12,7 @@ const STEPS = Array.from({ length: 21 }, (_, step) => step / 20);
 /**
  * @param answer of GET /slots/NAME
  * @param before Map of item id to its former place in this slot, undefined the first time
- * @param page {panel, context, test (what a test has written; null in a preview), recorded, bought, asked (the treatment)}
+ * @param page {panel, context, test (what a test has written; null in a preview), recorded, bought, again, asked (the treatment)}
  */
 export function renderSlot(answer, before, page) {
   const name = answer.slot;
@@ -24,6 +24,7 @@ export function renderSlot(answer, before, page) {
     answer.items.length
       ? element("ol", { class: "items" }, answer.items.map((item) => tile(item, answer, before, page)))
       : element("p", { class: "empty" }, "Nothing to show: no item meets this slot's condition and is new to the visitor."),
+    answer.note ? failure({ message: answer.note }, page.again) : null,
     answer.treatment && answer.items.length
       ? element("p", { class: "slot-clicks", "data-slot": name, "data-treatment": answer.treatment }) : null);
   if (answer.impression_id) {
@@ -44,7 +45,8 @@ function tile(item, answer, before, page) {
   return element("li", { class: "item" }, why,
     element("div", { class: "actions" },
       answer.impression_id ? clickButton(item, answer, page) : null,
-      page.test ? element("button", { type: "button", class: "act", "aria-label": `Store a purchase of ${title}`,
+      // Where the impression could not be written, a purchase would follow from nothing that is stored.
+      answer.note ? null : page.test ? element("button", { type: "button", class: "act", "aria-label": `Store a purchase of ${title}`,
         on: { click: () => page.bought(item) } }, "Store purchase")
         : element("button", { type: "button", class: "act", "aria-label": `What if they bought ${title}`,
           on: { click: () => page.bought(item) } }, "What if bought")));

@@ -143,7 +143,7 @@ async function refreshSlots(signal) {
   if (!box.children.length) box.replaceChildren(skeleton("tiles", 6), skeleton("tiles", 6));
   try {
     const { slots } = await get("slots", signal);
-    if (!slots.length) return box.replaceChildren(...await withoutSlots(signal));
+    if (!slots.length) return box.replaceChildren(modeOf([]), ...await withoutSlots(signal));
     const answers = await Promise.all(slots.map((slot) => fill(slot, signal)));
     if (signal.aborted) return undefined;
     shown.past = answers.find((one) => one.past)?.past ?? await asking(signal);
@@ -163,8 +163,10 @@ async function refreshSlots(signal) {
   return undefined;
 }
 
-/** Who works by keyboard keeps their place among the tiles as these are drawn anew. */
+/** Who works by keyboard keeps their place among the controls and tiles as these are drawn anew. */
 function placeOfFocus(box) {
+  const control = document.activeElement?.closest("#slots .mode [id]");
+  if (control) return () => (byId(control.id) ?? byId("test-mode")).focus({ preventScroll: true });
   const slot = document.activeElement?.closest("#slots .slot");
   if (!slot) return null;
   const row = [...slot.querySelectorAll(".item")].indexOf(document.activeElement.closest(".item"));
@@ -205,7 +207,7 @@ function drawSlot(answer, before) {
   shown.places.set(answer.slot, new Map(answer.items.map((item) => [item.item_id, item.position])));
   return renderSlot(answer, before, {
     panel, context: () => ({ past: shown.past, version: shown.version }), test, asked: shown.asked,
-    recorded: refreshLines, bought: take,
+    recorded: refreshLines, bought: take, again: () => refreshSlots(asked.signal),
   });
 }
 
@@ -239,7 +241,7 @@ function modeOf(slots) {
     : "Preview: looking at this page records nothing.";
   return element("div", { class: test ? "mode testing" : "mode" },
     element("p", { class: "mode-said" }, said),
-    test ? null : element("label", { class: "mode-treatment" }, "Treatment ", select),
+    test || !treatments.length ? null : element("label", { class: "mode-treatment" }, "Treatment ", select),
     element("label", { class: "mode-switch" }, box, " Test mode"),
     test ? element("button", { type: "button", class: "quiet", id: "undo", on: { click: undo } }, "Undo the test") : null);
 }
