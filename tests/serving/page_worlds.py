@@ -28,7 +28,7 @@ from heedful.serving.store import Store
 from ranking_worlds import DAY, QUICK, START, table_of
 
 # Two cores shared with everything else: a page may take its time.
-PATIENCE_MS = 20_000
+PATIENCE_MS = 180_000
 FRUIT = [
     "APPLES GALA",
     "BANANAS",
