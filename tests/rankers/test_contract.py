@@ -222,8 +222,7 @@ class TestPrior:
         histories = histories.take(np.flatnonzero(histories.lengths))
         candidates = Candidates.same_for_all(len(histories), np.arange(len(ranker.items)))
         plain = ranker.score_rows(histories, candidates, pool_gamma=None).reshape(len(histories), -1)
-        users = np.maximum(ranker.users_of_item, 0.5)
-        log_p = np.log(users / ranker.users_of_item.sum())
+        log_p = np.log((ranker.users_of_item + 0.5) / (ranker.users_of_item.sum() + 1))
         for pool_gamma in (0.0, 0.5, 1.0, -1.0):
             got = ranker.score_rows(histories, candidates, pool_gamma=pool_gamma).reshape(len(histories), -1)
             expected = (ranker.gamma - pool_gamma) * log_p if ranker.gamma is not None else np.zeros(len(log_p))
