@@ -21,7 +21,6 @@ from heedful.errors import HeedfulError, InputError
 from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories
 from heedful.events.ids import json_id
-from heedful.events.times import seconds_of
 from heedful.events.values import json_rows, word_columns, words
 from heedful.rankers.base import Ranker
 from heedful.recommending.explanation import Explanation, explain_items
@@ -176,7 +175,7 @@ class Engine:
     def past_of(
         self, items: Sequence[Any], times: Sequence[Any] | None = None, kinds: Sequence[str | None] | None = None
     ) -> Past:
-        """A history given by its items, oldest first; times and kinds, and missing ones, as in `Ranker.histories_of`.
+        """A history given by its items, oldest first; times are unix seconds. Missing ones are as in `Ranker.histories_of`.
 
         Raises:
             InputError: times or kinds are not one for each item.
@@ -187,7 +186,7 @@ class Engine:
                     f"{what} does not fit the history", got=f"{len(values)} values", expected=f"{len(items)}, one an item"
                 )
         last = self.ranker.last_time
-        moments = np.full(len(items), last) if times is None else seconds_of(times, missing=last)
+        moments = np.array([last if time is None else time for time in times or [None] * len(items)], np.int64)
         return self._past(items, moments, [None] * len(items) if kinds is None else kinds, None)
 
     def _past(self, items: Sequence[Any], times: np.ndarray, kinds: Sequence[str | None], user_id: str | None) -> Past:

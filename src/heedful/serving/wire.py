@@ -20,7 +20,7 @@ from pydantic import (
 from pydantic_core import CoreSchema
 
 from heedful.errors import InputError
-from heedful.events.ids import text_of
+from heedful.events.ids import SAFE_INTEGER, text_of
 from heedful.events.times import LIMITS, second_of
 
 __all__ = [
@@ -70,7 +70,7 @@ def _digits(value: Any) -> Any:
 
 def _whole_number(value: Any) -> Any:
     """A float without fraction as the integer that it is in JSON."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) <= SAFE_INTEGER else value
 
 
 def _second(value: Any) -> int | None:

@@ -13,7 +13,7 @@ from heedful.serving.answers import Answer
 from heedful.serving.replies import Appended, Removed
 from heedful.serving.requests import CurrentEngine, CurrentServing, JsonRoute, at_most
 from heedful.serving.store import Event as StoredEvent
-from heedful.serving.wire import Event, Events, Name
+from heedful.serving.wire import Event, Events, UserText
 
 __all__ = ["router"]
 
@@ -59,6 +59,6 @@ def append(body: OneOrMany, engine: CurrentEngine, serving: CurrentServing) -> A
 
 
 @router.delete("/events/{event_id:path}", response_model=Removed)
-def take_back(event_id: Name, engine: CurrentEngine) -> Answer:
+def take_back(event_id: UserText, engine: CurrentEngine) -> Answer:
     """Take back one action, as the page does after a test."""
     return Answer({"removed": engine.store.remove_event(event_id)})

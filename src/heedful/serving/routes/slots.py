@@ -122,7 +122,7 @@ async def _text(request: Request) -> str:
 def preview(
     text: Annotated[str, Depends(_text)],
     serving: CurrentServing,
-    user: Annotated[Name | None, Query(description="Whose history; nobody's by default.")] = None,
+    user: Annotated[UserText | None, Query(description="Whose history; nobody's by default.")] = None,
 ) -> Answer:
     """What declarations would show in each treatment, to a user or to somebody new. Nothing is saved or recorded."""
     slots = parse_slots(text)
