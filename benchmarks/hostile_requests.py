@@ -169,7 +169,7 @@ class Hostile:
 
     def _value(self, name: Any) -> Any:
         known = BY_NAME.get(name) if isinstance(name, str) else None
-        return self._random.choice(known if known and self._random.random() < 0.8 else VALUES)
+        return copy.deepcopy(self._random.choice(known if known and self._random.random() < 0.8 else VALUES))
 
     def _other_path(self, path: str) -> str:
         address, _, query = path.partition("?")
