@@ -114,7 +114,8 @@ def _of_text(text: str) -> int | None:
         return _of_number(float(text))
     try:
         if re.match(r"[0-9]{4}-[0-9]{2}-", text):
-            return second_of(datetime.fromisoformat(re.sub(r" ?(UTC|GMT|Z)$", "+00:00", text)))
+            zoned = re.sub(r" ?(UTC|GMT|Z)$", "+00:00", text)
+            return second_of(datetime.fromisoformat(re.sub(r" ([+-][0-9])", r"\1", zoned)))
     except ValueError:
         pass
     raise _not_a_time(text)
