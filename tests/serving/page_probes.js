@@ -27,7 +27,7 @@ window.probes = (() => {
     const ids = every("[id]").map((one) => one.id);
     const levels = every("h1, h2, h3").filter(shown).map((one) => Number(one.tagName[1]));
     return {
-      nameless: every("button, a, input, textarea, section, aside, nav, dialog, [role=listbox]")
+      nameless: every("button, a, input, select, textarea, section, aside, nav, dialog, [role=listbox]")
         .filter((one) => shown(one) && !nameOf(one).trim()).map(told),
       dangling: ["aria-controls", "aria-labelledby", "aria-describedby", "aria-activedescendant", "for"]
         .flatMap((name) => every(`[${name}]`).flatMap((one) => words(one, name)))
@@ -64,7 +64,7 @@ window.probes = (() => {
 
   function faint() {
     return every("body *").filter((one) => shown(one) && !one.closest(".sr")
-      && (one.matches("input, textarea") || [...one.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim())))
+      && (one.matches("input, select, textarea") || [...one.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim())))
       .map((one) => {
         const style = getComputedStyle(one);
         const [dark, light] = [luminance(rgba(style.color)), luminance(ground(one))].sort((a, b) => a - b);
@@ -76,7 +76,7 @@ window.probes = (() => {
 
   // WCAG 2.2, 2.5.8; a checkbox is pressed by its label as well.
   function small() {
-    return every("button, nav a, input:not([type=checkbox]), textarea").filter(shown).filter((one) => {
+    return every("button, nav a, input:not([type=checkbox]), select, summary, textarea").filter(shown).filter((one) => {
       const box = one.getBoundingClientRect();
       return box.height < 24 || box.width < 24;
     }).map(told);

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import uvicorn
-from playwright.sync_api import Browser, BrowserContext, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from heedful.events.catalog import Catalog
 from heedful.events.histories import Histories
@@ -108,8 +109,10 @@ def served(model: Path, folder: Path, *, slots: str = SLOTS, keys: str | None = 
     store.load_log(shop_log())
     store.close()
     app = create_app(Serving(Choice(str(model)), config))
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="on"))
-    thread = threading.Thread(target=server.run)
+    # A page that is left open keeps its connection: the server does not wait for it.
+    settings = uvicorn.Config(app, port=0, log_config=None, lifespan="on", timeout_graceful_shutdown=5)
+    server = uvicorn.Server(settings)
+    thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:
         until = time.monotonic() + PATIENCE_MS / 1000
@@ -119,7 +122,27 @@ def served(model: Path, folder: Path, *, slots: str = SLOTS, keys: str | None = 
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
         server.should_exit = True
-        thread.join()
+        thread.join(60)
+        assert not thread.is_alive(), "the server does not stop"
+
+
+def written(folder: Path) -> dict[str, int]:
+    """What the database of `served` holds: the rows of each table that a visit can change, and impressions that count."""
+    counted = {
+        "events": "heedful_events",
+        "impressions": "heedful_impressions",
+        "shown": "heedful_impressions WHERE shown_time IS NOT NULL",
+        "clicks": "heedful_clicks",
+    }
+    with closing(sqlite3.connect(folder / "shop.sqlite")) as database:
+        return {name: database.execute(f"SELECT count(*) FROM {rows}").fetchone()[0] for name, rows in counted.items()}
+
+
+def start_test(page: Page) -> None:
+    """Turn the test mode on, in which the page writes."""
+    page.get_by_role("checkbox", name="Test mode").click()
+    expect(page.locator(".mode.testing")).to_be_visible()
+    expect(page.locator("#slots:not([aria-busy])")).to_be_visible()
 
 
 @contextmanager

@@ -497,3 +497,14 @@ def test_requests_are_described(still: TestClient) -> None:
             assert operation["description"], (method, path)
             refused = operation["responses"].get("422")
             assert refused is None or refused["content"]["application/json"]["schema"]["$ref"].endswith("/Failure"), path
+
+
+def test_each_request_is_in_the_documentation(still: TestClient) -> None:
+    """Each is named with its method; that of a GET may be that of the cell before it."""
+    told = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
+    for path, methods in good(still.get("/openapi.json"))["paths"].items():
+        named = path.replace("{name}", "NAME")
+        named = re.sub(r"\{\w+\}", "ID", named)
+        for method in methods:
+            pattern = rf"[` ]{re.escape(named)}[`? ]" if method == "get" else rf"`{method.upper()} {re.escape(named)}[`?]"
+            assert re.search(pattern, told), (method, named)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from importlib import resources
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -231,8 +233,13 @@ def test_figure_5(tmp_path: Path) -> None:
         figure5(found, tmp_path / "figure.gif")
 
 
-def test_a_treatment_has_one_colour_in_all_figures() -> None:
-    assert len({colour_of(name) for name in ("model", "popularity", "last_item", "editorial")}) == 4
+def test_a_treatment_has_one_colour_on_the_page_and_in_the_figure() -> None:
+    style = (resources.files("heedful.serving") / "web" / "style.css").read_text()
+    of_page = {name: re.search(rf"--{name}: (#\w+);", style) for name in ("model", "popularity", "last-item", "editorial")}
+    found = {name: match[1] for name, match in of_page.items() if match}
+    assert found == {name: colour_of(name.replace("-", "_")) for name in of_page} and len(set(found.values())) == 4
+    for name in ("model", "popularity", "last_item", "editorial"):
+        assert f".hue-{name} {{ --hue: var(--{name.replace('_', '-')}); }}" in style
     assert colour_of("attention") == colour_of("averaging") == colour_of("model")
 
 

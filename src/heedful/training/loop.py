@@ -18,7 +18,7 @@ from torch import nn
 
 from heedful.errors import ConfigError, TrainingError
 from heedful.model.popularity import PopularityIndex
-from heedful.progress import progress
+from heedful.progress import progress, say
 from heedful.training.batch import Batch
 from heedful.training.checkpoint import CHECKPOINT, Progress, Weights, resume_from, save_checkpoint
 from heedful.training.forward import Forward
@@ -134,7 +134,9 @@ class TrainingLoop:
         """
         if resume:
             found = resume_from(self.folder, self.parameters, self.best, self.adam, self.facts)
-            self.state = found or self.state
+            if found is not None:
+                self.state = found
+                say(f"resumed at step {found.step}")
         with _flushed_subnormals(), progress(title, self.config.steps or None, "steps") as meter:
             meter.resume_at(self.state.step)
             total, count = 0.0, 0

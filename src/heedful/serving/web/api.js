@@ -30,8 +30,16 @@ export async function post(path, value, signal) {
   return answer.json();
 }
 
-export async function putText(path, text, type) {
-  return (await send("PUT", path, { body: text, type })).json();
+export async function putText(path, text, type, match) {
+  return (await send("PUT", path, { body: text, type, match })).json();
+}
+
+export async function postText(path, text, type) {
+  return (await send("POST", path, { body: text, type })).json();
+}
+
+export async function remove(path) {
+  return (await send("DELETE", path)).json();
 }
 
 /** An id among others with commas between them. */
@@ -40,9 +48,16 @@ export const quoted = (id) => `"${String(id).replaceAll('"', '""')}"`;
 /** A path of literal parts, each percent-encoded. */
 export const path = (...parts) => parts.map(encodeURIComponent).join("/");
 
-async function send(method, address, { body, type, signal } = {}) {
+/** The text at an address, and the name of its version. */
+export async function getVersion(path, signal) {
+  const answer = await send("GET", path, { signal });
+  return { text: await answer.text(), etag: answer.headers.get("etag") };
+}
+
+async function send(method, address, { body, type, signal, match } = {}) {
   const headers = { Accept: "application/json" };
   if (type) headers["Content-Type"] = type;
+  if (match) headers["If-Match"] = match;
   const key = sessionStorage.getItem(KEY);
   if (key) headers.Authorization = `Bearer ${key}`;
   let answer;

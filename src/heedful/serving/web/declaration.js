@@ -1,29 +1,75 @@
-// The slots' TOML file: read, changed here, checked and kept by the server.
+// The slots: a form, the TOML file behind it, and its versions. The server checks every change before it takes effect.
 
-import { get, getText, putText } from "./api.js";
-import { byId, element, failure, plural, sentence } from "./dom.js";
+import { get, getVersion, postText, putText } from "./api.js";
+import { atMoment, byId, element, failure, plural, sentence } from "./dom.js";
+import { previewed, slotForm } from "./slot_form.js";
 
 const text = byId("declaration-text");
 const lines = byId("declaration-lines");
 const state = byId("declaration-state");
-let saved = null;
+const TABS = ["form", "file", "versions"];
+let saved = null; // {text, etag} as the server has it
+let form = null;
+let formChanged = false;
+
+const changedFile = () => saved !== null && text.value !== saved.text;
 
 export async function openDeclaration() {
-  if (saved !== null && text.value !== saved) return; // what was typed stays
+  if (changedFile() || formChanged) return; // what was typed stays
   state.replaceChildren();
+  await load();
+}
+
+async function load() {
   try {
-    saved = await getText("slots.toml");
-    text.value = saved;
+    const [version, { slots }, { columns }] = await Promise.all([getVersion("slots.toml"), get("slots"), get("model")]);
+    saved = version;
+    text.value = saved.text;
     number();
-    await help();
+    help(columns);
+    formChanged = false;
+    form = slotForm(byId("slot-forms"), slots, columns, () => { formChanged = true; });
+    byId("comments").hidden = !/^\s*#/m.test(saved.text);
+    await showVersions();
   } catch (error) {
     state.replaceChildren(failure(error, openDeclaration));
   }
 }
 
+function show(tab) {
+  for (const name of TABS) {
+    byId(`tab-${name}`).setAttribute("aria-pressed", String(name === tab));
+    byId(`panel-${name}`).hidden = name !== tab;
+  }
+  byId("declaration-actions").hidden = tab === "versions";
+}
+
+const tabOf = () => TABS.find((name) => byId(`tab-${name}`).getAttribute("aria-pressed") === "true");
+
+/** What is to be checked or saved: the file as it is typed, or the form as JSON. */
+const declared = () => (tabOf() === "file" ? [text.value, "application/toml"] : [JSON.stringify({ slot: form.read() }), "application/json"]);
+
+async function showVersions() {
+  const { versions } = await get("slots.toml/versions");
+  byId("panel-versions").replaceChildren(versions.length
+    ? element("ol", { class: "versions" }, versions.map((one, place) => element("li", {},
+      element("details", {}, element("summary", {}, element("b", {}, atMoment(one.time)),
+        element("span", { class: "note" }, ` ${one.author ? `by ${one.author}` : ""} ${place ? "" : "· the latest"}`)),
+      element("pre", {}, one.text)),
+      element("button", { type: "button", class: "quiet", on: { click: () => restore(one) } }, "Open in the editor"))))
+    : element("p", { class: "empty" }, "No versions yet: each change that is saved here becomes one."));
+}
+
+function restore(version) {
+  text.value = version.text;
+  number();
+  show("file");
+  text.focus();
+  state.replaceChildren(element("p", { class: "note" }, `The version of ${atMoment(version.time)}, not saved yet.`));
+}
+
 /** What a condition may name, and the words of the file. */
-async function help() {
-  const { columns } = await get("model");
+function help(columns) {
   byId("declaration-help").replaceChildren(...[
     ["where", ["A condition on ", ...columns.flatMap((name, at) => [at ? ", " : "", element("code", {}, name)])]],
     ["rule", "How candidates are chosen: popular, newest, best_rated or editorial"],
@@ -52,37 +98,64 @@ function pointAt(message) {
   text.setSelectionRange(from, from + (rows[wrong - 1]?.length ?? 0));
 }
 
-async function save(event) {
-  event?.preventDefault();
+async function attempt(said, work) {
   text.removeAttribute("aria-invalid");
-  state.replaceChildren(element("p", { class: "note" }, "Checking…"));
+  form.point("");
+  state.replaceChildren(element("p", { class: "note" }, said));
   try {
-    const sent = text.value;
-    const answer = await putText("slots", sent, "application/toml");
-    saved = sent;
-    number();
-    const declared = Array.isArray(answer.slots) ? answer.slots.length : answer.slots;
-    state.replaceChildren(element("p", { class: "success" }, `Saved${declared === undefined ? "" : `: ${plural(declared, "slot")}`}. The next visitor gets them.`),
-      ...(answer.notes ?? []).map((note) => element("p", { class: "note" }, sentence(note))));
+    await work();
   } catch (error) {
-    text.setAttribute("aria-invalid", "true");
     state.replaceChildren(failure(error));
+    if (tabOf() === "form") return form.point(error.message);
+    text.setAttribute("aria-invalid", "true");
     pointAt(error.message);
   }
+  return undefined;
+}
+
+function save(event) {
+  event?.preventDefault();
+  return attempt("Checking…", async () => {
+    const answer = await putText("slots", ...declared(), saved.etag);
+    text.value = saved.text;
+    formChanged = false;
+    const tab = tabOf();
+    await load();
+    show(tab);
+    byId("slot-preview").replaceChildren();
+    state.replaceChildren(element("p", { class: "success" }, `Saved: ${plural(answer.slots.length, "slot")}. The next visitor gets them.`),
+      ...(answer.notes ?? []).map((note) => element("p", { class: "note" }, sentence(note))));
+  });
+}
+
+function preview() {
+  return attempt("Looking…", async () => {
+    const user = byId("preview-user").value.trim();
+    const answer = await postText(`slots.toml/preview${user ? `?user=${encodeURIComponent(user)}` : ""}`, ...declared());
+    byId("slot-preview").replaceChildren(element("h2", { tabindex: "-1" }, user ? `What ${user} would see` : "What a new visitor would see"), ...previewed(answer));
+    state.replaceChildren(element("p", { class: "note" }, "Nothing is saved by a preview."));
+    byId("slot-preview").querySelector("h2").focus();
+  });
+}
+
+function revert() {
+  text.value = saved?.text ?? "";
+  formChanged = false;
+  text.removeAttribute("aria-invalid");
+  load();
+  state.replaceChildren(element("p", { class: "note" }, "As it was saved last."));
+  number();
 }
 
 byId("declaration").addEventListener("submit", save);
-byId("declaration-revert").addEventListener("click", () => {
-  text.value = saved ?? "";
-  text.removeAttribute("aria-invalid");
-  state.replaceChildren(element("p", { class: "note" }, "As it was saved last."));
-  number();
-});
+byId("declaration-revert").addEventListener("click", revert);
+byId("declaration-preview").addEventListener("click", preview);
+for (const name of TABS) byId(`tab-${name}`).addEventListener("click", () => show(name));
 text.addEventListener("input", () => number());
 text.addEventListener("scroll", () => { lines.scrollTop = text.scrollTop; });
 text.addEventListener("keydown", (event) => {
   if (event.key === "s" && (event.ctrlKey || event.metaKey)) save(event);
 });
 window.addEventListener("beforeunload", (event) => {
-  if (saved !== null && text.value !== saved) event.preventDefault();
+  if (changedFile() || formChanged) event.preventDefault();
 });

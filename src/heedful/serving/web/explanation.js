@@ -27,11 +27,10 @@ export function createPanel({ aside, body, heading, close }) {
   async function show(button, request) {
     current = request;
     mark(button);
-    const key = JSON.stringify([request.visitor, request.version, request.item.item_id]);
+    const key = JSON.stringify([request.past, request.version, request.item.item_id]);
     if (!answers.has(key)) {
       if (answers.size > 200) answers.clear();
-      const asking = request.visitor.user ? { user_id: request.visitor.user } : { history: request.visitor.history };
-      answers.set(key, post("explain", { ...asking, items: [request.item.item_id] }).then(({ explanations }) => explanations[0]));
+      answers.set(key, post("explain", { ...request.past, items: [request.item.item_id] }).then(({ explanations }) => explanations[0]));
       answers.get(key).catch(() => answers.delete(key));
       body.replaceChildren(head(request), skeleton("rows", 6));
     }
@@ -89,7 +88,7 @@ export function createPanel({ aside, body, heading, close }) {
     },
     /** Explain the first item among `slots`, where there is room for it beside them. */
     suggest(slots) {
-      if (wide.matches && !pinned && !slots.contains(document.activeElement)) slots.querySelector(".item-why")?.explain();
+      if (wide.matches && !pinned && !document.activeElement?.closest("#slots .item")) slots.querySelector(".item-why")?.explain();
     },
   };
 }
@@ -99,22 +98,42 @@ function head({ item, slot }) {
     element("p", { class: "note" }, `Place ${item.position} in ${slot.title ?? words(slot.slot)} · item ${item.item_id}`));
 }
 
-function reasons(explanation, { slot }) {
+function reasons(explanation, { item, slot }) {
+  if (!item.reason) return ofModel(explanation);
+  return [
+    element("p", { class: "why-text" }, sentence(`${words(slot.treatment)}: ${item.reason}`)),
+    element("details", {}, element("summary", {}, "How the model would score it"), ofModel(explanation)),
+  ];
+}
+
+function ofModel(explanation) {
   const said = explanation.text ? element("p", { class: "why-text" }, withTitles(sentence(explanation.text), explanation.because.map((reason) => nameOf(reason.title)))) : null;
-  const aside = slot.treatment && !["attention", "model"].includes(slot.treatment)
-    ? element("p", { class: "note" }, `This visitor sees the ${words(slot.treatment)} treatment here. Below is how the model itself scores the item.`) : null;
   const past = [...explanation.because].sort((one, other) => Math.abs(other.fall) - Math.abs(one.fall));
   if (!past.length) {
-    return [said, element("p", { class: "empty" }, "No past action that the model knows: the item stands here by its popularity alone.")].filter(Boolean);
+    return [said, element("p", { class: "empty" }, "No past action that the model knows: the item stands here by its popularity alone."), parts(explanation)].filter(Boolean);
   }
-  const parts = element("div");
-  const draw = (number) => parts.replaceChildren(...[falls(explanation, past, number), heat(explanation, past, number),
+  const box = element("div");
+  const draw = (number) => box.replaceChildren(...[falls(explanation, past, number), heat(explanation, past, number),
     past.length > number ? element("button", { type: "button", class: "quiet", on: { click: () => {
       draw(past.length);
-      parts.querySelector("h3").focus({ preventScroll: true });
+      box.querySelector("h3").focus({ preventScroll: true });
     } } }, `Show all ${count(past.length)} past items`) : null].filter(Boolean));
   draw(FIRST);
-  return [said, aside, parts].filter(Boolean);
+  return [said, parts(explanation), box].filter(Boolean);
+}
+
+const PARTS = { prior: "popularity over all time", popularity_over_time: "popularity of late", attention: "attention to the history",
+  item_interactions: "goes with past items", user_tower: "the visitor's taste", averaging: "fits the history", match: "fits the history",
+  popularity: "popularity" };
+
+/** The terms that add up to the score. */
+function parts(explanation) {
+  const told = Object.entries(explanation.parts ?? {}).filter(([, value]) => Math.abs(value) >= 0.005);
+  if (told.length < 2) return null;
+  return element("div", {}, element("h3", {}, "What made the score"),
+    element("dl", { class: "parts" }, told.sort(([, one], [, other]) => Math.abs(other) - Math.abs(one)).map(([name, value]) =>
+      element("div", {}, element("dt", {}, PARTS[name] ?? words(name)), element("dd", {}, signed(value)))),
+      element("div", { class: "sum" }, element("dt", {}, "score"), element("dd", {}, decimal(explanation.score)))));
 }
 
 /** A sentence whose titles are set like titles. */
@@ -139,7 +158,7 @@ function falls(explanation, past, number) {
   });
   return element("div", {},
     element("h3", { tabindex: "-1" }, "What the score would lose"),
-    element("p", { class: "note" }, `The score is ${decimal(explanation.score)}. Each bar: how far it falls when all actions with that item are left out.`),
+    element("p", { class: "note" }, "Each bar: how far the score falls when all actions with that item are left out. Striped bars held it down."),
     element("ol", { class: "falls" }, rows));
 }
 

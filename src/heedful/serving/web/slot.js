@@ -1,7 +1,8 @@
 // One content slot: its items as tiles, when it counts as shown, and what is clicked.
 
 import { post } from "./api.js";
-import { element, nameOf, newId, say, sentence, spoken, titled, words } from "./dom.js";
+import { element, failure, nameOf, newId, say, sentence, spoken, titled, words } from "./dom.js";
+import { hue } from "./treatments.js";
 
 // Shown as display advertising counts it (Media Rating Council): half of it in view for one second.
 const SHOWN_SHARE = 0.5;
@@ -11,20 +12,25 @@ const STEPS = Array.from({ length: 21 }, (_, step) => step / 20);
 /**
  * @param answer of GET /slots/NAME
  * @param before Map of item id to its former place in this slot, undefined the first time
- * @param page {panel, context, counting, recorded, bought}
+ * @param page {panel, context, test (what a test has written; null in a preview), recorded, bought, again, asked (the treatment)}
  */
 export function renderSlot(answer, before, page) {
   const name = answer.slot;
   const heading = element("h2", { id: `slot-${name}` }, answer.title ?? words(name));
   const slot = element("section", { class: "slot", "aria-labelledby": heading.id },
     element("header", {}, heading, answer.treatment
-      ? element("p", { class: "chosen" }, "chosen by ", element("b", { class: `treatment ${answer.treatment}` }, words(answer.treatment))) : null),
+      ? element("p", { class: "chosen" }, "chosen by ", element("b", { class: `treatment ${hue(answer.treatment)}` }, words(answer.treatment)),
+        page.asked && page.asked !== answer.treatment ? ` (no ${words(page.asked)} here)` : "") : null),
     answer.items.length
       ? element("ol", { class: "items" }, answer.items.map((item) => tile(item, answer, before, page)))
       : element("p", { class: "empty" }, "Nothing to show: no item meets this slot's condition and is new to the visitor."),
-    answer.impression_id && answer.items.length
+    answer.note ? failure({ message: answer.note }, page.again) : null,
+    answer.treatment && answer.items.length
       ? element("p", { class: "slot-clicks", "data-slot": name, "data-treatment": answer.treatment }) : null);
-  if (answer.impression_id && answer.items.length) whenShown(slot, () => markShown(answer, page));
+  if (answer.impression_id) {
+    page.test.impressions.add(answer.impression_id);
+    whenShown(slot, () => markShown(answer, page));
+  }
   return slot;
 }
 
@@ -39,8 +45,11 @@ function tile(item, answer, before, page) {
   return element("li", { class: "item" }, why,
     element("div", { class: "actions" },
       answer.impression_id ? clickButton(item, answer, page) : null,
-      element("button", { type: "button", class: "act", "aria-label": `I bought ${title}`,
-        on: { click: () => page.bought(item) } }, "I bought it")));
+      // Where the impression could not be written, a purchase would follow from nothing that is stored.
+      answer.note ? null : page.test ? element("button", { type: "button", class: "act", "aria-label": `Store a purchase of ${title}`,
+        on: { click: () => page.bought(item) } }, "Store purchase")
+        : element("button", { type: "button", class: "act", "aria-label": `What if they bought ${title}`,
+          on: { click: () => page.bought(item) } }, "What if bought")));
 }
 
 /** Words that tell the item from others of its name. */
@@ -64,10 +73,9 @@ function clickButton(item, answer, page) {
   const clickId = newId();
   const button = element("button", { type: "button", class: "click", "aria-label": `Click ${title}` }, "Click");
   button.addEventListener("click", async () => {
-    if (!page.counting() || button.getAttribute("aria-disabled") === "true") return;
+    if (button.getAttribute("aria-disabled") === "true") return;
     button.setAttribute("aria-disabled", "true");
     try {
-      await markShown(answer, page); // whoever clicks has seen it, be it in less than a second
       const { outcome } = await post("clicks", { impression_id: answer.impression_id, item_id: item.item_id, click_id: clickId });
       const recorded = outcome === "recorded" || outcome === "duplicate";
       button.textContent = recorded ? "Clicked" : words(outcome);
@@ -84,7 +92,7 @@ function clickButton(item, answer, page) {
 
 /** Report the impression as shown, once; whether that is done. */
 async function markShown(answer, page) {
-  if (!page.counting()) return false;
+  if (!page.test.impressions.has(answer.impression_id)) return true; // taken back meanwhile
   answer.shown ??= post("impressions", { impression_id: answer.impression_id });
   try {
     await answer.shown;

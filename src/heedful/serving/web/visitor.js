@@ -1,9 +1,9 @@
 // One visitor, by id or by a pasted history: their past, their slots, and what their actions change at once.
 
-import { get, path, post, quoted } from "./api.js";
+import { get, path, post, quoted, remove } from "./api.js";
 import { clickLine, loadReport } from "./clicks.js";
 import { combobox } from "./combobox.js";
-import { byId, count, element, failure, newId, onDay, plural, say, sentence, skeleton, spoken, titled } from "./dom.js";
+import { byId, count, element, failure, newId, onDay, plural, say, sentence, skeleton, spoken, titled, words } from "./dom.js";
 import { createPanel } from "./explanation.js";
 import { renderSlot } from "./slot.js";
 
@@ -13,7 +13,10 @@ const LOOKED_UP = 100;
 const narrow = matchMedia("(max-width: 63.99rem)");
 
 // What the page shows now. `version` grows with each action of the visitor, so that no older explanation is shown.
-const shown = { visitor: null, version: 0, places: new Map(), counting: true };
+// `supposed` are items of which a preview asks what if they were bought; `asked` is the treatment to look at, "" for the own.
+const shown = { visitor: null, version: 0, places: new Map(), asked: "", supposed: [] };
+// What a test has written, so that it can be taken back; null while the page only looks, as it does by default.
+let test = null;
 // A pasted history belongs to nobody; as one guest it stays in its treatments while this page is open.
 const guest = `guest-${newId()}`;
 let asked = new AbortController();
@@ -29,7 +32,10 @@ export async function openVisitor(visitor) {
   asked.abort();
   asked = new AbortController();
   const same = shown.visitor && visitor && address(shown.visitor) === address(visitor);
-  if (!same) shown.places.clear();
+  if (!same) {
+    shown.places.clear();
+    shown.supposed = [];
+  }
   shown.visitor = visitor;
   shown.version += 1;
   panel.clear();
@@ -39,9 +45,11 @@ export async function openVisitor(visitor) {
   if (!visitor) return welcome(asked.signal);
   byId("visitor-heading").textContent = visitor.user ? `Visitor ${visitor.user}` : "A pasted history";
   byId("visitor-facts").replaceChildren();
-  byId("item-search-label").textContent = visitor.user ? "Record an action" : "Add an item";
+  labelSearch();
   return refresh();
 }
+
+const labelSearch = () => { byId("item-search-label").textContent = test && shown.visitor.user ? "Store an action" : "What if they had"; };
 
 async function refresh() {
   const { signal } = asked;
@@ -91,7 +99,7 @@ async function refreshPast(signal) {
   try {
     const past = await pastOf(visitor, signal);
     byId("visitor-facts").textContent = factsOf(visitor, past);
-    showPast(box, visitor, past, narrow.matches ? 5 : 12);
+    showPast(box, visitor, [...shown.supposed.map((item, place) => ({ ...item, supposed: true, place })).reverse(), ...past], narrow.matches ? 5 : 12);
   } catch (error) {
     if (error.name !== "AbortError") box.replaceChildren(failure(error, () => refreshPast(asked.signal)));
   }
@@ -113,7 +121,9 @@ function showPast(box, visitor, past, limit) {
   }
   const rows = past.slice(0, limit).map((action) => element("li", { class: action.unknown ? "unknown" : null },
     element("span", { class: "past-title" }, action.unknown ? action.item_id : titled(action.title ?? action.item_id)),
-    element("span", { class: "note" }, action.unknown ? "unknown item" : visitor.user ? onDay(action.timestamp) : action.item_id),
+    element("span", { class: "note" }, action.supposed ? "what if" : action.unknown ? "unknown item" : visitor.user ? onDay(action.timestamp) : action.item_id),
+    action.supposed ? element("button", { type: "button", class: "leave-out", "aria-label": `Leave out ${spoken(action.title ?? action.item_id)}`,
+      on: { click: () => suppose(shown.supposed.filter((_, place) => place !== action.place)) } }, "×") : null,
     visitor.history ? element("button", { type: "button", class: "leave-out", "aria-label": `Leave out ${spoken(action.title ?? action.item_id)}`,
       on: { click: () => go({ history: visitor.history.filter((_, place) => place !== action.place) }) } }, "×") : null));
   const more = past.length - rows.length;
@@ -133,15 +143,15 @@ async function refreshSlots(signal) {
   if (!box.children.length) box.replaceChildren(skeleton("tiles", 6), skeleton("tiles", 6));
   try {
     const { slots } = await get("slots", signal);
-    if (!slots.length) return box.replaceChildren(...await withoutSlots(signal));
+    if (!slots.length) return box.replaceChildren(modeOf([]), ...await withoutSlots(signal));
     const answers = await Promise.all(slots.map((slot) => fill(slot, signal)));
     if (signal.aborted) return undefined;
+    shown.past = answers.find((one) => one.past)?.past ?? await asking(signal);
     const before = new Map(shown.places);
     const held = placeOfFocus(box);
-    box.replaceChildren(...answers.map(({ slot, answer, error }) => (error
+    box.replaceChildren(modeOf(slots), ...answers.map(({ slot, answer, error }) => (error
       ? brokenSlot(slot, error)
       : drawSlot(answer, before.get(slot.name)))));
-    box.append(countingSwitch());
     held?.();
     panel.suggest(box);
     refreshLines();
@@ -153,8 +163,10 @@ async function refreshSlots(signal) {
   return undefined;
 }
 
-/** Who works by keyboard keeps their place among the tiles as these are drawn anew. */
+/** Who works by keyboard keeps their place among the controls and tiles as these are drawn anew. */
 function placeOfFocus(box) {
+  const control = document.activeElement?.closest("#slots .mode [id]");
+  if (control) return () => (byId(control.id) ?? byId("test-mode")).focus({ preventScroll: true });
   const slot = document.activeElement?.closest("#slots .slot");
   if (!slot) return null;
   const row = [...slot.querySelectorAll(".item")].indexOf(document.activeElement.closest(".item"));
@@ -165,13 +177,26 @@ function placeOfFocus(box) {
   };
 }
 
+/** The past that rankings are asked with: that of the user, with what a preview supposes, or the pasted one. */
+async function asking(signal) {
+  const { visitor, supposed } = shown;
+  if (!visitor.user) return { history: visitor.history };
+  if (!supposed.length) return { user_id: visitor.user };
+  const known = (await get(`${path("users", visitor.user, "history")}?limit=${HISTORY_LIMIT}`, signal)).history.reverse();
+  const now = Math.floor(Date.now() / 1000);
+  return { history: [...known, ...supposed].map((action) => action.item_id),
+    history_times: [...known.map((action) => action.timestamp), ...supposed.map(() => now)],
+    history_kinds: [...known.map((action) => action.event), ...supposed.map(() => null)] };
+}
+
 async function fill(slot, signal) {
   const { visitor } = shown;
+  const treatment = slot.treatments[shown.asked] === undefined ? null : shown.asked;
   try {
-    const answer = visitor.user
-      ? await get(`${path("slots", slot.name)}?user=${encodeURIComponent(visitor.user)}`, signal)
-      : await post(path("slots", slot.name), { history: visitor.history, visitor: guest }, signal);
-    return { slot, answer };
+    const past = await asking(signal);
+    const looking = test ? {} : { preview: true, treatment };
+    const answer = await post(path("slots", slot.name), { ...past, visitor: visitor.user ?? guest, ...looking }, signal);
+    return { slot, answer, past };
   } catch (error) {
     if (error.name === "AbortError") throw error;
     return { slot, error };
@@ -181,8 +206,8 @@ async function fill(slot, signal) {
 function drawSlot(answer, before) {
   shown.places.set(answer.slot, new Map(answer.items.map((item) => [item.item_id, item.position])));
   return renderSlot(answer, before, {
-    panel, context: () => ({ visitor: shown.visitor, version: shown.version }),
-    counting: () => shown.counting, recorded: refreshLines, bought: shown.visitor.user ? act : addToHistory,
+    panel, context: () => ({ past: shown.past, version: shown.version }), test, asked: shown.asked,
+    recorded: refreshLines, bought: take, again: () => refreshSlots(asked.signal),
   });
 }
 
@@ -190,9 +215,8 @@ const brokenSlot = (slot, error) => element("section", { class: "slot", "aria-la
   element("h2", {}, slot.title), failure(error, () => refreshSlots(asked.signal)));
 
 async function withoutSlots(signal) {
-  const { visitor } = shown;
-  const asking = visitor.user ? { user_id: visitor.user } : { history: visitor.history };
-  const { items } = await post("recommend", { ...asking, k: 12, offset: 0, exclude_history: true }, signal);
+  shown.past = await asking(signal);
+  const { items } = await post("recommend", { ...shown.past, k: 12, offset: 0, exclude_history: true }, signal);
   const answer = { slot: "catalogue", title: "The best of the catalogue", treatment: null, impression_id: null,
     items: items.map((item, place) => ({ position: place + 1, ...item })) };
   setTimeout(() => panel.suggest(byId("slots")));
@@ -200,15 +224,60 @@ async function withoutSlots(signal) {
     " to choose what they may hold and to measure their click-through. Until then:"), drawSlot(answer, shown.places.get("catalogue"))];
 }
 
-function countingSwitch() {
-  const box = element("input", { type: "checkbox", id: "counting", on: { change: (event) => {
-    shown.counting = event.target.checked;
-    byId("slots").classList.toggle("uncounted", !shown.counting);
-  } } });
-  box.checked = shown.counting;
-  return element("p", { class: "counting" }, element("label", {}, box, " Count this as a visit"),
-    element("span", { class: "note" }, "Slots in view count as shown, and clicks as clicks. Switch it off to only look."));
+// ------------------------------------------------------------------------------------------------- previews and tests
+
+/** What looking at this page does: nothing, unless a test is on by choice; and which treatment is looked at. */
+function modeOf(slots) {
+  const box = element("input", { type: "checkbox", id: "test-mode", on: { change: (event) => setTest(event.target.checked) } });
+  box.checked = Boolean(test);
+  const treatments = [...new Set(slots.flatMap((slot) => Object.keys(slot.treatments)))];
+  const select = element("select", { id: "treatment", on: { change: (event) => {
+    shown.asked = event.target.value;
+    refreshSlots(asked.signal);
+  } } }, element("option", { value: "" }, "the visitor's own"), treatments.map((name) => element("option", { value: name }, words(name))));
+  select.value = shown.asked;
+  const said = test
+    ? "Test mode: slots in view count as shown, clicks and purchases are stored for this visitor."
+    : "Preview: looking at this page records nothing.";
+  return element("div", { class: test ? "mode testing" : "mode" },
+    element("p", { class: "mode-said" }, said),
+    test || !treatments.length ? null : element("label", { class: "mode-treatment" }, "Treatment ", select),
+    element("label", { class: "mode-switch" }, box, " Test mode"),
+    test ? element("button", { type: "button", class: "quiet", id: "undo", on: { click: undo } }, "Undo the test") : null);
 }
+
+function setTest(on) {
+  if (!on && test && (test.impressions.size || test.events.size)) {
+    say("The test is over; what it wrote stays.");
+  }
+  test = on ? { impressions: new Set(), events: new Set() } : null;
+  Object.assign(shown, { asked: "", supposed: [] });
+  shown.version += 1;
+  panel.clear();
+  labelSearch();
+  refresh();
+}
+
+/** Take back all that the test has written, and go on looking. */
+async function undo() {
+  const { impressions, events } = test;
+  try {
+    for (const [set, kind] of [[impressions, "impressions"], [events, "events"]]) {
+      for (const id of [...set]) {
+        await remove(path(kind, id));
+        set.delete(id);
+      }
+    }
+    setTest(false);
+    say("Taken back: everything that the test has written.");
+  } catch (error) {
+    say(sentence(error.message), { failed: true });
+  }
+}
+
+window.addEventListener("beforeunload", (event) => {
+  if (test && (test.impressions.size || test.events.size)) event.preventDefault();
+});
 
 let lines;
 /** The click-through under each slot, after the server has taken what happened. */
@@ -238,6 +307,7 @@ async function act(item) {
     const event = { event_id: newId(), user_id: user, item_id: item.item_id };
     const { rejected } = await post("events", { events: [event] });
     if (rejected?.length) throw new Error(rejected[0].reason);
+    test?.events.add(event.event_id);
     shown.version += 1;
     panel.clear();
     await refresh();
@@ -249,7 +319,19 @@ async function act(item) {
   }
 }
 
-const addToHistory = (item) => go({ history: [...shown.visitor.history, String(item.item_id)] });
+/** Look at the slots as if the visitor had bought these items too; nothing is stored. */
+function suppose(items) {
+  shown.supposed = items;
+  shown.version += 1;
+  panel.clear();
+  return refresh();
+}
+
+/** An item was bought: stored in a test, supposed in a preview, and added to the address of a pasted history. */
+function take(item) {
+  if (!shown.visitor.user) return go({ history: [...shown.visitor.history, String(item.item_id)] });
+  return test ? act(item) : suppose([...shown.supposed, item]);
+}
 
 // -------------------------------------------------------------------------------------------------------- the searches
 
@@ -266,7 +348,7 @@ combobox({
   input: byId("item-search"), list: byId("item-options"),
   load: async (text, signal) => (text ? (await get(`items?limit=12&search=${encodeURIComponent(text)}`, signal)).items : [])
     .map((item) => ({ item, label: titled(item.title ?? item.item_id), note: String(item.item_id) })),
-  choose: ({ item }) => (shown.visitor.user ? act(item) : addToHistory(item)),
+  choose: ({ item }) => take(item),
   nothing: (text) => (text ? `No item matches ${text}.` : "Type a title or an id."),
 });
 
