@@ -5,6 +5,7 @@ python docs/build.py build/docs && zensical build --strict      # make docs
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 import sys
@@ -16,6 +17,7 @@ import click
 
 import heedful
 from heedful.cli import cli
+from heedful.config import Config
 
 DOCS = Path(__file__).parent
 CLONE = DOCS.parent
@@ -165,9 +167,16 @@ def api_page(package: str, title: str) -> str:
     names = [name for name in heedful.__all__ if _package_of(name) == package]
     parts = [f"# {title}", f"Names of `heedful` from the package `{package}`."]
     for name in names:
-        home = getattr(heedful, name).__module__
-        parts.append(f"## {name}\n\n::: {home}.{name}")
+        public = getattr(heedful, name)
+        parts.append(f"::: {public.__module__}.{name}")
+        if isinstance(public, type) and issubclass(public, Config):
+            parts.append(_table("option | default | meaning", list(_fields(public))))
     return _page(parts)
+
+
+def _fields(config: type[Config]) -> Iterator[tuple[str, str, str]]:
+    for field in dataclasses.fields(config):
+        yield f"`{field.name}`", f"`{field.default!r}`", field.metadata["help"].replace("[", "\\[")
 
 
 def _package_of(name: str) -> str:
