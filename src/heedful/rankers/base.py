@@ -51,6 +51,7 @@ class Ranker(ABC):
         last_time: time of the last event of the training log, unix seconds.
         trained_on: sizes, kinds, period and content hash of the training log.
         embeddings: the item embeddings, None for a ranker that needs none.
+        newcomers_from: the row from which on items came after training, with an extension; None where none did.
     """
 
     name: ClassVar[str]
@@ -68,6 +69,7 @@ class Ranker(ABC):
     last_time: int
     trained_on: dict[str, Any]
     embeddings: ItemEmbeddings | None = None
+    newcomers_from: int | None = None
 
     def __init__(self, **options: Any) -> None:
         self.config = self.config_class.from_dict(options)

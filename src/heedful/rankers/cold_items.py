@@ -46,6 +46,8 @@ def extended(ranker: R, table: ItemEmbeddings) -> R:
     users_N, days_N = newcomers(table, len(ranker.items))
     longer.items, longer.attributes = table.items, _attributes(ranker, table)
     longer.embeddings = table if ranker.embeddings is not None else None
+    if ranker.newcomers_from is None:
+        longer.newcomers_from = len(ranker.items)
     # Shares of the training log: those of the items that it has do not move.
     users = np.concatenate([ranker.users_of_item, users_N])
     longer.log_shares = LogShares(users, total=ranker.log_shares.total)
