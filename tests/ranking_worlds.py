@@ -22,6 +22,16 @@ from heedful.events.vocabulary import Vocabulary
 DAY = 86_400
 START = 1_500_000_000
 
+
+def chance_ndcg(positives: np.ndarray, negatives: int) -> float:
+    """Mean NDCG of a random order, for users with so many positives each among so many negatives.
+
+    Each place is as likely as another, so p positives get p mean discounts, divided by the first p discounts.
+    """
+    discounts = 1 / np.log2(np.arange(negatives + positives.max()) + 2)
+    return float(np.mean([p * discounts[: negatives + p].mean() / discounts[:p].sum() for p in positives]))
+
+
 # Options that train a neural ranker in a fraction of a second.
 SMALL: dict[str, Any] = {
     "hidden": 8, "steps": 20, "validate_every": 10, "batch_users": 16, "positives": 3, "negatives": 8, "device": "cpu",

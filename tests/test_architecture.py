@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import tokenize
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from ranking_worlds import python
 
 SOURCES = sorted(Path(heedful.__file__).parent.rglob("*.py"))
 ROOT = Path(heedful.__file__).parent
+CLONE = Path(__file__).parents[1]
 
 
 def modules_of(folder: str) -> list[str]:
@@ -89,6 +91,32 @@ def test_nothing_is_left_to_do_in_a_comment() -> None:
 def test_every_module_and_package_says_what_it_is() -> None:
     for source in SOURCES:
         assert len(ast.get_docstring(ast.parse(source.read_text())) or "") > 10, source
+
+
+def paths_of_tree(tree: str) -> set[str]:
+    """The paths of a tree that is drawn by two blanks a level."""
+    paths: set[str] = set()
+    above: list[str] = []
+    for indent, name in re.findall(r"^( *)(\S+)", tree, re.MULTILINE):
+        del above[len(indent) // 2 :]
+        paths.add("".join([*above, name]))
+        above.append(name)
+    return paths
+
+
+def test_the_tree_of_contributing_is_that_of_the_folders() -> None:
+    tree = re.search(r"## Where things are\n\n```\n(.*?)```", (CLONE / "CONTRIBUTING.md").read_text(), re.DOTALL)
+    assert tree is not None
+    packages = {f"src/heedful/{path.parent.relative_to(ROOT)}/" for path in ROOT.rglob("__init__.py")} - {"src/heedful/./"}
+    modules = {f"src/heedful/{path.name}" for path in ROOT.glob("*.py") if path.name != "__main__.py"}
+    own = [path for path in CLONE.iterdir() if not path.name.startswith(".")]
+    folders = {f"{path.name}/" for path in own if any(path.glob("*.py")) or any(path.glob("*.md"))}
+    assert {"docs/", "tests/"} <= folders
+    assert paths_of_tree(tree.group(1)) == {"src/heedful/"} | packages | modules | folders
+
+
+def test_trees_are_read() -> None:
+    assert paths_of_tree("a/\n  b/   one\n    c.py  two\n  d.py\ne/\n") == {"a/", "a/b/", "a/b/c.py", "a/d.py", "e/"}
 
 
 # What is read and changed most must stay easy to read.

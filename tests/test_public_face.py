@@ -64,12 +64,3 @@ def test_the_version_is_that_of_the_distribution() -> None:
     from importlib import metadata
 
     assert heedful.__version__ == metadata.version("heedful")
-
-
-def test_the_example_in_the_docstring_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert heedful.__doc__ is not None
-    lines = [line.strip() for line in heedful.__doc__.splitlines() if line.startswith("    ") and "►" not in line]
-    example = [line for line in lines if line.startswith(("import", "log", "past", "items", "ranker", "print", "top"))]
-    assert len(example) == 7
-    for name in ("read_events", "SkipGram", "AttentionRanker", "compare", "Popularity", "Recommender"):
-        assert any(f"heedful.{name}(" in line for line in example)

@@ -1,12 +1,16 @@
-"""The quickstart of the README runs as written, here on a small log."""
+"""The quickstart of the README and the example of the package run as written, here on a small log."""
 
 from __future__ import annotations
 
 import re
+import textwrap
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
+
+import heedful
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -41,6 +45,16 @@ def test_the_quickstart_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -
     assert "attention" in printed and "NDCG" in printed  # the comparison
     assert "Reason(item=" in printed  # the explanation
     assert (folder / "model" / "manifest.json").exists()
+
+
+def test_the_example_of_the_package_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = re.search(r"^    import heedful\n.*?(?=^\S)", heedful.__doc__ or "", re.DOTALL | re.MULTILINE)
+    assert found is not None
+    names: dict[str, Any] = {}
+    exec(compile(textwrap.dedent(found.group()), "heedful", "exec"), names)
+
+    assert "attention" in capsys.readouterr().out  # the comparison
+    assert len(names["top"].items) == 10
 
 
 def test_the_files_that_the_readme_names_exist() -> None:

@@ -170,7 +170,7 @@ def test_train_score_and_recommend(world: Path, tmp_path: Path, run: Run, model:
     assert text.splitlines() == [
         f"{tmp_path}/s.parquet: 3 requests, 5 candidates scored",
         "  1 past items are unknown to the model and were left out",
-        "  1 candidates are unknown to the model and stand below all others",
+        "  1 candidates are unknown to the model and ranked below all others",
         "  1 requests have no known past item and are ranked by popularity",
     ]
     scores = pq.read_table(tmp_path / "s.parquet")["scores"].to_pylist()
@@ -304,7 +304,7 @@ def test_verify(world: Path, tmp_path: Path, run: Run, stage: str) -> None:
     content[-1] ^= 1
     (tmp_path / "copy" / file).write_bytes(bytes(content))
     failed(run("verify", tmp_path / "copy"), f"{file} has been changed since it was written")
-    failed(run("verify", tmp_path), "is no finished folder", "manifest.json")
+    failed(run("verify", tmp_path), "is not a finished folder", "manifest.json")
 
 
 # Help, usage, exit codes

@@ -44,7 +44,7 @@ def test_an_address_where_nothing_answers_is_found_out_at_once() -> None:
 def test_what_is_no_address(address: str) -> None:
     pytest.importorskip("ray", reason="the extra cluster is not installed")
     with (
-        pytest.raises(ClusterError, match=r"that is no address of a cluster.*expected: auto, local or HOST:PORT"),
+        pytest.raises(ClusterError, match=r"invalid address of a cluster.*expected: auto, local or HOST:PORT"),
         connect(address),
     ):
         pass

@@ -75,7 +75,7 @@ def test_what_is_no_storage() -> None:
     with pytest.raises(ConfigError, match="a URL must not hold keys; to fix: set AWS_ACCESS_KEY_ID") as raised:
         Place.of("s3://key:secret@bucket/x")
     assert "secret@" not in str(raised.value)
-    with pytest.raises(ConfigError, match=r"that is no storage that can be used; got: nonsense://x/y.*s3://BUCKET/FOLDER"):
+    with pytest.raises(ConfigError, match=r"unsupported storage; got: nonsense://x/y.*s3://BUCKET/FOLDER"):
         Place.of("nonsense://x/y").exists()
     assert Place.of("file:///a/b").path == Path("/a/b")
 

@@ -153,7 +153,7 @@ def test_hostile_sources(tmp_path, source, ids, message):
 
 
 def test_what_is_no_source(tmp_path):
-    with pytest.raises(InputError, match=r"no source of item vectors; got: ndarray.*from_arrays"):
+    with pytest.raises(InputError, match=r"invalid source of item vectors; got: ndarray.*from_arrays"):
         read_embeddings(VECTORS)
     (tmp_path / "other").mkdir()
     with pytest.raises(FolderError, match="no finished folder of embeddings"):

@@ -17,6 +17,7 @@ from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories
 from heedful.events.log import EventLog
 from heedful.metrics import ndcg, ranks
+from ranking_worlds import chance_ndcg
 
 CONFIG = EvaluationConfig(pool=100, resamples=500, catalogue_users=50)
 
@@ -76,8 +77,7 @@ def test_a_scorer_by_chance_gets_what_chance_gives() -> None:
 
     found = compare({"chance": by_chance}, future, past=past, config=CONFIG)
     positives = found.pools.positives.lengths
-    discounts = 1 / np.log2(np.arange(400) + 2)
-    expected = np.array([p * discounts[: 100 + p].mean() / discounts[:p].sum() for p in positives]).mean()
+    expected = chance_ndcg(positives, 100)
     for gamma in ("gamma 1", "gamma 0.75", "gamma 0"):
         got = found.estimate("chance", Measure(gamma, 100, "NDCG"))
         assert got is not None and abs(got.mean - expected) < 4 * got.error

@@ -14,7 +14,7 @@ from heedful.events.log import EventLog
 from heedful.rankers.base import Ranker
 from heedful.rankers.neural import NeuralRanker
 from heedful.rankers.registry import MODELS
-from ranking_worlds import DAY, QUICK, START, log_of, table_of
+from ranking_worlds import DAY, QUICK, START, chance_ndcg, log_of, table_of
 
 # In each category there are first items, on which a user's verdict is good or bad, and later items.
 CATEGORIES, VARIANTS = 8, 2
@@ -108,8 +108,7 @@ def test_on_a_random_log_no_model_beats_chance() -> None:
     config = EvaluationConfig(pool=100, resamples=200, catalogue_users=1)
     found = compare(rankers, future, past=past, items=table.items, config=config)
     positives = found.pools.positives.lengths
-    discounts = 1 / np.log2(np.arange(100 + positives.max()) + 2)
-    chance = np.mean([p * discounts[: 100 + p].mean() / discounts[:p].sum() for p in positives])
+    chance = chance_ndcg(positives, 100)
     for name in rankers:
         got = found.estimate(name, Measure("gamma 0", 100, "NDCG"))
         assert got is not None and abs(got.mean - chance) < 4 * got.error, name

@@ -14,7 +14,7 @@ from heedful.embeddings.table import ItemEmbeddings
 from heedful.folders import open_folder
 from heedful.progress import show_progress
 from heedful.rankers import neural
-from heedful.tuning.judging import Judging
+from heedful.tuning.validation import Validation
 from ranking_worlds import random_log
 
 QUICK = ["--steps", 20, "--hidden", 8, "--negatives", 8, "--device", "cpu"]
@@ -59,9 +59,9 @@ def test_an_interrupt_says_how_to_go_on(
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Judging, "ndcg", interrupted)
+    monkeypatch.setattr(Validation, "ndcg", interrupted)
     code, out, err = run(capsys, "tune", sequences, "--out", tmp_path / "t", "--pool", 15)
-    assert (code, out) == (130, "") and f"kept in {tmp_path}/t.study; the same command goes on" in err
+    assert (code, out) == (130, "") and f"kept in {tmp_path}/t.study; the same command continues" in err
     assert [child.name for child in tmp_path.iterdir()] == ["t.study"]
 
 

@@ -23,8 +23,8 @@ from heedful.folders import open_folder
 from heedful.progress import _state
 from heedful.rankers import neural
 from heedful.tuning import search
-from heedful.tuning.judging import Judging, before
 from heedful.tuning.options import TuneConfig
+from heedful.tuning.validation import Validation, before
 from ranking_worlds import DAY, START, log_of, random_log
 
 GROUPS = 6
@@ -53,15 +53,15 @@ def short(monkeypatch: pytest.MonkeyPatch, steps: int, epochs: int = 5) -> None:
 
 
 def faked(monkeypatch: pytest.MonkeyPatch, score: Fake) -> list[dict[str, Any]]:
-    """Replace training and judging by a function of (settings, seed); the settings it was called with are listed."""
+    """Replace training and validation by a function of (settings, seed); the settings it was called with are listed."""
     calls: list[dict[str, Any]] = []
 
-    def ndcg(self: Judging, settings: Any, pools: Any, *, seed: int, folder: Path) -> np.ndarray:
+    def ndcg(self: Validation, settings: Any, pools: Any, *, seed: int, folder: Path) -> np.ndarray:
         calls.append(settings)
         noise = np.random.default_rng(0).normal(0, 0.01, (len(pools), len(pools.gammas)))
         return score(settings, seed) + noise
 
-    monkeypatch.setattr(Judging, "ndcg", ndcg)
+    monkeypatch.setattr(Validation, "ndcg", ndcg)
     return calls
 
 
@@ -86,7 +86,7 @@ def test_a_setting_that_matters_is_found_and_confirmed(tmp_path: Path, monkeypat
     assert rate > 0.004 and found.train == {"learning_rate": rate} and found.embed == {}
     assert found.confirmed and found.gain is not None and found.gain.low > 0.01
     assert found.best.ndcg is not None and found.default.ndcg is not None and found.best.ndcg > found.default.ndcg + 0.02
-    assert abs(found.judges - found.gain.users) <= 1 and not found.sampled
+    assert abs(found.validation_users - found.gain.users) <= 1 and not found.sampled
     assert "recommendation: the settings found." in str(found)
     # What is written
     folder = open_folder(tmp_path / "t", kind="tuning")
@@ -270,48 +270,48 @@ def test_without_optuna(log: EventLog, tmp_path: Path, monkeypatch: pytest.Monke
         heedful.tune(log, tmp_path / "t")
 
 
-# Who judges, and what is never seen
+# Validation users, and what is never seen
 
 
-def test_judges_and_days(log: EventLog) -> None:
-    config = TuneConfig(days=20, judges=15, pool=20, users=100)
-    judging = Judging.of(log, config)
-    assert judging.sampled and 90 < len(judging.past.users) <= 100
-    choosing, confirming = (set(pools.users.to_pylist()) for pools in (judging.choosing, judging.confirming))
-    assert len(choosing) == len(confirming) == 15 and not choosing & confirming
-    assert judging.period[0] > int(judging.past.histories.times.max())
-    assert judging.period[1] - judging.period[0] < 20 * DAY
-    assert Judging.of(log, config).data == judging.data != Judging.of(log, replace(config, seed=2)).data
+def test_validation_users_and_days(log: EventLog) -> None:
+    config = TuneConfig(days=20, validation_users=15, pool=20, users=100)
+    validation = Validation.of(log, config)
+    assert validation.sampled and 90 < len(validation.training.users) <= 100
+    selection, confirmation = (set(pools.users.to_pylist()) for pools in (validation.selection, validation.confirmation))
+    assert len(selection) == len(confirmation) == 15 and not selection & confirmation
+    assert validation.period[0] > int(validation.training.histories.times.max())
+    assert validation.period[1] - validation.period[0] < 20 * DAY
+    assert Validation.of(log, config).data == validation.data != Validation.of(log, replace(config, seed=2)).data
 
 
 def test_the_test_period_changes_nothing(log: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The whole log with `cut` is the same as the log before the cut alone: the same judges, pools and trials."""
+    """The whole log with `cut` is the same as the log before the cut alone: the same validation users, pools and trials."""
     cut = START + 80 * DAY
     past, future = log.split(cut, days=20)
     config = TuneConfig(pool=20)
-    assert Judging.of(before(log, cut), config).data == Judging.of(past, config).data
+    assert Validation.of(before(log, cut), config).data == Validation.of(past, config).data
     assert before(past, cut) is past and before(log, None) is log
-    assert Judging.of(log, config).data != Judging.of(past, config).data
+    assert Validation.of(log, config).data != Validation.of(past, config).data
     faked(monkeypatch, shallow)
     found = heedful.tune(log, tmp_path / "t", cut=cut, trials=2, pool=20)
     assert found.period[1] < cut <= int(future.histories.times.min())
     assert len(heedful.tune(past, tmp_path / "t", trials=2, pool=20).trials) == 2  # the same search
 
 
-def test_kinds_count_in_training_and_judging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kinds_count_in_training_and_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = random_log(users=120, items=50, events=40, kind_names=("view", "buy"))
     calls = faked(monkeypatch, lambda settings, seed: 0.4)
     found = heedful.tune(log, tmp_path / "t", trials=2, pool=20, kinds=("buy",), search=("depth",))
     assert all(call["train"]["target_kinds"] == ("buy",) for call in calls)
     assert found.train == {"target_kinds": ("buy",)}
-    positives = Judging.of(log, found.config).choosing.positives.lengths
-    assert 0 < positives.sum() < Judging.of(log, TuneConfig(pool=20)).choosing.positives.lengths.sum()
+    positives = Validation.of(log, found.config).selection.positives.lengths
+    assert 0 < positives.sum() < Validation.of(log, TuneConfig(pool=20)).selection.positives.lengths.sum()
     with pytest.raises(ConfigError, match="gift"):
         heedful.tune(log, tmp_path / "u", kinds=("gift",))
 
 
-def test_too_few_judges(log: EventLog, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"too few users can judge|nobody can be tested"):
+def test_too_few_validation_users(log: EventLog, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"too few validation users|nobody can be tested"):
         heedful.tune(log_of([[0, 1, 2, 3]] * 3, n_items=6), tmp_path / "t", days=1)
     assert not (tmp_path / "t.study").exists()
 
@@ -323,7 +323,7 @@ def test_too_few_judges(log: EventLog, tmp_path: Path) -> None:
         ({"alpha": 0}, "'alpha' is out of range"),
         ({"gammas": ()}, "'gammas' is out of range"),
         ({"days": 0}, "'days' is out of range"),
-        ({"judges": 0}, "'judges' is out of range"),
+        ({"validation_users": 0}, "'validation_users' is out of range"),
         ({"minutes": -1}, "'minutes' is out of range"),
         ({"wings": 2}, "unknown option for TuneConfig; got: wings"),
         ({"search": ("wings",)}, "that option is not searched; got: wings"),

@@ -63,7 +63,7 @@ def test_whole_numbers_do_where_numbers_are_meant(tmp_path: Path) -> None:
         ("[embed]\ndynamic_window = 1", ConfigError, ["wrong type", "expected: bool"]),
         ("[embed]\nkinds = 'view'", ConfigError, ["wrong type", "got: 'view'", "expected: a list of str"]),
         ("[embed]\nkinds = ['view', 3]", ConfigError, ["wrong type", "expected: a list of str"]),
-        ("embed = 3", ConfigError, ["'embed' in", "is no section"]),
+        ("embed = 3", ConfigError, ["'embed' in", "is not a section"]),
     ],
 )
 def test_what_is_refused(tmp_path: Path, text: str, error: type[HeedfulError], words: list[str]) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import optuna
 import pytest
 
@@ -70,3 +73,12 @@ def test_suggestions_are_what_is_used_and_written() -> None:
             assert value in SPACE[option]
             if isinstance(SPACE[option], Real):
                 assert value == float(f"{value:.4g}")
+
+
+def test_the_documentation_lists_what_is_searched() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "tuning.md").read_text()
+    rows = re.findall(r"^\| (embed|train) \| (.*) \|$", text, re.MULTILINE)
+    listed = [f"{section}.{name}" for section, options in rows for name in re.findall(r"`(\w+)`", options)]
+    assert sorted(listed) == sorted(SPACE)
+    bracketed = [f"{section}.{name}" for section, options in rows for name in re.findall(r"\(`(\w+)`\)", options)]
+    assert tuple(bracketed) == SIZE_BOUND

@@ -198,7 +198,7 @@ def _depths(depths: str | None) -> list[int]:
     """The numbers of --depths.
 
     Raises:
-        ConfigError: one is no number of layers, or there are fewer than two.
+        ConfigError: one is not a number of layers, or there are fewer than two.
     """
     if depths is None:
         return []

@@ -30,7 +30,7 @@ def explain_command(
     """Why items have their scores: the past items by what they did for each, and the attention of each layer.
 
     FALL is how much the score falls without the past item, exactly; below 0 it held the score down. The LAYERS say how much
-    of their attention each past item got; what is left went to other past items and to the null rows, that is to nothing.
+    of their attention each past item got; what is left went to other past items and to the null tokens, that is to nothing.
     """
     require(k >= 1, "k", got=k, expected="1 or more")
     ranker, gamma = load(model, embeddings), plain_gamma(pool_gamma)

@@ -150,7 +150,7 @@ def _print(report: RankingReport, out: str, what: str) -> None:
     click.echo(f"{out}: {report.requests:,} requests, {report.candidates:,} {what}")
     for count, meaning in (
         (report.unknown_history, "past items are unknown to the model and were left out"),
-        (report.unknown_candidates, "candidates are unknown to the model and stand below all others"),
+        (report.unknown_candidates, "candidates are unknown to the model and ranked below all others"),
         (report.empty, "requests have no known past item and are ranked by popularity"),
     ):
         if count:

@@ -19,17 +19,17 @@ __all__ = ["COMMANDS"]
 @out_option("the settings found; OUT.study beside it keeps the trials")
 @click.option("--cut", default=None, help="Leave out all events from this ISO date or time (UTC) on: the test period.")
 @config_options(TuneConfig)
-@click.option("--overwrite", is_flag=True, help="Forget the trials so far and begin anew.")
+@click.option("--overwrite", is_flag=True, help="Remove the trials of earlier runs and start again.")
 def tune_command(sequences: str, out: str, cut: str | None, overwrite: bool, **options: Any) -> None:
     """Search the settings of embeddings and ranker on the last days of the training log.
 
-    SEQUENCES must end before the test period, or be cut there with --cut. The same command goes on after an interrupt, and
-    with more --trials. What was found stands in OUT/tuned.toml, which embed and train read with --config.
+    SEQUENCES must end before the test period, or be cut there with --cut. The same command continues after an interrupt, and
+    with more --trials. The settings found are written to OUT/tuned.toml, which embed and train read with --config.
     """
     try:
         found = tune(EventLog.load(sequences), out, cut=cut, overwrite=overwrite, **chosen(options))
     except KeyboardInterrupt:
-        click.echo(f"\nthe trials so far are kept in {study_folder(out)}; the same command goes on", err=True)
+        click.echo(f"\nthe trials so far are kept in {study_folder(out)}; the same command continues", err=True)
         raise
     click.echo(str(found))
     click.echo(f"\n{out}: tuned.toml, trials.parquet, trials.json")

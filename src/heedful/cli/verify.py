@@ -20,7 +20,9 @@ def verify_command(folder: str) -> None:
     try:
         kind = json.loads((Path(folder) / "manifest.json").read_text())["kind"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FolderError(f"{folder} is no finished folder", got=error, expected="a folder with a manifest.json") from error
+        raise FolderError(
+            f"{folder} is not a finished folder", got=error, expected="a folder with a manifest.json"
+        ) from error
     found = open_folder(folder, kind=kind)
     found.verify()
     click.echo(f"{folder}: {kind}, {len(found.manifest['files'])} files, content hash {found.content_hash}")

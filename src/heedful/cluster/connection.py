@@ -153,7 +153,7 @@ def on_every_node(function: Callable[[], Answer]) -> dict[str, Answer]:
         try:
             answers[name] = ray.get(reference, timeout=_NODE_SECONDS)
         except ray.exceptions.RayError as error:
-            if node not in _nodes():  # it has left the cluster, which goes on without it
+            if node not in _nodes():  # it has left the cluster, which continues without it
                 continue
             raise ClusterError(
                 f"the node {name} does not answer", got=str(error).strip().splitlines()[0], fix="check it with `ray status`"
@@ -169,13 +169,13 @@ def _nodes() -> dict[str, str]:
 
 
 def _check_address(address: str) -> None:
-    """An address where nothing answers, found out at once: Ray itself goes on trying."""
+    """An address where nothing answers, found out at once: Ray itself keeps trying."""
     if address in ("auto", "local"):
         return
     host, _, port = address.rpartition(":")
     if "://" in address or not host or not port.isdigit():
         raise ClusterError(
-            "that is no address of a cluster",
+            "invalid address of a cluster",
             got=address,
             expected="auto, local or HOST:PORT",
             fix="run the command on a node of the cluster; from outside, `ray job submit` does that",

@@ -5,9 +5,9 @@ vectors of the most frequent items have changed, and each adds what the others s
 added up, as if they had been made to one table; where workers moved a vector the same way, as they do with frequent items,
 the sum is scaled down to one of them (Maleki et al. 2020, Scaling distributed training with adaptive summation).
 
-Rows stand by frequency, so the rows that are due are the first ones: the first `_FIRST_ROWS` in each round, four times as
-many in every fourth, and so on, all of them at the end of an epoch. A row is thus sent about as often as it is used, and
-each of these tiers sends as many bytes as any other.
+Rows are sorted by frequency, so the rows that are due come first: the first `_FIRST_ROWS` in each round, four
+times as many in every fourth, and so on, all of them at the end of an epoch. A row is thus sent about as often as it
+is used, and each of these tiers sends as many bytes as any other.
 
 Shape suffixes: I items, D width, R rows that are due.
 """
@@ -34,7 +34,7 @@ from heedful.kernels.skipgram import train_users
 
 __all__ = ["embed"]
 
-# Events of all workers between two meetings; rows of the tier that is sent each time; by how much the next tier is larger.
+# Events of all workers between two rounds; rows of the tier that is sent each time; by how much the next tier is larger.
 _ROUND_EVENTS = 8_000
 _FIRST_ROWS, _TIER = 256, 4
 

@@ -28,7 +28,7 @@ def measuring(out: str | os.PathLike[str]) -> Measuring:
     """How `heedful.compare` measures rankers on the cluster that is connected; other models are measured here.
 
     Args:
-        out: where the report will stand, which all nodes reach; parts lie in `OUT.parts` and are removed in the end.
+        out: folder of the report, which all nodes reach; parts lie in `OUT.parts` and are removed in the end.
     """
 
     def measure_there(result: ModelResult, model: Model, past: EventLog, pools: Pools, wanted: Wanted) -> None:

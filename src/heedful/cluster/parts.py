@@ -3,7 +3,7 @@
 Workers that are worth keeping (a ranker with its table) are the actors of Ray Data; parts that need none are tasks of Ray's
 core, which start at once. Ray Data took as long to hand out the parts of `prepare` as they took themselves.
 
-A part that has its report is finished and is never done again, by whomever; one without is done anew and writes the very
+A part that has its report is finished and is never done again, by whomever; one without is done again and writes the very
 same files. So a worker or node that dies, or the whole command, costs no more than the parts in hand, and nothing is there
 twice.
 """
@@ -27,7 +27,7 @@ from heedful.progress import progress, say
 __all__ = ["PartWorker", "open_work", "run_parts"]
 
 _INPUTS = "inputs.json"
-# So often a part is begun anew when its worker has died.
+# Attempts of a part whose worker has died.
 _DEATHS = 16
 _How: TypeAlias = tuple[type, dict[str, Any], Place, str]
 

@@ -227,7 +227,7 @@ class Place:
 
 @contextlib.contextmanager
 def delivered(out: str | os.PathLike[str] | Place, *, kind: str | None = None, overwrite: bool = False) -> Iterator[Path]:
-    """Where this machine makes the file or stage folder that will stand at `out`: there, or for the length of the block.
+    """Where this machine makes the file or stage folder for `out`: there, or for the length of the block.
 
     Args:
         out: a path or URL.
@@ -305,7 +305,7 @@ def forget_copies() -> None:
 
 
 def used_urls() -> bool:
-    """Whether this process has met a place that is no path."""
+    """Whether this process has met an invalid path."""
     return _system.cache_info().currsize > 0
 
 
@@ -323,7 +323,7 @@ def _system(url: str) -> tuple[fs.FileSystem, str]:
         system, path = fs.FileSystem.from_uri(url)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ConfigError(
-            "that is no storage that can be used",
+            "unsupported storage",
             got=f"{url.split('?')[0]}: {error}",
             expected="a path, or a URL such as s3://BUCKET/FOLDER",
         ) from error

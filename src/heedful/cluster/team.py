@@ -1,7 +1,7 @@
 """Workers that run one function together, with torch.distributed between them: Ray Train starts and restarts them.
 
 A worker or node that dies takes the group with it; Ray Train starts a new one on what is left and hands it the last
-checkpoint. An error that heedful raised on purpose is no such failure: it is written down, and the new group ends at once.
+checkpoint. An error that heedful raised on purpose is different: it is recorded, and the new group ends at once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from heedful.errors import ClusterError, HeedfulError
 
 __all__ = ["checkpoint_in", "finish", "run_team", "team_errors"]
 
-# Groups started anew before the work is given up.
+# Groups started before the work is given up.
 _FAILURES = 16
 _SETTINGS = {
     # Ray Train would otherwise send every line of the workers here.

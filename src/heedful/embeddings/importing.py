@@ -36,7 +36,7 @@ def read_embeddings(source: Any, ids: Ids | str | os.PathLike[str] | None = None
             or `.parquet` with a column `item_id`).
 
     Raises:
-        InputError: the source is not one of these, is damaged, or its contents are no table.
+        InputError: the source is not one of these, is damaged, or does not hold a table.
         FolderError: the folder is not a sound folder of embeddings.
 
     """
@@ -92,7 +92,7 @@ def _from_gensim(source: Any) -> ItemEmbeddings:
     keyed = getattr(source, "wv", source)
     if not hasattr(keyed, "index_to_key") or not hasattr(keyed, "vectors"):
         raise InputError(
-            "that is no source of item vectors",
+            "invalid source of item vectors",
             got=type(source).__name__,
             expected="a path, or a gensim KeyedVectors or Word2Vec object",
             fix="use ItemEmbeddings.from_arrays(ids, vectors) for arrays",

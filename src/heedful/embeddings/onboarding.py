@@ -39,7 +39,7 @@ __all__ = ["Extension", "OnboardingConfig", "extend_table", "newcomers"]
 _DAY = 86400
 # Orders of the actions inside baskets over which the pairs are averaged, and their seed.
 _ORDERS, _SEED = 8, 1
-# Quantiles that stand for the distribution of negatives in a table of more items; what that changes is far less than what
+# Quantiles that represent the distribution of negatives in a table of more items; what that changes is far less than what
 # one more action does.
 _NEGATIVES = 8192
 # Newton's method has arrived when the next step cannot lower the loss by more than this.
@@ -116,7 +116,7 @@ def extend_table(
     extended = ItemEmbeddings.from_arrays(
         pa.concat_arrays([table.items.ids, items.ids]),
         np.concatenate([table.vectors, vectors_ND.astype(np.float32)]),
-        # A new item is no context yet: zeros leave the loss of others as it is.
+        # A new item is not a context yet: zeros leave the loss of others as it is.
         None if table.contexts is None else np.concatenate([table.contexts, np.zeros(vectors_ND.shape, np.float32)]),
         attributes=_below(table, described),
         provenance={**table.provenance, "extensions": [*table.provenance.get("extensions", []), record]},

@@ -84,7 +84,7 @@ def read_binary(path: Path) -> tuple[list[str], np.ndarray]:
                 raise _damaged(path, f"{row} whole items", f"{n} items, as its first line says")
             vectors_ID[row] = np.frombuffer(numbers, "<f4")
             try:
-                # Some writers end each item with a line feed, which then stands before the next id.
+                # Some writers end each item with a line feed, which then precedes the next id.
                 ids.append(data[low:space].lstrip(b"\n").decode())
             except UnicodeDecodeError as error:
                 raise _damaged(path, f"{data[low:space][:_SHOWN]!r}", f"the id of item {row + 1} without spaces") from error

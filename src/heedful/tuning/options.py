@@ -20,18 +20,18 @@ class TuneConfig(Config):
 
     trials: int = option(40, "settings to try in all, those of earlier runs among them")
     minutes: float = option(0.0, "begin no trial that would end later, confirmation included; 0: no limit")
-    users: int = option(3000, "users to train on, a random sample; 0: all; the judges come from the whole log")
-    days: float = option(7.0, "length in days of the end of the log on which settings are judged; nothing trains on it")
-    judges: int = option(1000, "users of these days that choose among the settings; as many others confirm the choice")
+    users: int = option(3000, "users to train on, a random sample; 0: all; validation users come from the whole log")
+    days: float = option(7.0, "length in days of the validation period at the end of the log; nothing trains on it")
+    validation_users: int = option(1000, "users whose NDCG chooses among the settings; as many others confirm the choice")
     gammas: tuple[float, ...] = option(
-        (1.0, 0.75, 0.0), "negatives of the judges are drawn by popularity ** gamma; NDCG is averaged over these pools"
+        (1.0, 0.75, 0.0), "negatives of validation users are drawn by popularity ** gamma; NDCG is averaged over these pools"
     )
-    pool: int = option(300, "negatives of a judge for each gamma, fewer where the catalogue is smaller")
-    kinds: tuple[str, ...] = option((), "event kinds that count as future items, in training and judging; none: all")
+    pool: int = option(300, "negatives of a validation user for each gamma, fewer where the catalogue is smaller")
+    kinds: tuple[str, ...] = option((), "event kinds that count as future items, in training and validation; none: all")
     search: tuple[str, ...] = option((), "options to search: embed, train, embed.window, window, ...; none: all")
     alpha: float = option(0.01, "1 less the confidence of the interval that decides whether the gain is real")
     threads: int = option(0, "processor threads of the embeddings; 0 is all; 1 gives the same trials each time")
-    seed: int = option(1, "seed of users, judges, search and training")
+    seed: int = option(1, "seed of users, validation users, search and training")
 
     def __post_init__(self) -> None:
         for name in ("gammas", "kinds", "search"):
@@ -41,7 +41,7 @@ class TuneConfig(Config):
             value = getattr(self, name)
             require(value >= 0 and math.isfinite(value), name, got=value, expected="0 or more")
         require(0 < self.days < math.inf, "days", got=self.days, expected="more than 0")
-        for name in ("judges", "pool"):
+        for name in ("validation_users", "pool"):
             require(getattr(self, name) >= 1, name, got=getattr(self, name), expected="1 or more")
         require_gammas(self.gammas)
         require(0 < self.alpha < 1, "alpha", got=self.alpha, expected="between 0 and 1")

@@ -21,7 +21,7 @@ __all__ = ["KIND", "TUNED", "Tuning", "write_tuning"]
 
 KIND = "tuning"
 TUNED = "tuned.toml"
-_FEW_JUDGES = 100
+_FEW_USERS = 100
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class Tuning:
         config: how it searched.
         trials: all trials that ended; the first is the default.
         best: the one with the highest NDCG among those that did not fail.
-        gain: NDCG of the best less that of the default, both trained anew with another seed and judged by users who took
-            no part in the choice; None where the best is the default, or failed when it was repeated.
-        judges: how many users chose.
-        period: first and last second of the days on which settings were judged.
+        gain: NDCG of the best less that of the default, both trained again with another seed and validated on users
+            who took no part in the choice; None where the best is the default, or failed when it was repeated.
+        validation_users: how many users chose.
+        period: first and last second of the days of the validation events.
         sampled: whether only a part of the log's users was trained on.
     """
 
@@ -43,7 +43,7 @@ class Tuning:
     trials: tuple[Trial, ...]
     best: Trial
     gain: PairedTest | None
-    judges: int
+    validation_users: int
     period: tuple[int, int]
     sampled: bool
 
@@ -93,7 +93,7 @@ class Tuning:
         """Everything, fit for JSON."""
         return {
             "config": self.config.to_dict(),
-            "judges": self.judges,
+            "validation_users": self.validation_users,
             "period": list(self.period),
             "sampled": self.sampled,
             "best": self.best.number,
@@ -109,15 +109,15 @@ class Tuning:
         gammas = ", ".join(f"{gamma:g}" for gamma in self.config.gammas)
         lines = [
             f"{len(self.trials)} trials, {failed} of them failed; "
-            f"NDCG over {self.judges:,} users, mean of the pools of gamma {gammas}:",
+            f"NDCG over {self.validation_users:,} validation users, mean over gammas {gammas}:",
             f"  defaults {self.default.ndcg:.4f}, best {self.best.ndcg:.4f} (trial {self.best.number})",
             *self._verdict(),
         ]
-        judges = self.gain.users if self.gain is not None else self.judges
-        if judges < _FEW_JUDGES:
-            lines.append(f"Only {judges} users judged: differences have to be large to be seen. Take more days or users.")
+        users = self.gain.users if self.gain is not None else self.validation_users
+        if users < _FEW_USERS:
+            lines.append(f"Only {users} validation users: only large differences can be seen. Take more days or users.")
         if self.sampled:
-            lines.append("Trained on a sample of the users: what depends on the size of the log may be otherwise on all.")
+            lines.append("Trained on a sample of the users: options that depend on the size of the log may differ.")
         return "\n".join(lines)
 
     def _verdict(self) -> list[str]:
@@ -149,7 +149,7 @@ def write_tuning(tuning: Tuning, out: str | os.PathLike[str], identity: dict[str
     """
     comment = f"Made by `heedful tune`; use it with `heedful embed --config` and `heedful train --config`.\n{tuning}"
     if any(tuning.proposed.values()):
-        comment += "\nThe best settings found stand below as comments."
+        comment += "\nThe best settings found are below, as comments."
     with new_folder(out, kind=KIND, overwrite=overwrite) as folder:
         text = to_toml(tuning.recommended, comment=comment, proposed=tuning.proposed)
         (folder.path / TUNED).write_text(text, encoding="utf-8")

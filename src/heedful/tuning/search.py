@@ -18,11 +18,11 @@ from heedful.evaluation.significance import PairedTest, paired_tests
 from heedful.events.log import EventLog
 from heedful.folders import check_writable, write_atomically
 from heedful.progress import Meter, say
-from heedful.tuning.judging import Judging, before
 from heedful.tuning.options import TuneConfig
 from heedful.tuning.results import KIND, Tuning, fixed_options, write_tuning
 from heedful.tuning.space import SPACE, default_values, searched_options, to_settings
 from heedful.tuning.study import JOURNAL, Study, Trial, require_optuna
+from heedful.tuning.validation import Validation, before
 
 __all__ = ["study_folder", "tune"]
 
@@ -49,16 +49,16 @@ def tune(
     more trials. `SkipGram(**found.embed)` and `AttentionRanker(**found.train)` have the recommended settings.
 
     Args:
-        log: the training log. Settings are judged on its own last days; a test period must not be in it.
+        log: the training log. Settings are validated on its own last days; a test period must not be in it.
         out: folder of what was found: `tuned.toml`, `trials.parquet`, `trials.json`.
-        cut: leave out the events from this moment on, for a log that has a test period.
+        cut: leave out the events from this time on, for a log that has a test period.
         overwrite: forget the trials so far, replace the folder.
         options: the fields of `TuneConfig`.
 
     Raises:
         MissingExtraError: Optuna is not installed.
         ConfigError: an option out of range, or trials of another log or of other options in `OUT.study`.
-        InputError: the log is too short, or too few users can judge.
+        InputError: the log is too short, or has too few validation users.
         TrainingError: the defaults cannot be trained on this log.
         FolderError: a folder cannot be written.
     """
@@ -67,21 +67,27 @@ def tune(
     folder = study_folder(out)
     goes_on = (folder / JOURNAL).exists() and not overwrite
     check_writable(out, kind=KIND, overwrite=overwrite or goes_on)
-    judging = Judging.of(before(log, cut), config)
-    searched = searched_options(config.search, sampled=judging.sampled)
+    validation = Validation.of(before(log, cut), config)
+    searched = searched_options(config.search, sampled=validation.sampled)
     if not goes_on:
         shutil.rmtree(folder, ignore_errors=True)
     identity = {
-        "log": judging.data,
+        "log": validation.data,
         "ranges": {option: repr(SPACE[option]) for option in searched},
         "defaults": default_values(searched),
         **config.identity(),
     }
-    search = _Search(judging, Study(folder, searched, identity, config.seed), folder)
+    search = _Search(validation, Study(folder, searched, identity, config.seed), folder)
     trials = search.run()
     best = _best(trials)
     found = Tuning(
-        config, tuple(trials), best, search.gain(trials[0], best), len(judging.choosing), judging.period, judging.sampled
+        config,
+        tuple(trials),
+        best,
+        search.gain(trials[0], best),
+        len(validation.selection),
+        validation.period,
+        validation.sampled,
     )
     write_tuning(found, out, identity, overwrite=True)
     return found
@@ -95,8 +101,8 @@ def study_folder(out: str | os.PathLike[str]) -> Path:
 class _Search:
     """Runs trials one after the other until they are enough or the time is up."""
 
-    def __init__(self, judging: Judging, study: Study, folder: Path) -> None:
-        self.judging, self.study, self.config = judging, study, judging.config
+    def __init__(self, validation: Validation, study: Study, folder: Path) -> None:
+        self.validation, self.study, self.config = validation, study, validation.config
         self._embeddings, self._repeated = folder / "embeddings", folder / "repeated"
         self._fixed = fixed_options(self.config)
         self._started = time.monotonic()
@@ -117,10 +123,10 @@ class _Search:
         return trials
 
     def gain(self, default: Trial, best: Trial) -> PairedTest | None:
-        """The best against the default, both trained anew, by the other judges; None if there is nothing to compare."""
+        """The best against the default, trained again, on the other validation users; None if the best is the default."""
         if best.number == default.number:
             return None
-        say(f"repeating the defaults and trial {best.number} with another seed, judged by other users")
+        say(f"repeating the defaults and trial {best.number} with another seed, validated on other users")
         repeated = [self._repeat(trial) for trial in (default, best)]
         if repeated[0] is None or repeated[1] is None:
             return None
@@ -130,27 +136,27 @@ class _Search:
 
     def _trial(self, *, first: bool) -> Trial:
         asked, started = self.study.ask(), time.monotonic()
-        pools, seed = self.judging.choosing, self.config.seed
+        pools, seed = self.validation.selection, self.config.seed
         try:
-            by_judge = self.judging.ndcg(self._settings(asked.values), pools, seed=seed, folder=self._embeddings)
+            by_user = self.validation.ndcg(self._settings(asked.values), pools, seed=seed, folder=self._embeddings)
         except _FAILURES as error:
             if first:  # without the defaults there is nothing to compare with
                 raise
             return self.study.tell_problem(asked, f"{type(error).__name__}: {error}", time.monotonic() - started)
-        return self.study.tell(asked, by_judge, pools.gammas, time.monotonic() - started)
+        return self.study.tell(asked, by_user, pools.gammas, time.monotonic() - started)
 
     def _repeat(self, trial: Trial) -> np.ndarray | None:
-        """NDCG of the other judges, mean over gammas, float64 [B]; None if training fails. Kept for the next run."""
+        """NDCG of the other validation users, mean over gammas, float64 [B]; None if training fails."""
         place = self._repeated / f"{trial.number}.npy"
         if place.exists():
             return np.asarray(np.load(place, allow_pickle=False))
-        pools, seed = self.judging.confirming, self.config.seed + 1
+        pools, seed = self.validation.confirmation, self.config.seed + 1
         try:
-            by_judge = self.judging.ndcg(self._settings(trial.values), pools, seed=seed, folder=self._embeddings)
+            by_user = self.validation.ndcg(self._settings(trial.values), pools, seed=seed, folder=self._embeddings)
         except _FAILURES as error:
             say(f"trial {trial.number} failed when it was repeated: {error}")
             return None
-        means: np.ndarray = by_judge.mean(1)
+        means: np.ndarray = by_user.mean(1)
         with write_atomically(place) as partial, partial.open("wb") as stream:
             np.save(stream, means, allow_pickle=False)
         return means
@@ -162,8 +168,8 @@ class _Search:
         """Keep the embeddings of the defaults, of the best and of the last trial only."""
         kept = (trials[0], _best(trials), trials[-1])
         seed = self.config.seed
-        names = {self.judging.name(self._settings(trial.values)["embed"], seed) for trial in kept}
-        self.judging.forget(self._embeddings, names)
+        names = {self.validation.name(self._settings(trial.values)["embed"], seed) for trial in kept}
+        self.validation.forget(self._embeddings, names)
 
     def _time_is_up(self, trials: Sequence[Trial]) -> bool:
         """Whether another trial and the repetition of the best would end after the time allowed; never before two."""

@@ -28,7 +28,7 @@ def read_section(path: str | os.PathLike[str], section: str, configs: Sequence[t
     Args:
         path: a TOML file.
         section: one of `SECTIONS`.
-        configs: the configurations whose fields may stand there.
+        configs: the configurations whose fields may be given there.
 
     Raises:
         InputError: the file cannot be read or is not TOML.
@@ -43,7 +43,9 @@ def read_section(path: str | os.PathLike[str], section: str, configs: Sequence[t
     _refuse_unknown(path, "sections", [name for name in table if name not in SECTIONS], SECTIONS)
     options = table.get(section, {})
     if not isinstance(options, dict):
-        raise ConfigError(f"{section!r} in {path} is no section", got=repr(options), expected=f"[{section}] and its options")
+        raise ConfigError(
+            f"{section!r} in {path} is not a section", got=repr(options), expected=f"[{section}] and its options"
+        )
     hints: dict[str, Any] = {}
     for config in configs:
         every = typing.get_type_hints(config)
@@ -57,7 +59,7 @@ def to_toml(settings: Settings, *, comment: str, proposed: Settings | None = Non
 
     Args:
         settings: numbers, texts, truth values and sequences of them.
-        comment: what stands above, one comment line for each line.
+        comment: what comes first, one comment line for each line.
         proposed: options written as comments, which change nothing until somebody removes the marks.
     """
     lines = [f"# {line}".rstrip() for line in comment.splitlines()]

@@ -31,9 +31,9 @@ class Trial:
     Attributes:
         number: place among those that ended, from 0, which is the default.
         values: the searched options.
-        ndcg: mean over judges and gammas; None if the trial failed.
-        standard_error: of that mean, over judges.
-        by_gamma: mean over judges for each gamma.
+        ndcg: mean over validation users and gammas; None if the trial failed.
+        standard_error: of that mean, over validation users.
+        by_gamma: mean over validation users for each gamma.
         seconds: what it took.
         problem: why it failed; None if it did not.
     """
@@ -95,7 +95,7 @@ class Study:
             )
         except (OSError, ValueError, KeyError, AssertionError) as error:
             raise FolderError(
-                f"the trials in {folder} cannot be read", got=error, fix="--overwrite to begin anew, or another --out"
+                f"the trials in {folder} cannot be read", got=error, fix="--overwrite to start again, or another --out"
             ) from error
         self._check_identity(folder, json.loads(json.dumps(identity)))
         self._drop_unfinished()
@@ -118,12 +118,12 @@ class Study:
         handle = self._study.ask()
         return Asked(handle, suggest(handle, self.options))
 
-    def tell(self, asked: Asked, by_judge: np.ndarray, gammas: Sequence[float], seconds: float) -> Trial:
-        """End a trial with the NDCG of each judge for each gamma, float64 [B, G]."""
-        means = by_judge.mean(1)
+    def tell(self, asked: Asked, by_user: np.ndarray, gammas: Sequence[float], seconds: float) -> Trial:
+        """End a trial with the NDCG of each validation user for each gamma, float64 [B, G]."""
+        means = by_user.mean(1)
         ndcg = float(means.mean())
         error = float(means.std(ddof=1) / math.sqrt(len(means))) if len(means) > 1 else None
-        by_gamma = {f"{gamma:g}": float(mean) for gamma, mean in zip(gammas, by_judge.mean(0), strict=True)}
+        by_gamma = {f"{gamma:g}": float(mean) for gamma, mean in zip(gammas, by_user.mean(0), strict=True)}
         return self._end(asked, seconds, ndcg=ndcg, standard_error=error, by_gamma=by_gamma)
 
     def tell_problem(self, asked: Asked, problem: str, seconds: float) -> Trial:
@@ -171,7 +171,7 @@ class Study:
                 f"{folder} has the trials of a search on another log or with other options",
                 got=f"different: {', '.join(sorted(different))}",
                 expected="the same log and options, but for trials, minutes and threads",
-                fix="give the same ones to go on, --overwrite to begin anew, or another --out",
+                fix="give the same ones to go on, --overwrite to start again, or another --out",
             )
 
     def _drop_unfinished(self) -> None:

@@ -1,6 +1,7 @@
-"""What a trial is: train embeddings and ranker on the days before, rank what the judges newly touched in the last days.
+"""What a trial is: train embeddings and ranker on the days before the validation period, and rank the new items of
+validation users in that period.
 
-Shapes: B judges, G gammas.
+Shapes: B validation users, G gammas.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ from heedful.rankers.attention import AttentionRanker
 from heedful.tuning.options import TuneConfig
 from heedful.tuning.settings import Settings
 
-__all__ = ["Judging", "before"]
+__all__ = ["Validation", "before"]
 
-_CHOOSE_USERS, _PART_JUDGES = 0, 1
-_FOREVER_DAYS = 1e6
+_CHOOSE_USERS, _SPLIT_USERS = 0, 1
+_ALL_DAYS = 1e6
 _USERS_AT_ONCE = 256
 
 
@@ -47,87 +48,88 @@ def before(log: EventLog, cut: str | int | date | datetime | None) -> EventLog:
     """
     if cut is None or not log.n_events or int(log.histories.times.max()) < parse_moment(cut):
         return log
-    return log.split(cut, days=_FOREVER_DAYS)[0]
+    return log.split(cut, days=_ALL_DAYS)[0]
 
 
 @dataclass(frozen=True)
-class Judging:
-    """A log parted in time, and the users who judge; made by `Judging.of`.
+class Validation:
+    """A log split in time, and the validation users; made by `Validation.of`.
 
     Attributes:
-        past: what every trial is trained on.
-        everybody: the past of all users, `past` being a sample of them. Users have no parameters, so that whoever was not
-            trained on can judge, too.
-        choosing: pools of the judges that choose among the trials.
-        confirming: pools of the other judges, who never choose, and confirm what was chosen.
-        period: first and last second of the events that are judged.
-        config: how settings are judged.
+        training: the log that every trial is trained on.
+        all_users: the log before the validation period, of which `training` may be a sample of users. Users have no
+            parameters, so a user who is not in `training` can be a validation user.
+        selection: pools of the users whose NDCG chooses among the trials.
+        confirmation: pools of the other validation users, who take no part in the choice.
+        period: first and last second of the validation events.
+        config: how settings are compared.
     """
 
-    past: EventLog
-    everybody: EventLog
-    choosing: Pools
-    confirming: Pools
+    training: EventLog
+    all_users: EventLog
+    selection: Pools
+    confirmation: Pools
     period: tuple[int, int]
     config: TuneConfig
 
     @classmethod
-    def of(cls, log: EventLog, config: TuneConfig) -> Judging:
-        """Cut off the last days, sample the users to train on, draw the judges and their pools, all from the seed.
+    def of(cls, log: EventLog, config: TuneConfig) -> Validation:
+        """Cut off the last days, sample the users to train on, draw validation users and their pools, all from the seed.
 
         Raises:
-            InputError: the log is too short, or fewer than two users can judge.
+            InputError: the log is too short, or fewer than two users can be validation users.
             ConfigError: a kind that the log does not have.
         """
-        everybody, future = EvaluationConfig(days=config.days).split(log)
-        past = _sample(everybody, config)
-        items = past.catalog.items
+        all_users, future = EvaluationConfig(days=config.days).split(log)
+        training = _sample(all_users, config)
+        items = training.catalog.items
         pools = make_pools(
-            everybody,
+            all_users,
             future,
             gammas=config.gammas,
-            size=max(min(config.pool, drawable_items(everybody, items, config.gammas) - 1), 1),
-            max_users=2 * config.judges,
+            size=max(min(config.pool, drawable_items(all_users, items, config.gammas) - 1), 1),
+            max_users=2 * config.validation_users,
             kinds=config.kinds,
             items=items,
             seed=config.seed,
         )
         if len(pools) < 2:
             raise InputError(
-                "too few users can judge the settings",
-                got=f"{len(pools)} with a past who touch something new in the last {config.days:g} days",
+                "too few validation users",
+                got=f"{len(pools)} with a history who touch a new item in the last {config.days:g} days",
                 expected="at least 2, better some hundreds",
                 fix="take more days or more users",
             )
-        order = np.random.default_rng([config.seed, _PART_JUDGES]).permutation(len(pools))
+        order = np.random.default_rng([config.seed, _SPLIT_USERS]).permutation(len(pools))
         half = (len(pools) + 1) // 2
-        choosing, confirming = (_part(pools, np.sort(part)) for part in (order[:half], order[half:]))
+        selection, confirmation = (_part(pools, np.sort(part)) for part in (order[:half], order[half:]))
         times = future.histories.times
-        return cls(past, everybody, choosing, confirming, (int(times.min()), int(times.max())), config)
+        return cls(training, all_users, selection, confirmation, (int(times.min()), int(times.max())), config)
 
     @property
     def sampled(self) -> bool:
         """Whether only a part of the users is trained on."""
-        return self.past is not self.everybody
+        return self.training is not self.all_users
 
     @cached_property
     def data(self) -> str:
-        """Hash of what is trained on, and of the judges, their pasts and their pools."""
+        """Hash of the training log, and of the validation users, their histories and their pools."""
         digest = hashlib.sha256()
-        judges = (pools.histories(self.everybody, slice(0, len(pools))) for pools in (self.choosing, self.confirming))
-        for histories in (self.past.histories, *judges):
+        both = (self.selection, self.confirmation)
+        validated = (pools.histories(self.all_users, slice(0, len(pools))) for pools in both)
+        for histories in (self.training.histories, *validated):
             for column in ("offsets", "items", "times", "kinds"):
                 digest.update(np.ascontiguousarray(getattr(histories, column)).tobytes())
-        digest.update(f"{self.choosing.hash} {self.confirming.hash}".encode())
+        digest.update(f"{self.selection.hash} {self.confirmation.hash}".encode())
         return digest.hexdigest()
 
     def embeddings(self, options: Mapping[str, Any], *, seed: int, folder: Path) -> ItemEmbeddings:
-        """Embeddings of the past, or those in `folder` if they were learnt with the same options and seed before."""
+        """Embeddings of the training log, or those in `folder` if they were learnt with the same options and seed before."""
         place = folder / self.name(options, seed)
         if place.exists():
             with contextlib.suppress(FolderError):
                 return ItemEmbeddings.load(place)
-        items = SkipGram(**{**options, "threads": self.config.threads, "seed": seed}).fit(self.past)
+        items = SkipGram(**{**options, "threads": self.config.threads, "seed": seed}).fit(self.training)
         items.save(place, overwrite=True)
         return ItemEmbeddings.load(place)
 
@@ -137,11 +139,11 @@ class Judging:
         return hashlib.sha256(described.encode()).hexdigest()[:16]
 
     def ndcg(self, settings: Settings, pools: Pools, *, seed: int, folder: Path) -> np.ndarray:
-        """Train with these settings and rank the pools; NDCG of each judge for each gamma, float64 [B, G].
+        """Train with these settings and rank the pools; NDCG of each validation user for each gamma, float64 [B, G].
 
         Args:
             settings: options of `SkipGram` and of `AttentionRanker`.
-            pools: those of `choosing` or of `confirming`.
+            pools: those of `selection` or of `confirmation`.
             seed: of the embeddings and of the ranker.
             folder: where embeddings are kept for other trials.
 
@@ -149,8 +151,8 @@ class Judging:
             HeedfulError: training went wrong.
         """
         items = self.embeddings(settings["embed"], seed=seed, folder=folder)
-        ranker = AttentionRanker(**{**settings["train"], "seed": seed}).fit(self.past, items)
-        return _ndcg(ranker, pools, self.everybody)
+        ranker = AttentionRanker(**{**settings["train"], "seed": seed}).fit(self.training, items)
+        return _ndcg(ranker, pools, self.all_users)
 
     def forget(self, folder: Path, keep: Collection[str]) -> None:
         """Remove all kept embeddings but those with these names."""
@@ -159,14 +161,14 @@ class Judging:
                 shutil.rmtree(place, ignore_errors=True)
 
 
-def _ndcg(ranker: AttentionRanker, pools: Pools, past: EventLog) -> np.ndarray:
-    """NDCG of each judge in the whole pool of each gamma, with the sampling prior for that gamma, float64 [B, G]."""
-    from_past, from_pools = ranker.items.rows(past.catalog.items.ids), ranker.items.rows(pools.items.ids)
+def _ndcg(ranker: AttentionRanker, pools: Pools, log: EventLog) -> np.ndarray:
+    """NDCG of each user in the whole pool of each gamma, with the sampling prior for that gamma, float64 [B, G]."""
+    from_log, from_pools = ranker.items.rows(log.catalog.items.ids), ranker.items.rows(pools.items.ids)
     found = np.empty((len(pools), len(pools.gammas)))
-    with progress("judging", found.size, "users") as meter:
+    with progress("validating", found.size, "users") as meter:
         for start in range(0, len(pools), _USERS_AT_ONCE):
             users = slice(start, min(start + _USERS_AT_ONCE, len(pools)))
-            histories = pools.histories(past, users).with_rows(from_past)
+            histories = pools.histories(log, users).with_rows(from_log)
             n_positive = pools.positives.part(users).lengths
             for column, gamma in enumerate(pools.gammas):
                 candidates = pools.candidates(gamma, users).with_rows(from_pools)
@@ -190,13 +192,13 @@ def _sample(log: EventLog, config: TuneConfig) -> EventLog:
     return part.compact()
 
 
-def _part(pools: Pools, judges: np.ndarray) -> Pools:
-    """The pools of some of the judges."""
+def _part(pools: Pools, users: np.ndarray) -> Pools:
+    """The pools of some of the users."""
     return replace(
         pools,
-        users=pools.users.take(pa.array(judges)),
-        user_rows=pools.user_rows[judges],
-        past_rows=pools.past_rows[judges],
-        positives=pools.positives.take(judges),
-        negatives={gamma: drawn.take(judges) for gamma, drawn in pools.negatives.items()},
+        users=pools.users.take(pa.array(users)),
+        user_rows=pools.user_rows[users],
+        past_rows=pools.past_rows[users],
+        positives=pools.positives.take(users),
+        negatives={gamma: drawn.take(users) for gamma, drawn in pools.negatives.items()},
     )
