@@ -20,6 +20,7 @@ from heedful.events.candidates import Candidates
 from heedful.events.log import EventLog
 from heedful.rankers.registry import MODELS, load_ranker
 from heedful.recommending.explanation import explain_items
+from heedful.recommending.recommend import Query, Recommender
 
 
 def main() -> None:
@@ -37,7 +38,7 @@ def main() -> None:
         histories = log.histories.with_rows(ranker.items.rows(log.catalog.items.ids))
         for length in (10, 50, 200, 800):
             history = histories.take(np.array([np.argmin(np.abs(distinct - length))]))
-            rows = ranker.top_rows(history, options.items)[0][0]
+            rows = Recommender(ranker, exact=True).top_rows(history, Query(k=options.items))[0][0]
             seconds = []
             for _ in range(options.rounds):
                 started = time.perf_counter()

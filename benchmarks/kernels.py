@@ -24,13 +24,21 @@ import numpy as np
 import torch
 from side_by_side import in_turn, parser, ratio, report, seconds
 
-from heedful.kernels import attention_cpu, attention_folding, attention_layers, openmp
+from heedful.kernels import (
+    attention_cpu,
+    attention_folding,
+    attention_layers,
+    attention_scoring,
+    interactions_scoring,
+    openmp,
+)
 from heedful.kernels.matmul import LANES, integers_at, multiply, softmax, transpose
 from heedful.kernels.reference import PlainAttention
 from heedful.kernels.skipgram import update
 from heedful.kernels.skipgram_simd import NEGATIVES
 from heedful.model.attention import Attention
 from heedful.model.inputs import Inputs
+from heedful.model.terms import ItemInteractions
 
 WIDTH, HIDDEN = 64, 128
 Work = Callable[[], Any]
@@ -45,7 +53,7 @@ def main() -> None:
     chosen = options.parse_args()
     torch.set_flush_denormal(True)
     torch.set_num_threads(1)
-    pairs = {**attention_pairs(), **folding_pairs(), **matmul_pairs(), **skipgram_pairs()}
+    pairs = {**attention_pairs(), **scoring_pairs(), **folding_pairs(), **matmul_pairs(), **skipgram_pairs()}
     result: dict[str, Any] = {"microseconds": {}, "time_ratios": {}}
     for name, pair in pairs.items():
         if not name.startswith(chosen.kernels):
@@ -95,6 +103,45 @@ def attention_pairs() -> dict[str, dict[str, Work]]:
 def over_items(model: Attention, x_BLD: torch.Tensor, used_BL: torch.Tensor, xq_BCD: torch.Tensor) -> torch.Tensor:
     with replaced(attention_cpu, "is_faster", lambda *_: False):
         return model(Inputs(x_BLD, used_BL.float(), used_BL.float(), xq_BCD))
+
+
+def scoring_pairs() -> dict[str, dict[str, Work]]:
+    """1,024 items of a catalogue for 16 users, without gradients: kernels and the model's form over the items."""
+    pairs: dict[str, dict[str, Work]] = {}
+    draw = torch.Generator().manual_seed(0)
+    interactions = ItemInteractions(width=WIDTH, scale=2.0)
+    for past in (8, 30, 200):
+        x_BLD, xq_BCD = torch.randn(16, past, WIDTH, generator=draw) / 4, torch.randn(1, 1024, WIDTH, generator=draw) / 4
+        used_BL = torch.ones(16, past)
+        inputs = Inputs(x_BLD, used_BL, used_BL, xq_BCD)
+        terms: dict[str, Callable[[Inputs], torch.Tensor]] = {f"interactions_scoring, {past} past items": interactions}
+        for preset, (depth, null_tokens, _) in PRESETS.items():
+            model = Attention(width=WIDTH, hidden=HIDDEN, depth=depth, null_tokens=null_tokens, scale=2.0)
+            terms[f"attention_scoring, {preset} preset, {past} past items"] = model
+        for name, term in terms.items():
+            pairs[name] = {
+                "kernel": lambda term=term, inputs=inputs: without_gradients(term, inputs),
+                "over items": lambda term=term, inputs=inputs: scored_over_items(term, inputs),
+            }
+    return pairs
+
+
+def without_gradients(term: Callable[[Inputs], torch.Tensor], inputs: Inputs) -> torch.Tensor:
+    with torch.inference_mode():
+        return term(inputs)
+
+
+def scored_over_items(term: Callable[[Inputs], torch.Tensor], inputs: Inputs) -> torch.Tensor:
+    """In parts of 512 candidates and three users, whose intermediate results are not returned to the system."""
+    never, found = (lambda *_: False), []
+    with replaced(attention_scoring, "is_faster", never), replaced(interactions_scoring, "is_possible", never):
+        for low in range(0, inputs.xq_BCD.shape[1], 512):
+            some = inputs.xq_BCD[:, low : low + 512]
+            found += [
+                without_gradients(term, Inputs(x, used, used, some))
+                for x, used in zip(inputs.x_BLD.split(3), inputs.used_BL.split(3), strict=True)
+            ]
+    return torch.cat(found)
 
 
 def folding_pairs() -> dict[str, dict[str, Work]]:

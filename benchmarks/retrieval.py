@@ -1,6 +1,6 @@
 """Retrieval before ranking: what it keeps of scoring every item, and its latency on a made-up catalogue.
 
-    python benchmarks/retrieval.py quality MODEL SEQUENCES --cut DATE [--users 160]
+    python benchmarks/retrieval.py quality MODEL SEQUENCES --cut DATE [--users 160] [--pool-gamma 0]
     python benchmarks/retrieval.py speed [--items 1000000] [--keep FOLDER]
 
 `quality` asks for users of the days after the cut, whose later new items count as relevant (after `heedful demo`: folders
@@ -32,12 +32,12 @@ from heedful.recommending.recommend import Query, Recommender
 from heedful.recommending.retrieval import Retriever
 
 
-def quality(model: Path, sequences: Path, cut: str, users: int) -> None:
+def quality(model: Path, sequences: Path, cut: str, users: int, pool_gamma: float) -> None:
     ranker = load_ranker(model)
     histories, wanted = requests(ranker, EventLog.load(sequences), cut, users)
     exact = Recommender(ranker, exact=True)
     for where in ("", "item_id LIKE '%7'", "item_id LIKE '%77'"):
-        query = Query(where=where)
+        query = Query(where=where, pool_gamma=pool_gamma)
         every, seconds = one_by_one(exact, histories, query)
         reference = np.mean([ndcg(rows, w) for rows, w in zip(every, wanted, strict=True)])
         print(f"{len(histories)} users, where {where or 'true'}: every item {seconds * 1e3:.0f} ms, NDCG@10 {reference:.4f}")
@@ -156,12 +156,13 @@ def main() -> None:
     for_quality.add_argument("sequences", type=Path)
     for_quality.add_argument("--cut", required=True)
     for_quality.add_argument("--users", type=int, default=160)
+    for_quality.add_argument("--pool-gamma", type=float, default=0.0)
     for_speed = which.add_parser("speed")
     for_speed.add_argument("--items", type=int, default=1_000_000)
     for_speed.add_argument("--keep", type=Path, default=None)
     options = commands.parse_args()
     if options.what == "quality":
-        quality(options.model, options.sequences, options.cut, options.users)
+        quality(options.model, options.sequences, options.cut, options.users, options.pool_gamma)
     else:
         speed(options.items, options.keep)
 

@@ -147,43 +147,53 @@ def run_experiment(
             other requests.
         FolderError: a folder cannot be written.
     """
-    twice = sorted(set(rankers) & set(others or {}))
-    if twice:
-        raise ConfigError("two models have the same name", got=", ".join(twice), fix="give yours another name")
+    others, depths = others or {}, depths or {}
+    _check_names(rankers, others)
     if depths:
         check_depths(depths)
     past, future = config.split(log)
     # What may be wrong with users and pools is said before hours of training.
     given = items.items if items is not None else past.catalog.items
     fitted_config, pools = draw_pools(past, future, items=given, config=config)
-    identity = {"log": log.folder.content_hash if log.folder else log.facts(), "cut": config.cut, "days": config.days}
-    past = workspace.stage("past", identity, past.save, EventLog.load)
-    assert past.folder is not None
-    inputs: dict[str, Any] = {"past": past.folder.content_hash}
-    if items is None:
-        items = workspace.stage(
-            "embeddings",
-            {**inputs, **skipgram.config.to_dict()},
-            lambda folder: skipgram.fit(past).save(folder),
-            ItemEmbeddings.load,
-        )
-    inputs["items"] = items.content_hash
+    past = _kept_past(log, past, config, workspace)
+    items = items if items is not None else _embedded(past, skipgram, workspace)
     if items.items != given:
         fitted_config, pools = draw_pools(past, future, items=items.items, config=config)
-    for name, model in (others or {}).items():
+    for name, model in others.items():
         source_of(name, model, pools, past)
-    fitted = {name: _fitted(_folder_name(name), ranker, past, items, inputs, workspace) for name, ranker in rankers.items()}
+    fitted = {name: _fitted(_folder_name(name), ranker, past, items, workspace) for name, ranker in rankers.items()}
     by_depth = {
-        depth: _fitted(_folder_name(f"{depth_model} depth {depth}"), ranker, past, items, inputs, workspace)
-        for depth, ranker in (depths or {}).items()
+        depth: _fitted(_folder_name(f"{depth_model} depth {depth}"), ranker, past, items, workspace)
+        for depth, ranker in depths.items()
     }
-    comparison = compare(
-        {**fitted, **(others or {})}, future, past=past, pools=pools, config=fitted_config, measuring=measuring
-    )
+    models = {**fitted, **others}
+    comparison = compare(models, future, past=past, pools=pools, config=fitted_config, measuring=measuring)
     study = study_depths(by_depth, comparison, past, model=depth_model) if by_depth else None
     facts = {"Training events": f"{past.n_events:,}", "Training users": f"{len(past.users):,}"}
     write_report(comparison, out, depths=study, facts=facts, overwrite=overwrite)
     return Experiment(past, future, items, fitted, comparison, study)
+
+
+def _check_names(rankers: Mapping[str, Ranker], others: Mapping[str, Model]) -> None:
+    twice = sorted(set(rankers) & set(others))
+    if twice:
+        raise ConfigError("two models have the same name", got=", ".join(twice), fix="give yours another name")
+
+
+def _kept_past(log: EventLog, past: EventLog, config: EvaluationConfig, workspace: Workspace) -> EventLog:
+    content = log.folder.content_hash if log.folder else log.facts()
+    identity = {"log": content, "cut": config.cut, "days": config.days}
+    return workspace.stage("past", identity, past.save, EventLog.load)
+
+
+def _embedded(past: EventLog, skipgram: SkipGram, workspace: Workspace) -> ItemEmbeddings:
+    inputs = {"past": _content_hash(past), **skipgram.config.to_dict()}
+    return workspace.stage("embeddings", inputs, lambda folder: skipgram.fit(past).save(folder), ItemEmbeddings.load)
+
+
+def _content_hash(past: EventLog) -> str:
+    assert past.folder is not None
+    return past.folder.content_hash
 
 
 def write_requests(
@@ -212,10 +222,9 @@ def _folder_name(name: str) -> str:
     return re.sub(r"[^\w.]+", "-", name).strip("-.") or "model"
 
 
-def _fitted(
-    name: str, ranker: Ranker, past: EventLog, items: ItemEmbeddings, inputs: dict[str, Any], workspace: Workspace
-) -> Ranker:
-    described = {**inputs, "model": ranker.name, **ranker.config.to_dict()}
+def _fitted(name: str, ranker: Ranker, past: EventLog, items: ItemEmbeddings, workspace: Workspace) -> Ranker:
+    inputs = {"past": _content_hash(past), "items": items.content_hash}
+    described: dict[str, Any] = {**inputs, "model": ranker.name, **ranker.config.to_dict()}
 
     def make(folder: Path) -> None:
         if isinstance(ranker, NeuralRanker):

@@ -9,6 +9,7 @@ import pytest
 
 from heedful.cli import main
 from heedful.rankers.registry import MODELS, load_ranker
+from heedful.recommending.recommend import Query, Recommender
 from ranking_worlds import QUICK, random_log, table_of
 
 
@@ -49,8 +50,8 @@ def test_an_item_with_its_past_and_layers(models: Path, capsys: pytest.CaptureFi
 
 def test_the_best_items_where_none_is_named(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "explain", models / "attention", "--history", "item4,item9", "-k", 2, "--past", 1)
-    rows = load_ranker(models / "attention")
-    top, _ = rows.top_rows(rows.histories_of([["item4", "item9"]]), 2)
+    ranker = load_ranker(models / "attention")
+    top, _ = Recommender(ranker, exact=True).top_rows(ranker.histories_of([["item4", "item9"]]), Query(k=2))
     assert code == 0
     assert re.findall(r"^(item\d+)  ", out, re.MULTILINE) == [f"item{row}" for row in top[0]]
     assert len(re.findall(r"%  item\d+  ", out)) == 2  # one past item each

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from heedful.kernels import reference
-from heedful.kernels.matmul import multiply, softmax, softmax_gradient, transpose
+from heedful.kernels.matmul import multiply, positive_part, softmax, softmax_gradient, transpose
 
 
 @numba.njit
@@ -20,6 +20,11 @@ def softmax_of(p: Any) -> None:
 @numba.njit
 def softmax_gradient_of(d: Any, p: Any) -> None:
     softmax_gradient(d.ctypes.data, p.ctypes.data, p.shape[1], p.shape[0], p.shape[1])
+
+
+@numba.njit
+def positive_part_of(z: Any, rows: int, threshold: Any, result: Any) -> None:
+    positive_part(z.ctypes.data, z.shape[1], rows, result.shape[1], threshold.ctypes.data, result.ctypes.data)
 
 
 def random(*shape: int, seed: int = 0) -> np.ndarray:
@@ -66,9 +71,23 @@ def test_softmax_and_its_gradient() -> None:
     assert np.abs(d - expected).max() < 1e-6
 
 
+@pytest.mark.parametrize("rows", [0, 1, 9])
+def test_positive_part(rows: int) -> None:
+    """Of a part of a matrix; a column without anything above the threshold gives zeros."""
+    z, result = random(9, 40), np.full((2, 32), np.nan, np.float32)
+    z[:, 3] = -5
+    positive_part_of(z, rows, np.array([0.3], np.float32), result)
+    np.testing.assert_allclose(result, reference.positive_part(z[:rows, :32].astype(np.float64), 0.3), atol=1e-6)
+    assert not result[:, 3].any()
+
+
 def test_nan_stays_nan() -> None:
     p = np.zeros((3, 16), np.float32)
     p[1, 4] = np.nan
     softmax_of(p)
     assert np.isnan(p[:, 4]).all()
     assert np.isfinite(np.delete(p, 4, axis=1)).all()
+    result = np.zeros((2, 16), np.float32)
+    p[:, 4] = [0, np.nan, 0]
+    positive_part_of(p, 3, np.zeros(1, np.float32), result)
+    assert np.isnan(result[0, 4]) and np.isfinite(np.delete(result, 4, axis=1)).all()

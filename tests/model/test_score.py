@@ -14,7 +14,7 @@ from heedful.embeddings.onboarding import extend_table
 from heedful.embeddings.table import ItemEmbeddings
 from heedful.events.log import EventLog
 from heedful.model.inputs import Inputs
-from heedful.model.popularity import N_POPULARITY_FEATURES
+from heedful.model.popularity import N_POPULARITY_FEATURES, PopularityIndex, new_item_features
 from heedful.model.score import ScoreModel, Term
 from heedful.rankers.attention import AttentionRanker
 from heedful.rankers.cold_items import extended
@@ -50,8 +50,8 @@ class OfItsTime(Term):
         assert inputs.popularity_BCF is not None
         return self.line(inputs.popularity_BCF).squeeze(-1)
 
-    def at_time(self, popularity_IF: torch.Tensor, log_share_I: torch.Tensor) -> torch.Tensor:
-        return self.line(popularity_IF).squeeze(-1) + log_share_I
+    def at_time(self, popularity_IF: torch.Tensor) -> torch.Tensor:
+        return self.line(popularity_IF).squeeze(-1)
 
 
 class Mine(AttentionRanker):
@@ -125,6 +125,34 @@ def test_a_term_of_a_time_is_known_of_new_items(log: EventLog, table: ItemEmbedd
     longer = extended(ranker, extend_table(table, attributes=pa.table({"item_id": ["new"], "title": ["title 3"]})).table)
     assert longer.item_bias.shape == (61,) and np.isfinite(longer.item_bias).all()
     np.testing.assert_array_equal(longer.item_bias[:60], ranker.item_bias)
+
+
+def test_two_terms_of_a_time_have_the_share_and_the_prior_once(log: EventLog, table: ItemEmbeddings) -> None:
+    class OfTwoTimes(AttentionRanker):
+        def _new_terms(self, width: int) -> dict[str, Term]:
+            return {**super()._new_terms(width), "of_its_time": OfItsTime()}
+
+    ranker = OfTwoTimes(**{**QUICK["attention"], "learning_rate": 0.01}).fit(log, table)
+    assert list(ranker.at_time) == ["popularity_over_time", "of_its_time"]
+    popularity, rows = PopularityIndex(log.histories.with_rows(ranker.items.rows(log.catalog.items.ids)), 60), np.arange(60)
+    features, shares = popularity.features(rows, np.full(60, popularity.end))
+    with torch.no_grad():
+        learnt = sum(
+            ranker.model.get_submodule(f"terms.{name}").at_time(torch.from_numpy(features)) for name in ranker.at_time
+        )
+    expected = learnt.numpy() + shares - ranker.gamma * ranker.log_shares[:]
+    np.testing.assert_allclose(ranker.item_bias, expected, atol=1e-5)
+    parts = ranker.contributions(ranker.histories_of([HISTORY]), rows)
+    np.testing.assert_allclose(parts["of_its_time"], learnt_of(ranker, features), atol=1e-5)
+    longer = extended(ranker, extend_table(table, attributes=pa.table({"item_id": ["new"], "title": ["title 3"]})).table)
+    new = new_item_features(np.array([1]), np.array([0.0]), ranker.inputs.span)
+    alone = longer.at_time["of_its_time"][60]
+    assert alone == pytest.approx(learnt_of(ranker, new).item(), abs=1e-5)
+
+
+def learnt_of(ranker: AttentionRanker, features: np.ndarray) -> np.ndarray:
+    with torch.no_grad():
+        return ranker.model.get_submodule("terms.of_its_time").at_time(torch.from_numpy(features)).numpy()
 
 
 def test_the_logit_is_the_sum_of_its_terms_in_their_order() -> None:

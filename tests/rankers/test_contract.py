@@ -20,6 +20,7 @@ from heedful.events.log import EventLog
 from heedful.rankers.base import UNKNOWN_SCORE, Ranker
 from heedful.rankers.external.base import PublicRanker
 from heedful.rankers.registry import ALL_MODELS, MODELS, load_ranker
+from heedful.recommending.recommend import Query, Recommender
 from ranking_worlds import DAY, QUICK, START, log_of, random_log, table_of
 
 N_ITEMS = 60
@@ -189,7 +190,7 @@ class TestScores:
         nobody = ranker.histories_of([])
         assert ranker.score_rows(nobody, Candidates.of([])).shape == (0,)
         assert ranker.score_catalogue(nobody).shape == (0, len(ranker.items))
-        assert ranker.top_rows(nobody, 3)[0].shape == (0, 3)
+        assert Recommender(ranker, exact=True).top_rows(nobody, Query(k=3))[0].shape == (0, 3)
 
     def test_a_history_longer_than_any_seen(self, ranker: Ranker) -> None:
         ids = ranker.items.ids.to_pylist()
@@ -242,7 +243,7 @@ class TestTop:
     def test_it_is_sorted_and_without_the_history(self, ranker: Ranker) -> None:
         histories = users_of(ranker)
         scores = ranker.score_catalogue(histories)
-        rows, best = ranker.top_rows(histories, 10)
+        rows, best = Recommender(ranker, exact=True).top_rows(histories, Query(k=10))
         for user in range(len(histories)):
             past = set(histories.items[histories.offsets[user] : histories.offsets[user + 1]].tolist())
             open_rows = [row for row in range(len(ranker.items)) if row not in past]
@@ -255,14 +256,14 @@ class TestTop:
 
     def test_with_the_history(self, ranker: Ranker) -> None:
         histories = users_of(ranker)
-        rows, best = ranker.top_rows(histories, len(ranker.items), exclude_history=False)
+        rows, best = Recommender(ranker, exact=True).top_rows(histories, Query(k=len(ranker.items), exclude_history=False))
         assert all(sorted(row) == list(range(len(ranker.items))) for row in rows.tolist())
         assert np.isfinite(best).all()
 
     def test_more_than_the_catalogue_has(self, ranker: Ranker) -> None:
         histories = users_of(ranker)
         n = len(ranker.items)
-        rows, best = ranker.top_rows(histories, n + 5)
+        rows, best = Recommender(ranker, exact=True).top_rows(histories, Query(k=n + 5))
         for user in range(len(histories)):
             past = np.unique(histories.items[histories.offsets[user] : histories.offsets[user + 1]])
             found = n - len(past)

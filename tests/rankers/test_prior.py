@@ -14,7 +14,7 @@ USERS = np.array([8, 1, 0, 3])
 def test_log_shares_are_shares_of_all_users_of_items() -> None:
     shares = LogShares(USERS)
     assert shares.total == 12
-    assert shares[:] == pytest.approx(np.log([8 / 12, 1 / 12, 0.5 / 12, 3 / 12]))
+    assert shares[:] == pytest.approx(np.log([8.5 / 13, 1.5 / 13, 0.5 / 13, 3.5 / 13]))
     assert shares[:].dtype == np.float32 and np.isfinite(shares[:]).all()
 
 
@@ -40,7 +40,7 @@ def test_without_any_user_shares_are_finite() -> None:
 @pytest.mark.parametrize("pool_gamma", [0.0, 0.75, 1.0, -1.0])
 def test_the_prior_is_its_formula(pool_gamma: float) -> None:
     shares, rows = LogShares(USERS), np.array([0, 3, 0])
-    expected = (0.75 - pool_gamma) * np.log(np.maximum(USERS, 0.5) / 12)
+    expected = (0.75 - pool_gamma) * np.log((USERS + 0.5) / 13)
     assert sampling_prior(shares, 0.75, pool_gamma) == pytest.approx(expected)
     assert sampling_prior(shares, 0.75, pool_gamma, rows) == pytest.approx(expected[rows])
 
@@ -48,7 +48,7 @@ def test_the_prior_is_its_formula(pool_gamma: float) -> None:
 def test_with_it_a_perfect_logit_ranks_by_the_probability_over_that_of_the_pool() -> None:
     """The logit of a classifier against negatives from P_gamma is log P(q | u) - log P_gamma(q) + c."""
     users = np.array([50, 20, 7, 1])
-    p_of_user, popularity = np.array([0.2, 0.25, 0.25, 0.3]), users / users.sum()
+    p_of_user, popularity = np.array([0.2, 0.25, 0.25, 0.3]), (users + 0.5) / (users.sum() + 1)
     logit = np.log(p_of_user) - 0.75 * np.log(popularity) + 3.0
     for pool_gamma in (0.0, 0.5, 1.0):
         score = logit + sampling_prior(LogShares(users), 0.75, pool_gamma)

@@ -13,7 +13,7 @@ from serving_worlds import SLOTS, N, train
 from heedful.errors import ConfigError, InputError
 from heedful.rankers.base import Ranker
 from heedful.rankers.registry import MODELS
-from heedful.recommending.recommend import Query
+from heedful.recommending.recommend import Query, Recommender
 from heedful.serving.engine import Engine, NotFoundError
 from heedful.serving.selection import SlotBook
 from heedful.serving.slots import parse_slots
@@ -126,7 +126,7 @@ def test_a_history_in_the_request_has_one_time_and_kind_an_item(engine: Engine) 
 
 def test_recommending_is_the_best_of_the_catalogue(engine: Engine, ranker: Ranker) -> None:
     past = engine.past_of(["item1", "item2"])
-    rows, scores = ranker.top_rows(past.histories, N)
+    rows, scores = Recommender(ranker, exact=True).top_rows(past.histories, Query(k=N))
     found = engine.recommend(past, Query(k=N))
     assert found.rows.tolist() == rows[0][: N - 2].tolist()
     np.testing.assert_array_equal(found.scores, scores[0][: N - 2])

@@ -147,13 +147,73 @@ def test_a_time_is_the_same_second_in_every_unit(strange: TestClient, second: in
     factor = LIMITS[unit][0] // LIMITS["s"][0]
     user = f"at {second} {unit}"
     at = datetime.fromtimestamp(second).astimezone()
-    for n, time in enumerate((second * factor, at.isoformat(), float(second))):
+    forms = (second, second * factor, at.isoformat(), float(second), f" {second} ")
+    for n, time in enumerate(forms):
         event = {"event_id": f"{user} {n}", "user_id": user, "item_id": "a", "timestamp": time}
         assert good(strange.post("/events", json=event))["rejected"] == []
     assert {one["timestamp"] for one in good(strange.get(f"/users/{quote(user)}/history"))["history"]} == {second}
-    bodies = [{"history": ["a", "é"], "history_times": [s, s], "candidates": STRANGE} for s in (second, second * factor)]
+    bodies = [{"history": ["a", "é"], "history_times": [s, s], "candidates": STRANGE} for s in forms]
+    first, *others = (good(strange.post("/rank", json=body)) for body in bodies)
+    assert others == [first] * len(others)
+
+
+def test_a_missing_time_is_the_end_of_the_training_log(strange: TestClient) -> None:
+    last = strange.app.state.serving.engine.ranker.last_time  # type: ignore[attr-defined]
+    bodies = [{"history": ["a", "é"], "history_times": times, "candidates": STRANGE} for times in ([None, ""], None)]
     first, other = (good(strange.post("/rank", json=body)) for body in bodies)
-    assert first == other
+    assert first == other and last > 0
+
+
+def test_a_float_without_fraction_is_an_integer_as_in_json(tmp_path: Path) -> None:
+    with serve(tmp_path, [475, 2**40, 7]) as shop:
+        names = [475.0, 2.0**40, 7.0]
+        why = good(shop.post("/explain", json={"history": names, "items": names}))["explanations"]
+        assert [one["item_id"] for one in why] == [475, 2**40, 7]
+        event = {"event_id": 1.0, "user_id": 12.0, "item_id": 475.0, "timestamp": 1.7e9}
+        assert good(shop.post("/events", json=event))["unknown_items"] == 0
+        body = b'{"user_id": 12, "candidates": [475.0, 7], "k": 1.0, "pool_gamma": 1}'
+        found = good(shop.post("/rank", content=body, headers={"content-type": "application/json"}))
+        assert found["history_length"] == len(found["items"]) == 1
+        slots = {"slot": [{"name": "all", "shown": 2.0, "pinned": [7.0], "max_candidates": 9.0}]}
+        assert good(shop.put("/slots", json=slots))["slots"][0]["pinned"] == [7]
+        filled = good(shop.post("/slots/all", json={"user_id": 12.0}))
+        assert filled["items"][0]["item_id"] == 7
+        assert good(shop.delete("/events/1")) == {"removed": True}
+        for wrong in (475.5, 2.0**53, 1e300):
+            error_of(shop.post("/rank", json={"candidates": [wrong]}), 422)
+            error_of(shop.post("/events", json={**event, "user_id": wrong}), 422)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/rank", {"candidates": ["a"], "pool_gamma": True}),
+        ("/rank", {"candidates": ["a"], "k": "1"}),
+        ("/rank", {"candidates": ["a"], "k": True}),
+        ("/recommend", {"exclude_history": 0}),
+        ("/recommend", {"offset": "3"}),
+        ("/recommend", {"at_most": {"title": True}}),
+        ("/explain", {"items": ["a"], "pool_gamma": "0"}),
+        ("/slots/all", {"preview": "yes"}),
+    ],
+)
+def test_values_of_another_type_are_refused(strange: TestClient, path: str, body: dict[str, Any]) -> None:
+    error_of(strange.post(path, json=body), 422)
+
+
+@pytest.mark.parametrize("event_id", ["line\nbreak", "\x17", "a/b%", " ", "x" * 256, 7])
+def test_an_event_of_any_id_can_be_taken_back(strange: TestClient, event_id: Any) -> None:
+    good(strange.post("/events", json={"event_id": event_id, "user_id": "dee", "item_id": "a"}))
+    address = "/events/" + quote(str(event_id), safe="")
+    assert [good(strange.delete(address))["removed"] for _ in range(2)] == [True, False]
+
+
+def test_an_unknown_treatment_is_not_found(strange: TestClient) -> None:
+    for answer in (
+        strange.get("/slots/all", params={"user": "ann", "treatment": "other"}),
+        strange.post("/slots/all", json={"treatment": "other"}),
+    ):
+        assert "no such treatment" in error_of(answer, 404)["message"]
 
 
 @pytest.mark.parametrize("time", [0, 5, -1, 10**10, 10**30, 1e300, "1960-01-01", "0001-01-01T00:00:00+14:00", "9999-12-31"])
@@ -161,9 +221,8 @@ def test_absurd_times_are_counted(strange: TestClient, time: Any) -> None:
     event = {"event_id": "absurd", "user_id": "cy", "item_id": "a", "timestamp": time}
     rejected = good(strange.post("/events", json=event))["rejected"]
     assert rejected == [{"index": 0, "reason": "timestamp absurd or in the future"}]
-    if isinstance(time, int):
-        body = {"history": ["a"], "history_times": [time], "candidates": ["a"]}
-        assert "that is not a time" in error_of(strange.post("/rank", json=body), 422)["message"]
+    body = {"history": ["a"], "history_times": [time], "candidates": ["a"]}
+    assert "that is not a time" in error_of(strange.post("/rank", json=body), 422)["message"]
 
 
 def test_attributes_of_any_type_are_answered_and_may_be_sent_back(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from page_worlds import PATIENCE_MS, SLOTS, TITLES, chromium, served, start_test, tab, train, written
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, Route, expect
 
 expect.set_options(timeout=PATIENCE_MS)
 
@@ -278,6 +278,45 @@ def test_a_test_is_written_and_undo_takes_all_of_it_back(page: Page, tmp_path: P
     assert written(tmp_path) == untouched
 
 
+def test_undo_waits_for_what_is_under_way(page: Page, tmp_path: Path) -> None:
+    """Slots that are still being filled, and a purchase without an answer so far, are taken back, too."""
+    untouched = written(tmp_path)
+    open_visitor(page, "visitor-4")
+    start_test(page)
+    held: list[Route] = []
+    slow = True
+    for address in ("**/slots/fruit", "**/events"):
+        page.route(address, lambda route: held.append(route) if slow else route.continue_())
+    slot(page, "From the bakery").get_by_role("button", name="Store a purchase of ").first.click()
+    page.evaluate("location.hash = '#/user/visitor-6'")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Visitor visitor-6")
+    page.get_by_role("button", name="Undo the test").click()
+    expect(page.locator("#toast")).to_contain_text("Taking the test back")
+    assert len(held) > 1
+    slow = False
+    for route in held:
+        route.continue_()
+    expect(page.locator("#toast")).to_contain_text("Taken back")
+    expect(page.get_by_role("checkbox", name="Test mode")).not_to_be_checked()
+    assert written(tmp_path) == untouched
+
+
+def test_an_undo_that_fails_can_be_tried_again(refused: Page, tmp_path: Path) -> None:
+    page, untouched = refused, written(tmp_path)
+    open_visitor(page, "visitor-4")
+    start_test(page)
+    expect(page.locator('#slots .slot[data-shown="true"]')).to_have_count(2)
+    page.route("**/impressions/*", lambda route: route.fulfill(status=500, json={}))
+    page.get_by_role("button", name="Undo the test").click()
+    expect(page.locator("#toast .failed")).to_be_visible()
+    expect(page.get_by_role("checkbox", name="Test mode")).to_be_checked()
+    assert written(tmp_path)["shown"] == 2
+    page.unroute("**/impressions/*")
+    page.get_by_role("button", name="Undo the test").click()
+    expect(page.locator("#toast")).to_contain_text("Taken back")
+    assert written(tmp_path) == untouched
+
+
 @pytest.mark.parametrize("wrote", [True, False])
 def test_leaving_a_test_that_wrote_something_asks_first(page: Page, address: str, wrote: bool) -> None:
     open_visitor(page, "visitor-1")
@@ -292,12 +331,12 @@ def test_leaving_a_test_that_wrote_something_asks_first(page: Page, address: str
     page.on("dialog", lambda dialog: (questions.append(dialog.type), dialog.dismiss()))
     if wrote:
         with page.expect_event("dialog"):
-            page.evaluate("location.assign('/openapi.json')")
+            page.evaluate("location.assign('about:blank')")
         assert page.url.startswith(f"{address}/#")
         page.get_by_role("button", name="Undo the test").click()
         expect(page.locator("#toast")).to_contain_text("Taken back")
-    page.evaluate("location.assign('/openapi.json')")
-    page.wait_for_url("**/openapi.json")
+    page.evaluate("location.assign('about:blank')")
+    page.wait_for_url("about:blank")
     assert questions == ["beforeunload"] * wrote
 
 

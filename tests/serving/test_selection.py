@@ -9,10 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from heedful.embeddings.onboarding import extend_table
 from heedful.errors import ConfigError
 from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories
 from heedful.rankers.base import Ranker
+from heedful.rankers.cold_items import extended
 from heedful.rankers.heuristics import LastItem
 from heedful.rankers.popularity import Popularity
 from heedful.rankers.registry import MODELS
@@ -207,3 +209,27 @@ def test_a_ranker_without_embeddings_has_no_last_item() -> None:
     assert len(rows_of(book(ranker))) == 10
     with pytest.raises(ConfigError, match="the served model is popularity, which has no embeddings"):
         book(ranker, treatments={"last_item": 1.0})
+
+
+def test_new_items_keep_the_place_of_the_rule_where_popularity_orders(ranker: Ranker) -> None:
+    table = ranker.embeddings
+    assert table is not None
+    days = [date(2016, 1, 1), date(2018, 1, 1), date(2017, 2, 20)]
+    new = pa.table({"item_id": ["old", "newest", "between"], "listed": pa.array(days)})
+    longer = extended(ranker, extend_table(table, attributes=new).table)
+    again = extended(longer, extend_table(longer.embeddings, attributes=pa.table({"item_id": ["later"]})).table)
+    for each in (longer, again):
+        slots = book(each, rule="newest", column="listed", treatments={"popularity": 1}, shown=100, pinned=("item41",))
+        by_rule, shown = slots.candidates("s").tolist(), rows_of(slots, treatment="popularity")
+        old, newest, between = each.items.rows(["old", "newest", "between"]).tolist()
+        assert shown[:2] == [41, newest] and shown.index(between) == by_rule.index(between) > 5
+        assert set(shown[62:]) == set(by_rule[62:]) == set(range(old, len(each.items))) - {newest, between}
+        known = [row for row in shown[1:] if row < N]
+        assert known == sorted((row for row in by_rule[1:] if row < N), key=lambda row: -ranker.users_of_item[row])
+        why = slots.reasons("s", slots.select("s", NOBODY, "popularity"), NOBODY)
+        assert why[1] == "newer than the model, at its place by the rule newest"
+        assert "users in the training log" in str(why[2])
+        seen = histories_of([[newest, 5]])
+        assert rows_of(slots, seen, "popularity") == [row for row in shown if row not in (newest, 5)]
+        by_users = rows_of(book(each, treatments={"popularity": 1}, shown=100), treatment="popularity")
+        assert by_users[:N] == popular(ranker)

@@ -2,7 +2,7 @@
 
     look      a sample of the users of each file, which gives the borders of buckets of users
     split     the rows of each file into files by bucket
-    count     in each bucket: events validated; events of each item and kind
+    count     in each bucket: events judged; events of each item and kind
               (then here: rows of the items, codes of the kinds)
     encode    in each bucket: users, offsets, items, times, kinds as on one machine
               (then here: the buckets one after the other)
@@ -14,33 +14,30 @@ writes. Files lie on storage that all nodes reach, so nothing is lost with a nod
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from heedful.cluster.connection import check_paths, cpus
 from heedful.cluster.parts import open_work, run_parts
+from heedful.cluster.sources import cut, described_files, files_of
 from heedful.cluster.storage import Place, delivered, here
-from heedful.errors import ConfigError, InputError
 from heedful.events.attributes import stage_attributes
-from heedful.events.columns import USER, Rows, find_time, need_column
+from heedful.events.columns import USER, Rows, need_column
 from heedful.events.databases import is_table
 from heedful.events.encoding import ArrayFile, Encoded, encode, name_kinds, write_items, write_parquet
 from heedful.events.ids import id_as_sql
 from heedful.events.log import KIND, EventLog
 from heedful.events.preparing import REJECTED_ORDER, PrepareConfig, described
-from heedful.events.reading import Source, expand, open_source, read_errors
+from heedful.events.reading import Source, open_source, read_errors
 from heedful.events.session import Session, identifier, literal, open_session
 from heedful.events.times import choose_unit, count_magnitudes, is_number_or_moment, time_as_sql
 from heedful.events.validating import (
@@ -58,11 +55,9 @@ from heedful.folders import new_folder
 
 __all__ = ["prepare"]
 
-# Rows of the source in one part, where a file can be cut; users looked at in each; rows that a bucket should have.
-_PART_ROWS = 4_000_000
+# Users looked at in each part; rows that a bucket should have.
 _SAMPLE = 2000
 _BUCKET_ROWS = 8_000_000
-_PARQUET = (".parquet", ".pq")
 # For integer ids half the bytes and three quarters of the processor time of the defaults, for text ids the same as these.
 # Larger dictionaries take twice the time.
 _ROWS_BY_BUCKET = "FORMAT parquet, PARTITION_BY (bucket), PARQUET_VERSION v2, DICTIONARY_SIZE_LIMIT 1000"
@@ -83,7 +78,7 @@ def prepare(
         source: files that all nodes reach: paths, globs, folders of Parquet, URLs of Parquet files or of folders of them.
             They are the parts of the work (Parquet files of more than 4 million rows are cut, where they lie at a path), so
             a log should come in several.
-        out: output folder. Parts lie in `OUT.parts` until then, and a run that was stopped goes on from them.
+        out: where the folder will stand. Parts lie in `OUT.parts` until then, and a run that was stopped goes on from them.
         items: as on one machine; read here.
         config: as on one machine; `memory_limit` is that of each worker, `threads` counts here only.
         overwrite: replace a finished folder of sequences.
@@ -96,7 +91,7 @@ def prepare(
     started = time.monotonic()
     target = Place.of(out)
     work = target.beside(".parts")
-    files = _files(source)
+    files = files_of(source)
     attributes = here(items) if isinstance(items, str | os.PathLike) and not is_table(os.fspath(items)) else items
     open_work(work, {"files": [file.stamp() for file in files], "config": config.to_dict()})
     check_paths(files, work)
@@ -117,12 +112,12 @@ def _prepare(
     work: Place,
     config: PrepareConfig,
 ) -> dict[str, Any]:
-    rows, types, time_column = _described(files, session, config)
+    rows, types, time_column = described_files(files, session, config)
     attributes = open_source(items, session) if items is not None else None
     # The parts are not to choose for themselves.
     options = replace(config, time_column=time_column).to_dict()
     common = {"types": types, "config": options, "folder_names": sorted(rows.folder_names)}
-    parts = [part for file in files for part in _cut(file)]
+    parts = [part for file in files for part in cut(file)]
     borders = _borders(run_parts(work, "look", parts, _Look, common, kept=False))
     split = run_parts(work, "split", parts, _Split, {**common, "borders": borders}, kept=False)
     staged = Staged(
@@ -255,7 +250,7 @@ class _Bucket(_Part):
     work: Place
 
     @contextlib.contextmanager
-    def validated(self, files: list[str]) -> Iterator[tuple[Session, dict[str, int], int]]:
+    def judged(self, files: list[str]) -> Iterator[tuple[Session, dict[str, int], int]]:
         """A session with the tables of `judge`."""
         with _session(self.options) as session, self.work.gathered(files) as place:
             session.run("SET preserve_insertion_order = false")
@@ -271,7 +266,7 @@ class _Count(_Bucket):
     """Events of each item and kind in a bucket."""
 
     def run(self, part: list[str], path: Path) -> dict[str, Any]:
-        with self.validated(part) as (session, kinds, bots), _whole(Path(f"{path}.parquet")) as file:
+        with self.judged(part) as (session, kinds, bots), _whole(Path(f"{path}.parquet")) as file:
             count_events(session)
             session.run(f"COPY counted TO {literal(str(file))} (FORMAT parquet)")
         return {"kinds": kinds, "bots": bots}
@@ -286,7 +281,7 @@ class _Encode(_Bucket):
 
     def run(self, part: dict[str, Any], path: Path) -> dict[str, Any]:
         files = ["items.parquet", part["counted"]]
-        with self.validated(part["files"]) as (session, _, _), _whole(path) as folder, self.work.gathered(files) as place:
+        with self.judged(part["files"]) as (session, _, _), _whole(path) as folder, self.work.gathered(files) as place:
             folder.mkdir()
             for table, file in zip(("items", "counted"), files, strict=True):
                 session.run(f"CREATE TABLE {table} AS FROM {_parquet([place / file])}")
@@ -328,76 +323,6 @@ def _join(session: Session, work: Path, folder: Path, buckets: list[dict[str, An
         max(one["last_time"] for one in buckets),
         sum(one["duplicates"] for one in buckets),
     )
-
-
-def _files(source: Source) -> list[Place]:
-    """The files of the source, in the order of their addresses.
-
-    Raises:
-        ConfigError: the source is something else.
-        InputError: there is no file.
-    """
-    listed: Sequence[object] = source if isinstance(source, Sequence) and not isinstance(source, str) else [source]
-    paths = [os.fspath(path) for path in listed if isinstance(path, str | os.PathLike)]
-    if len(paths) < len(listed) or any(is_table(path) for path in paths):
-        raise ConfigError(
-            "a cluster reads files only",
-            got="a database or data in memory",
-            fix="write it to Parquet, or leave --cluster out",
-        )
-    return sorted({file for path in paths for file in _expanded(path)}, key=lambda file: file.address)
-
-
-def _expanded(path: str) -> list[Place]:
-    if "://" not in path:
-        return [Place.of(file) for file in expand(Path(path).absolute())]
-    files = Place.of(path).files(*_PARQUET)
-    if not files:
-        raise InputError(f"no Parquet file at {path}", expected="a Parquet file, or a folder of them", fix="check the URL")
-    return files
-
-
-def _described(files: list[Place], session: Session, config: PrepareConfig) -> tuple[Rows, dict[str, str], str]:
-    """The rows of all files as the manifest describes them, the types of their columns, and the column of the times.
-
-    A Parquet file at a URL is not fetched for that; one without rows takes its place.
-    """
-    with tempfile.TemporaryDirectory(prefix="heedful-") as folder:
-        paths = [file.path or _without_rows(file, Path(folder) / str(n) / file.name) for n, file in enumerate(files)]
-        rows = open_source(paths, session)
-        types = session.types(rows.relation(rows.names))
-        time_column = find_time(rows, session, config.time_column)
-    facts = [{"name": Path(place).name, "bytes": size} for file in files for place, size, _ in file.stamp()]
-    described = {**rows.description, "bytes": sum(fact["bytes"] for fact in facts), "files": facts[:100]}
-    return replace(rows, description=described), types, time_column
-
-
-def _without_rows(file: Place, path: Path) -> Path:
-    system, place = file.system
-    try:
-        with system.open_input_file(place) as stream:
-            schema = pq.read_schema(stream)
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{file} cannot be read", got=error, expected="a Parquet file") from error
-    path.parent.mkdir(parents=True)
-    pq.write_table(schema.empty_table(), path)
-    return path
-
-
-def _cut(file: Place) -> list[dict[str, Any]]:
-    """A file as parts: a large Parquet file by runs of its row groups, where it need not be fetched for each."""
-    address = [file.address, file.query]
-    whole = [{"file": address, "rows": None}]
-    if file.path is None or not file.name.lower().endswith(_PARQUET):
-        return whole
-    metadata = pq.read_metadata(file.path)
-    if metadata.num_rows <= _PART_ROWS:
-        return whole
-    ends = np.cumsum([metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)])
-    wanted = np.arange(_PART_ROWS, metadata.num_rows, _PART_ROWS)
-    borders = [0, *np.unique(ends[np.searchsorted(ends, wanted)]).tolist()]
-    borders = borders if borders[-1] == metadata.num_rows else [*borders, metadata.num_rows]
-    return [{"file": address, "rows": [low, high]} for low, high in itertools.pairwise(borders)]
 
 
 def _borders(looked: list[dict[str, Any]]) -> list[Any]:

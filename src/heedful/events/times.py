@@ -114,7 +114,8 @@ def _of_text(text: str) -> int | None:
         return _of_number(float(text))
     try:
         if re.match(r"[0-9]{4}-[0-9]{2}-", text):
-            return second_of(datetime.fromisoformat(re.sub(r" ?(UTC|GMT|Z)$", "+00:00", text)))
+            zoned = re.sub(r" ?(UTC|GMT|Z)$", "+00:00", text)
+            return second_of(datetime.fromisoformat(re.sub(r" ([+-][0-9])", r"\1", zoned)))
     except ValueError:
         pass
     raise _not_a_time(text)
@@ -303,14 +304,19 @@ def _timestamp(value: str, kind: str, zone: str) -> str:
     )
 
 
+def _casts(value: str, zone: str) -> list[str]:
+    """SQL that reads a text as a moment, the first that is not NULL."""
+    # A text that has a zone of its own cannot be read with another one behind it.
+    behind = [""] if zone == "UTC" else [f" || {literal(f'{clock} {zone}')}" for clock in ("", " 00:00")] + [""]
+    return [f"try_cast({value}{words} AS TIMESTAMPTZ)" for words in behind]
+
+
 def _text(value: str, zone: str) -> tuple[str, str, str]:
     # A cast to TIMESTAMPTZ honours zones but keeps microseconds; TIMESTAMP_NS drops the zone but keeps nanoseconds, whose
     # last three digits no zone changes.
-    zoned = f"try_cast({value} AS TIMESTAMPTZ)"
-    if zone != "UTC":
-        # A text that has a zone of its own cannot be read with another one behind it.
-        local = [f"try_cast({value} || {literal(f'{clock} {zone}')} AS TIMESTAMPTZ)" for clock in ("", " 00:00")]
-        zoned = f"coalesce({', '.join([*local, zoned])})"
+    # A decimal comma and a blank before an offset are ISO 8601, or nearly; the cast does not take them.
+    mended = f"regexp_replace(replace({value}, ',', '.'), ' ([+-][0-9])', '\\1')"
+    zoned = f"coalesce({', '.join([*_casts(value, zone), *_casts(mended, zone)])})"
     last_digits = f"coalesce(epoch_ns(try_cast({value} AS TIMESTAMP_NS)) % 1000, 0)"
     within = "BETWEEN '1970-01-01'::TIMESTAMPTZ AND '2100-01-01'::TIMESTAMPTZ"
     whole = f"CASE WHEN regexp_full_match({value}, '[+-]?[0-9]+') THEN try_cast({value} AS BIGINT) END"

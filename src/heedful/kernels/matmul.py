@@ -2,8 +2,8 @@
 spend more on the call.
 
 Replaces BLAS, and the loops that numba compiles, for matrices of a few rows. References: `a @ b`,
-`a.T`, `reference.softmax` and `reference.softmax_gradient`. Gain: docs/kernels.md. Delete it with
-`attention_cpu`.
+`a.T`, `reference.softmax`, `reference.softmax_gradient` and `reference.positive_part`. Gain:
+docs/kernels.md. Delete it with `attention_cpu`, `attention_scoring` and `interactions_scoring`.
 
 Everything is read and written by address, row-major float32; strides count floats, and the columns
 of results and of the right-hand matrix are padded to a multiple of `LANES`. The instructions are
@@ -40,7 +40,17 @@ from heedful.kernels.simd import (
     store,
 )
 
-__all__ = ["LANES", "floats_at", "integers_at", "multiply", "next_task", "softmax", "softmax_gradient", "transpose"]
+__all__ = [
+    "LANES",
+    "floats_at",
+    "integers_at",
+    "multiply",
+    "next_task",
+    "positive_part",
+    "softmax",
+    "softmax_gradient",
+    "transpose",
+]
 
 # exp(r) on |r| <= log(2) / 2, highest power first (the coefficients of Cephes): 1e-7 from exact.
 _EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1, 1.0, 1.0)
@@ -216,6 +226,35 @@ def softmax_gradient(typing: Any, d: Any, p: Any, row: Any, rows: Any, columns: 
         return context.get_dummy_value()
 
     return types.void(*[types.intp] * 5), emit
+
+
+@emitted
+def positive_part(typing: Any, z: Any, row: Any, rows: Any, columns: Any, threshold: Any, result: Any) -> Any:
+    """The sum and the largest of relu(z - threshold) of each column, 0 without rows.
+
+    Args: address of float32 [rows, columns], its stride, rows, columns (a multiple of `LANES`); addresses of the
+    threshold and of the result, float32 [2, columns].
+    """
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        z, row, rows, columns, threshold, result = arguments
+        low = splat(builder, builder.load(lane_pointer(builder, threshold, number(0))))
+        total, largest = cgutils.alloca_once(builder, VECTOR), cgutils.alloca_once(builder, VECTOR)
+        with cgutils.for_range(builder, builder.udiv(columns, number(LANES))) as part:
+            first = builder.mul(part.index, number(LANES))
+            builder.store(ZERO, total)
+            builder.store(ZERO, largest)
+            with cgutils.for_range(builder, rows) as i:
+                above = builder.fsub(load(builder, z, builder.add(first, builder.mul(i.index, row))), low)
+                above = builder.select(builder.fcmp_ordered("<", above, ZERO), ZERO, above)
+                builder.store(builder.fadd(builder.load(total), above), total)
+                before = builder.load(largest)
+                builder.store(builder.select(builder.fcmp_ordered("<", above, before), before, above), largest)
+            store(builder, builder.load(total), result, first)
+            store(builder, builder.load(largest), result, builder.add(first, columns))
+        return context.get_dummy_value()
+
+    return types.void(*[types.intp] * 6), emit
 
 
 @emitted

@@ -15,7 +15,15 @@ from torch import nn
 
 from heedful.kernels.attention_cpu import AttentionParameters
 
-__all__ = ["PlainAttention", "skipgram_gradient", "skipgram_loss", "softmax", "softmax_gradient", "splitmix64"]
+__all__ = [
+    "PlainAttention",
+    "positive_part",
+    "skipgram_gradient",
+    "skipgram_loss",
+    "softmax",
+    "softmax_gradient",
+    "splitmix64",
+]
 
 
 class PlainAttention(nn.Module):
@@ -86,6 +94,12 @@ def softmax(scores_RC: np.ndarray) -> np.ndarray:
 def softmax_gradient(d_RC: np.ndarray, weights_RC: np.ndarray) -> np.ndarray:
     """The gradient of the scores from that of the weights, [R, C]. The reference of `matmul.softmax_gradient`."""
     return np.asarray(weights_RC * (d_RC - (weights_RC * d_RC).sum(axis=0)))
+
+
+def positive_part(z_RC: np.ndarray, threshold: float) -> np.ndarray:
+    """Sum and largest of relu(z - threshold) of each column, [2, C]. The reference of `matmul.positive_part`."""
+    above_RC = np.maximum(z_RC - threshold, 0)
+    return np.stack([above_RC.sum(axis=0), above_RC.max(axis=0, initial=0)])
 
 
 def skipgram_loss(

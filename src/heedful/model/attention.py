@@ -25,7 +25,7 @@ import torch
 from torch import nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from heedful.kernels import attention_cpu
+from heedful.kernels import attention_cpu, attention_scoring
 from heedful.model.inputs import Inputs
 from heedful.model.score import Term
 
@@ -61,9 +61,14 @@ class Attention(Term):
     def forward(self, inputs: Inputs) -> torch.Tensor:
         """The logit of each candidate, float [B, C]."""
         given = inputs.x_BLD, inputs.used_BL > 0, inputs.xq_BCD
+        logits_BC: torch.Tensor
         if attention_cpu.is_faster(self, *given):
-            return attention_cpu.logits(self, *given)
-        logits_BC: torch.Tensor = (self._attend(inputs, _read) @ self.phi.T).squeeze(-1)
+            logits_BC = attention_cpu.logits(self, *given)
+        elif attention_scoring.is_faster(self, *given):
+            queries = inputs.once(self, lambda: attention_scoring.queries(self, inputs.xq_BCD))
+            logits_BC = attention_scoring.logits(self, *given[:2], queries)
+        else:
+            logits_BC = (self._attend(inputs, _read) @ self.phi.T).squeeze(-1)
         return logits_BC
 
     def _attend(self, inputs: Inputs, read: Read) -> torch.Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ _DAY = 86400
 # An item of age t weighs (1 + 256 t / period) ** -0.8 in a mean by recency.
 _AGE_UNITS, _AGE_POWER = 256, 0.8
 
+T = TypeVar("T")
 Noise = Callable[[torch.Size], torch.Tensor]
 """Standard normal numbers of a shape."""
 
@@ -39,6 +41,7 @@ class Inputs:
         popularity_BCF: features of the candidates' popularity at the time of ranking; None where
             `at_time` has the values that follow from them.
         at_time: values, [B, C] or [C], of the terms that were computed for a time (`Term.at_time`).
+        made: what terms made of the candidates alone, which other users of the same candidates need as well (`once`).
     """
 
     x_BLD: torch.Tensor
@@ -47,6 +50,14 @@ class Inputs:
     xq_BCD: torch.Tensor
     popularity_BCF: torch.Tensor | None = None
     at_time: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    made: dict[object, Any] = field(default_factory=dict)
+
+    def once(self, term: object, make: Callable[[], T]) -> T:
+        """What a term makes of the candidates alone, made by the first of the users that share `made`."""
+        if term not in self.made:
+            self.made[term] = make()
+        found: T = self.made[term]
+        return found
 
 
 class InputLayer:

@@ -21,13 +21,13 @@ from torch import nn
 from heedful.events.histories import Histories
 from heedful.model.inputs import Inputs
 from heedful.model.score import Term
+from heedful.model.shares import log_share
 
 __all__ = [
     "N_POPULARITY_FEATURES",
     "PopularityIndex",
     "PopularityOverTime",
     "before",
-    "log_share",
     "new_item_features",
 ]
 
@@ -58,9 +58,9 @@ class PopularityOverTime(Term):
         assert inputs.popularity_BCF is not None
         return self.learnt(inputs.popularity_BCF)
 
-    def at_time(self, popularity_IF: torch.Tensor, log_share_I: torch.Tensor) -> torch.Tensor | None:
-        """What popularity adds, with the log share, float [I]."""
-        return self.learnt(popularity_IF) + log_share_I
+    def at_time(self, popularity_IF: torch.Tensor) -> torch.Tensor | None:
+        """The same for items, float [I]."""
+        return self.learnt(popularity_IF)
 
     def learnt(self, popularity: torch.Tensor) -> torch.Tensor:
         """Float [...] from features [..., F]."""
@@ -158,11 +158,6 @@ class PopularityIndex:
         return features, log_shares
 
 
-def log_share(users: Any, total: Any) -> Any:
-    """log((users + 1/2) / (total + 1)): an item's share of all users of items, finite without users."""
-    return np.log((users + 0.5) / (total + 1.0))
-
-
 def new_item_features(users: np.ndarray, ages: np.ndarray, span: float) -> np.ndarray:
     """The features of items that came after the log, for all that is known of them.
 
@@ -230,7 +225,7 @@ def _describe(rows: Any, times: Any, actions: Any, windows: Any, span: float, fe
         features[n, 2 * n_windows] = _users(count)
         features[n, 2 * n_windows + 1] = _age(time - actions.times[start], span) if count else -2.0
         features[n, 2 * n_windows + 2] = _age(time - actions.times[stop - 1], span) if count else 2.0
-        log_shares[n] = math.log((count + 0.5) / (total + 1.0))
+        log_shares[n] = log_share(count, total)
 
 
 @numba.njit(nogil=True, cache=True)

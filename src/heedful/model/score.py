@@ -27,12 +27,11 @@ class Term(nn.Module):
         """What the term adds to the logit of each candidate, float [B, C]."""
         raise NotImplementedError
 
-    def at_time(self, popularity_IF: torch.Tensor, log_share_I: torch.Tensor) -> torch.Tensor | None:
-        """Values of items at a time, float [I]; None for a term that depends on the user.
+    def at_time(self, popularity_IF: torch.Tensor) -> torch.Tensor | None:
+        """What `forward` adds for items at a time, float [I]; None for a term that depends on the user.
 
         Args:
             popularity_IF: features of the items' popularity at that time.
-            log_share_I: log of each item's share of all users of items before that time.
         """
         return None
 

@@ -9,9 +9,12 @@ Shapes: B users, L items of a history (padded), C candidates, D embedding width,
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import nn
 
+from heedful.kernels import interactions_scoring
 from heedful.model.inputs import Inputs
 from heedful.model.score import Term
 
@@ -51,10 +54,18 @@ class ItemInteractions(Term):
         total_BC = inputs.x_BLD.new_zeros(users, inputs.xq_BCD.shape[1])
         if longest == 0:
             return total_BC
-        for relation, (a, c) in enumerate(zip(self.a, self.c, strict=True)):
-            v_BCL = self._matches(inputs, relation)
-            total_BC = total_BC + a * torch.log1p(v_BCL.sum(-1)) + c * v_BCL.amax(-1)
+        for a, c, (sum_BC, largest_BC) in zip(self.a, self.c, self._sums_and_maxima(inputs), strict=True):
+            total_BC = total_BC + a * torch.log1p(sum_BC) + c * largest_BC
         return total_BC
+
+    def _sums_and_maxima(self, inputs: Inputs) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
+        """Sum and maximum of v_ri over i, float [B, C], of each relation r."""
+        past = inputs.x_BLD, inputs.used_BL
+        if interactions_scoring.is_possible(*past, inputs.xq_BCD, self.w, self.threshold):
+            queries = inputs.once(self, lambda: interactions_scoring.queries(inputs.xq_BCD, self.w))
+            return zip(*interactions_scoring.sums_and_maxima(*past, queries, self.threshold), strict=True)
+        matches = (self._matches(inputs, relation) for relation in range(len(self.w)))
+        return ((v_BCL.sum(-1), v_BCL.amax(-1)) for v_BCL in matches)
 
     def by_history_item(self, inputs: Inputs) -> torch.Tensor | None:
         """Each logarithm divided in proportion to v_ri, each maximum given to its item; float [B, C, L]."""
@@ -100,4 +111,7 @@ class UserTower(Term):
         weights_B3L = torch.stack([used_BL, latest_BL, inputs.recency_BL], dim=1)
         weights_B3L = weights_B3L / weights_B3L.sum(-1, keepdim=True).clamp(min=1e-9)
         user_BT = self.mu(torch.bmm(weights_B3L, x_BLD).flatten(1))
-        return torch.matmul(self.query(inputs.xq_BCD), user_BT[:, :, None]).squeeze(-1)
+        query_BCT: torch.Tensor = inputs.once(self, lambda: self.query(inputs.xq_BCD))
+        if len(query_BCT) == 1:
+            return torch.mm(user_BT, query_BCT[0].T)
+        return torch.matmul(query_BCT, user_BT[:, :, None]).squeeze(-1)

@@ -29,14 +29,12 @@ from heedful.events.vocabulary import Vocabulary
 from heedful.folders import Folder, new_folder
 from heedful.rankers.prior import LogShares, sampling_prior
 from heedful.rankers.saving import KIND, MODEL_FORMAT, reference_to, referenced_table
-from heedful.rankers.topk import top_places
 
 __all__ = ["UNKNOWN_SCORE", "Ranker", "attributes_of"]
 
 UNKNOWN_SCORE = -1e9
 """Score of an item that the ranker does not know: finite, and below that of every item that it does."""
 
-_CATALOGUE_CHUNK_USERS = 64
 # Candidates that are scored together, so that memory does not grow with the number of requests.
 _PART_CANDIDATES = 2**19
 
@@ -53,6 +51,7 @@ class Ranker(ABC):
         last_time: time of the last event of the training log, unix seconds.
         trained_on: sizes, kinds, period and content hash of the training log.
         embeddings: the item embeddings, None for a ranker that needs none.
+        newcomers_from: the row from which on items came after training, with an extension; None where none did.
     """
 
     name: ClassVar[str]
@@ -70,6 +69,7 @@ class Ranker(ABC):
     last_time: int
     trained_on: dict[str, Any]
     embeddings: ItemEmbeddings | None = None
+    newcomers_from: int | None = None
 
     def __init__(self, **options: Any) -> None:
         self.config = self.config_class.from_dict(options)
@@ -185,26 +185,6 @@ class Ranker(ABC):
         """Score every item for each of B users, float32 [B, I]."""
         scores = self._catalogue_logits(histories).astype(np.float32) + self.prior(pool_gamma)
         return np.where(histories.lengths[:, None] == 0, self.log_shares[:], scores)
-
-    def top_rows(
-        self, histories: Histories, k: int, *, pool_gamma: float | None = 0.0, exclude_history: bool = True
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The best of the catalogue for each of B users.
-
-        Returns:
-            Rows int64 [B, k], best first, -1 where the catalogue has no more, and their scores float32 [B, k]. Equal
-            scores are in row order.
-        """
-        rows = np.full((len(histories), k), -1, np.int64)
-        best = np.full((len(histories), k), -np.inf, np.float32)
-        for part, chunk in histories.chunks(_CATALOGUE_CHUNK_USERS):
-            scores = self.score_catalogue(chunk, pool_gamma=pool_gamma)
-            if exclude_history:
-                scores[np.repeat(np.arange(len(chunk)), chunk.lengths), chunk.items] = -np.inf
-            for place, user in enumerate(range(part.start, part.stop)):
-                top = top_places(scores[place], k)
-                rows[user, : len(top)], best[user, : len(top)] = top, scores[place, top]
-        return rows, best
 
     def prior(self, pool_gamma: float | None, rows: np.ndarray | slice = slice(None)) -> np.ndarray | np.float32:
         """What the candidates' origin adds to the logit, float32 [I], or of some rows (or 0); see `sampling_prior`."""

@@ -14,7 +14,7 @@ import pyarrow as pa
 from heedful.embeddings.onboarding import newcomers
 from heedful.embeddings.table import ItemEmbeddings
 from heedful.errors import ConfigError, MismatchError
-from heedful.model.popularity import log_share, new_item_features
+from heedful.model.popularity import new_item_features
 from heedful.rankers.base import Ranker
 from heedful.rankers.neural import NeuralRanker
 from heedful.rankers.popularity import Popularity
@@ -46,6 +46,8 @@ def extended(ranker: R, table: ItemEmbeddings) -> R:
     users_N, days_N = newcomers(table, len(ranker.items))
     longer.items, longer.attributes = table.items, _attributes(ranker, table)
     longer.embeddings = table if ranker.embeddings is not None else None
+    if ranker.newcomers_from is None:
+        longer.newcomers_from = len(ranker.items)
     # Shares of the training log: those of the items that it has do not move.
     users = np.concatenate([ranker.users_of_item, users_N])
     longer.log_shares = LogShares(users, total=ranker.log_shares.total)
@@ -65,11 +67,9 @@ def _values_of_new(
     """
     ages_N = np.maximum(days_N, 0) * _DAY
     features_NF = new_item_features(np.maximum(users_N, 1), ages_N, ranker.inputs.span)
-    counted_N = log_share(users_N, ranker.log_shares.total)
-    prior_N = ranker.gamma * longer.log_shares[np.arange(len(ranker.items), len(longer.items))]
-    # The values have the log share of an item as its users are counted, without users, too.
-    values = ranker.values_at(features_NF, counted_N.astype(np.float32))
-    return {name: (value - prior_N).astype(np.float32) for name, value in values.items()}
+    # The log share is that of the users as they are counted, also where there are none.
+    shares_N = longer.log_shares[np.arange(len(ranker.items), len(longer.items))]
+    return ranker.values_at(features_NF, shares_N, shares_N)
 
 
 def _check(ranker: Ranker, table: ItemEmbeddings) -> None:

@@ -27,7 +27,7 @@ from heedful.events.log import EventLog
 from heedful.folders import Folder
 from heedful.model.encode import HistoryBatch, encode
 from heedful.model.inputs import InputLayer, Inputs, ItemVectors, mean_vector
-from heedful.model.popularity import PopularityIndex, log_share
+from heedful.model.popularity import PopularityIndex
 from heedful.model.score import ScoreModel, Term
 from heedful.model.side_features import FeatureCodes, FeatureVectors
 from heedful.rankers.base import Ranker
@@ -94,9 +94,8 @@ class NeuralRanker(Ranker):
     Attributes:
         model: the terms.
         inputs: from item rows to what the terms see.
-        at_time: values of the terms that do not depend on the user, as of the end of the training log,
-            less gamma times the log share, so that the sum is a logit against negatives from P_gamma;
-            float32 [I] each.
+        at_time: values of the terms that do not depend on the user, as of the end of the training log, the
+            first with what makes the sum a logit against negatives from P_gamma (`values_at`); float32 [I] each.
         report: what training did; None for a loaded model.
     """
 
@@ -133,11 +132,7 @@ class NeuralRanker(Ranker):
     def popularity_now(self) -> np.ndarray:
         """Log of each item's share of all users as the model sees it at the end of the log, float32 [I]."""
         known = self.log_shares[:]
-        if not self.at_time:
-            return known
-        # Terms of a time smooth the shares of items with few users; only what was learnt beside these is new.
-        learnt = self.item_bias + self.gamma * known - log_share(self.users_of_item, self.log_shares.total)
-        return np.asarray(known + learnt, np.float32)
+        return np.asarray(self.item_bias + self.gamma * known, np.float32) if self.at_time else known
 
     def input_vectors(self, rows: np.ndarray) -> np.ndarray:
         """The vectors x of items as the terms see them, float32 [..., D]."""
@@ -230,25 +225,33 @@ class NeuralRanker(Ranker):
         )  # fmt: skip
 
     def _at_end(self, popularity: PopularityIndex) -> dict[str, np.ndarray]:
-        """`at_time` from the end of the log on, so that scoring needs no log.
-
-        Training estimates log P(q | u) as the sum of the terms and the log share; with gamma log P taken
-        off it is a logit against negatives from P_gamma like any other, to which `Ranker.prior` applies.
-        """
+        """`at_time` from the end of the log on, so that scoring needs no log."""
         chunks: list[dict[str, np.ndarray]] = []
         for start in range(0, len(self.items), _CHUNK_ITEMS):
             rows = np.arange(start, min(start + _CHUNK_ITEMS, len(self.items)))
             features, log_shares = popularity.features(rows, np.full(len(rows), popularity.end))
-            values = self.values_at(features, log_shares)
-            chunks.append({name: value - self.gamma * self.log_shares[rows] for name, value in values.items()})
-        return {name: np.concatenate([chunk[name] for chunk in chunks]).astype(np.float32) for name in chunks[0]}
+            chunks.append(self.values_at(features, log_shares, self.log_shares[rows]))
+        return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
-    def values_at(self, popularity: np.ndarray, log_shares: np.ndarray) -> dict[str, np.ndarray]:
-        """Values of the terms that do not depend on the user, from popularity features [N, F] and log shares [N]."""
-        given = [torch.from_numpy(array).to(self.inputs.device) for array in (popularity, log_shares)]
+    def values_at(self, popularity: np.ndarray, shares_then: np.ndarray, shares: np.ndarray) -> dict[str, np.ndarray]:
+        """Values of the terms that do not depend on the user, float32 [N] each.
+
+        Training estimates log P(q | u) as the sum of all terms and the log share at the time. With gamma
+        log P taken off, the sum is a logit against negatives from P_gamma like any other, to which
+        `Ranker.prior` applies. Both are of the sum: the first value has them, whatever the number of terms.
+
+        Args:
+            popularity: features of N items at the time, [N, F].
+            shares_then: log of their shares at the time, [N].
+            shares: `log_shares` of theirs, [N].
+        """
+        given = torch.from_numpy(popularity).to(self.inputs.device)
         with torch.no_grad():
-            values = {name: term.at_time(*given) for name, term in self.model.named_terms().items()}
-        return {name: value.cpu().numpy() for name, value in values.items() if value is not None}
+            values = {name: term.at_time(given) for name, term in self.model.named_terms().items()}
+        found = {name: value.cpu().numpy() for name, value in values.items() if value is not None}
+        first = next(iter(found))
+        found[first] = (found[first] + shares_then - self.gamma * shares).astype(np.float32)
+        return found
 
     # Scoring
 

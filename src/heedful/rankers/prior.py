@@ -8,11 +8,10 @@ from __future__ import annotations
 import numpy as np
 
 from heedful.errors import ConfigError
+from heedful.model.shares import log_share
 
 __all__ = ["LogShares", "sampling_prior"]
 
-# Users of an item that nobody touched in the training log, so that its logarithm is finite.
-_UNSEEN_USERS = 0.5
 _ALL = slice(None)
 
 
@@ -43,7 +42,7 @@ class LogShares:
         return self._all[rows] if self._all is not None else self._of(self.users[rows])
 
     def _of(self, users: np.ndarray) -> np.ndarray:
-        return np.asarray(np.log(np.maximum(users, _UNSEEN_USERS) / self.total), np.float32)
+        return np.asarray(log_share(users, self.total), np.float32)
 
 
 def sampling_prior(

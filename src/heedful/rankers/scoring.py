@@ -6,6 +6,7 @@ Shapes: B users, L items of a history (padded), C candidates, I items.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,8 @@ __all__ = ["catalogue_logits", "inputs_of", "list_logits"]
 # leave the cache and go back to the operating system each time, which took a third of all time. A GPU wants more.
 _ELEMENTS = 2**19
 _ELEMENTS_GPU = 2**27
-_BLOCK_ITEMS = 512
+# What is made of a block of a catalogue is shared by all users, so that blocks can be larger.
+_BLOCK_ITEMS, _ELEMENTS_CATALOGUE = 2048, 2**22
 
 Values = Mapping[str, np.ndarray]
 """Values of terms at a time, float32 [I] each (`Term.at_time`)."""
@@ -38,7 +40,8 @@ def list_logits(
 ) -> np.ndarray:
     """Logits of each user's own candidates, float32 [C]."""
     logits = np.empty(len(candidates.rows), np.float32)
-    for users in _groups(history.lengths, candidates.lengths, layer.device):
+    elements = _ELEMENTS if layer.device.type == "cpu" else _ELEMENTS_GPU
+    for users in _groups(history.lengths, candidates.lengths, elements):
         longest = int(candidates.lengths[users].max())
         places = candidates.offsets[:-1][users][:, None] + np.arange(longest)
         used = np.arange(longest) < candidates.lengths[users][:, None]
@@ -55,22 +58,23 @@ def catalogue_logits(
     """Logits of every item for each user, float32 [B, I]."""
     logits = np.empty((len(history), n_items), np.float32)
     block = min(_BLOCK_ITEMS, n_items)
-    groups = list(_groups(history.lengths, np.full(len(history), block), layer.device))
+    elements = _ELEMENTS_CATALOGUE if layer.device.type == "cpu" else _ELEMENTS_GPU
+    groups = list(_groups(history.lengths, np.full(len(history), block), elements))
     with torch.inference_mode():
         encoded = [layer.history(history.take(users)) for users in groups]
         for start in range(0, n_items, block):
             rows = np.arange(start, min(start + block, n_items))
             xq_1CD = layer(rows)[None]
             known = {name: torch.from_numpy(values[rows]).to(layer.device) for name, values in at_time.items()}
+            made: dict[object, Any] = {}
             for users, past in zip(groups, encoded, strict=True):
-                scores = model(Inputs(*past, xq_1CD, at_time=known))
+                scores = model(Inputs(*past, xq_1CD, at_time=known, made=made))
                 logits[users, start : start + block] = scores.float().cpu().numpy()
     return logits
 
 
-def _groups(lengths: np.ndarray, candidates: np.ndarray, device: torch.device) -> Iterator[np.ndarray]:
+def _groups(lengths: np.ndarray, candidates: np.ndarray, elements: int) -> Iterator[np.ndarray]:
     """Users in groups of like length of at most so many elements together, so that little is spent on padding."""
-    elements = _ELEMENTS if device.type == "cpu" else _ELEMENTS_GPU
     order = np.argsort(lengths, kind="stable")
     start = 0
     while start < len(order):

@@ -219,7 +219,9 @@ def open_requests(requests: str | os.PathLike[str], *, candidates: bool) -> pq.P
             raise InputError(f"column {name!r} of {requests} is no list", got=kind, expected="a list of item ids")
     for name, (fits, expected) in _OPTIONAL.items():
         kind = file.schema_arrow.field(name).type if name in file.schema_arrow.names else pa.list_(pa.null())
-        if not _is_list(kind) or not (pa.types.is_null(kind.value_type) or fits(kind.value_type)):
+        values = kind.value_type if _is_list(kind) else kind
+        values = values.value_type if pa.types.is_dictionary(values) else values
+        if not _is_list(kind) or not (pa.types.is_null(values) or fits(values)):
             raise InputError(f"column {name!r} of {requests} has the wrong type", got=kind, expected=expected)
     return file
 

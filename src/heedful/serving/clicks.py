@@ -5,7 +5,7 @@ however often; users who behave as no person does are set aside, and counted. An
 experiment, and never added to this one.
 
 A lift is decided when its interval leaves out zero, and only where the split of the users is that which was declared. The
-interval also holds the lift without the users who clicked most, 1 % of all or a tenth of those who clicked, so that a few
+interval also holds the lift without the users who clicked most, 2 % of all or a tenth of those who clicked, so that a few
 users, bots below every bound among them, decide nothing (after Broderick, Giordano and Meager 2020).
 """
 
@@ -27,7 +27,7 @@ from heedful.serving.rates import Lift, Rate, lift, rate, split_p
 __all__ = ["SIMULATED", "ClickConfig", "Compared", "Report", "SlotReport", "Split", "Treated", "report", "report_counts"]
 
 _USUAL_REFERENCES = ("popularity", "editorial", "last_item")
-_FEW_USERS, _FEW_CLICKERS = 0.01, 0.1  # a verdict has to hold without so many of all users, or of those who clicked
+_FEW_USERS, _FEW_CLICKERS = 0.02, 0.1  # a verdict has to hold without so many of all users, or of those who clicked
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -173,9 +173,9 @@ class Engine:
         return replace(past, seen=seen[seen >= 0])
 
     def past_of(
-        self, items: Sequence[Any], times: Sequence[int] | None = None, kinds: Sequence[str | None] | None = None
+        self, items: Sequence[Any], times: Sequence[Any] | None = None, kinds: Sequence[str | None] | None = None
     ) -> Past:
-        """A history given by its items, oldest first; missing times and kinds as in `Ranker.histories_of`.
+        """A history given by its items, oldest first; times are unix seconds. Missing ones are as in `Ranker.histories_of`.
 
         Raises:
             InputError: times or kinds are not one for each item.
@@ -185,7 +185,8 @@ class Engine:
                 raise InputError(
                     f"{what} does not fit the history", got=f"{len(values)} values", expected=f"{len(items)}, one an item"
                 )
-        moments = np.full(len(items), self.ranker.last_time) if times is None else np.array(times, np.int64)
+        last = self.ranker.last_time
+        moments = np.array([last if time is None else time for time in times or [None] * len(items)], np.int64)
         return self._past(items, moments, [None] * len(items) if kinds is None else kinds, None)
 
     def _past(self, items: Sequence[Any], times: np.ndarray, kinds: Sequence[str | None], user_id: str | None) -> Past:
@@ -288,12 +289,9 @@ class Engine:
             treatment: the treatment to look at, in a preview, instead of the visitor's own.
 
         Raises:
-            NotFoundError: no such slot.
-            ConfigError: no such treatment in the slot.
+            NotFoundError: no such slot, or no such treatment in it.
         """
-        slots = self.slots
-        if slots is None or name not in [slot.name for slot in slots.slots]:
-            raise NotFoundError("there is no such slot", got=repr(name), fix="GET /slots lists them")
+        slots = self._slots_with(name, treatment)
         impression_id = uuid.uuid4().hex
         visitor = visitor or past.user_id or f"anonymous-{impression_id}"
         treatment = treatment or slots.treatment(name, visitor)
@@ -312,6 +310,14 @@ class Engine:
         except StoreUnavailable as error:
             return replace(filled, note=f"this impression is not counted: {error.problem}")
         return replace(filled, impression_id=impression_id)
+
+    def _slots_with(self, name: str, treatment: str | None) -> SlotBook:
+        if self.slots is None or name not in [slot.name for slot in self.slots.slots]:
+            raise NotFoundError("there is no such slot", got=repr(name), fix="GET /slots lists them")
+        known = self.slots.slots[name].treatments
+        if treatment is not None and treatment not in known:
+            raise NotFoundError(f"slot {name!r} has no such treatment", got=repr(treatment)[:100], expected=", ".join(known))
+        return self.slots
 
     # Items
 

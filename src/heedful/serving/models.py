@@ -29,7 +29,7 @@ from heedful.rankers.registry import load_ranker
 from heedful.rankers.saving import KIND
 from heedful.recommending.eligibility import Eligibility
 from heedful.recommending.recommend import Recommender
-from heedful.recommending.retrieval import kept_retriever
+from heedful.recommending.retrieval import RETRIEVED, kept_retriever
 from heedful.serving import telemetry
 from heedful.serving.arrivals import Told, trained_items, with_new_items
 from heedful.serving.engine import Engine
@@ -401,7 +401,8 @@ def _warm_up(ranker: Ranker) -> None:
     ranker.items.rows([""])
     if len(ranker.items):
         first = ranker.histories_of([ranker.items.take(np.array([0])).to_pylist()])
-        ranker.score_rows(first, Candidates.of([np.array([0])]))
+        # One candidate alone would not need all of the code.
+        ranker.score_rows(first, Candidates.of([np.arange(min(RETRIEVED, len(ranker.items)))]))
 
 
 def _book(loaded: Loaded, slots_text: str) -> SlotBook:

@@ -31,7 +31,7 @@ FAILURES: dict[int | str, dict[str, Any]] = {
     400: {"model": Failure, "description": "The body is not JSON, or not text."},
     401: {"model": Failure, "description": "No API key, or an unknown one."},
     403: {"model": Failure, "description": "The key lacks the scope."},
-    404: {"model": Failure, "description": "No such item, user, slot or address."},
+    404: {"model": Failure, "description": "No such item, user, slot, treatment or address."},
     408: {"model": Failure, "description": "The request took too long to arrive."},
     409: {"model": Failure, "description": "The model cannot be served; the old one goes on."},
     412: {"model": Failure, "description": "What was to be changed has changed meanwhile."},

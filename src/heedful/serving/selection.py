@@ -123,7 +123,8 @@ class SlotBook:
         pool = self._pools[name][EDITORIAL if treatment == EDITORIAL else MODEL]
         scores_BC = self._scores(slot, pool, histories, treatment)
         seen = seen or np.split(histories.items, histories.offsets[1:-1])
-        return [_fill(slot, pool, scores_BC[b], seen[b], treatment) for b in range(len(histories))]
+        kept = self._is_new(pool.rows) if treatment == POPULARITY else np.zeros(len(pool.rows), bool)
+        return [_fill(slot, pool, scores_BC[b], seen[b], kept, treatment) for b in range(len(histories))]
 
     def reasons(self, name: str, selection: Selection, history: Histories) -> list[str | None]:
         """Why each item of a selection is there, in words.
@@ -141,6 +142,8 @@ class SlotBook:
 
     def _reason(self, slot: Slot, treatment: str, row: int, last: str | None) -> str | None:
         popular = f"popular with everyone: {self.ranker.users_of_item[row]:,} users in the training log"
+        if treatment == POPULARITY and self._is_new(np.array([row]))[0]:
+            return f"newer than the model, at its place by the rule {slot.rule}"
         if treatment == LAST_ITEM:
             return f"like the last item of the history, {last.split(' · ')[0]}" if last else popular
         if treatment == EDITORIAL:
@@ -156,6 +159,10 @@ class SlotBook:
         candidates = Candidates.same_for_all(len(histories), pool.rows)
         ranker = self._rankers[treatment]
         return ranker.score_rows(histories, candidates, pool_gamma=slot.pool_gamma).reshape(shape)
+
+    def _is_new(self, rows: np.ndarray) -> np.ndarray:
+        first = self.ranker.newcomers_from
+        return rows >= (len(self.ranker.items) if first is None else first)
 
     def _check_treatments(self, slot: Slot) -> None:
         for treatment in slot.treatments:
@@ -252,9 +259,13 @@ def _check_sortable(slot: Slot, kind: pa.DataType) -> None:
         raise ConfigError(f"slot {slot.name!r} cannot sort by {slot.column!r}", got=f"type {kind}", expected=expected)
 
 
-def _fill(slot: Slot, pool: _Pool, scores: np.ndarray, past: np.ndarray, treatment: str) -> Selection:
-    """The pinned items, then the best that the constraints allow."""
+def _fill(slot: Slot, pool: _Pool, scores: np.ndarray, past: np.ndarray, kept: np.ndarray, treatment: str) -> Selection:
+    """The pinned items, then the best that the constraints allow; those `kept` stay at their places by the rule."""
     ranked = np.argsort(-scores[pool.pinned :], kind="stable") + pool.pinned
+    if kept.any():
+        moved = ranked[~kept[ranked]]
+        ranked = np.arange(pool.pinned, len(pool.rows))
+        ranked[~kept[ranked]] = moved
     if slot.exclude_history:
         ranked = ranked[~np.isin(pool.rows[ranked], past)]
     pinned = range(min(pool.pinned, slot.shown))

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from heedful.config import Config, option
 from heedful.errors import ConfigError
+from heedful.events.ids import SAFE_INTEGER
 from heedful.folders import write_atomically
 from heedful.serving.treatments import check_shares
 
@@ -64,8 +65,8 @@ class Slot(Config):
             raise self._wrong("rule", expected=" or ".join(RULES))
         if (self.rule in _WITH_COLUMN) != bool(self.column):
             raise self._wrong("column", expected=f"an attribute for rule {' or '.join(_WITH_COLUMN)}, nothing otherwise")
-        self._whole("shown", self.shown, _MAX_SHOWN)
-        self._whole("max_candidates", self.max_candidates, _MAX_CANDIDATES)
+        for name, most in (("shown", _MAX_SHOWN), ("max_candidates", _MAX_CANDIDATES)):
+            object.__setattr__(self, name, self._whole(name, getattr(self, name), most))
         if self.max_candidates < self.shown:
             raise self._wrong("max_candidates", expected=f"at least shown = {self.shown}")
         for name in ("pinned", "blocked", "editorial"):
@@ -84,8 +85,8 @@ class Slot(Config):
         for name in ("at_most", "treatments"):
             if not isinstance(getattr(self, name), Mapping):
                 raise self._wrong(name, expected="a table, such as { brand = 2 }")
-        for column, most in self.at_most.items():
-            self._whole(f"at_most.{column}", most, _MAX_SHOWN)
+        most = {column: self._whole(f"at_most.{column}", one, _MAX_SHOWN) for column, one in self.at_most.items()}
+        object.__setattr__(self, "at_most", most)
         check_shares(self.treatments, owner=f"slot {self.name!r}")
         if "editorial" in {self.rule, *self.treatments} and not self.editorial:
             raise self._wrong("editorial", expected="a list of item ids, since the slot uses one")
@@ -96,18 +97,18 @@ class Slot(Config):
             raise self._wrong(name, expected="text")
         return value
 
-    def _whole(self, name: str, value: object, most: int) -> None:
+    def _whole(self, name: str, value: object, most: int) -> int:
+        value = _integer(value)
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
             raise ConfigError(f"slot {self.name!r}: {name} is out of range", got=_shown(value), expected=f"1 to {most:,}")
+        return value
 
     def _ids(self, name: str) -> None:
-        ids = getattr(self, name)
-        whole = isinstance(ids, list | tuple) and all(
-            isinstance(one, str | int) and not isinstance(one, bool) for one in ids
-        )
-        if not whole or len(ids) > _MAX_IDS:
+        given = getattr(self, name)
+        ids = tuple(map(_integer, given)) if isinstance(given, list | tuple) else None
+        if ids is None or len(ids) > _MAX_IDS or not all(type(one) in (str, int) for one in ids):
             raise self._wrong(name, expected=f"a list of at most {_MAX_IDS:,} item ids")
-        object.__setattr__(self, name, tuple(ids))
+        object.__setattr__(self, name, ids)
 
     def _wrong(self, name: str, *, expected: str) -> ConfigError:
         return ConfigError(f"slot {self.name!r}: {name} is wrong", got=_shown(getattr(self, name)), expected=expected)
@@ -212,6 +213,11 @@ def _toml(value: Any) -> str:
         # JSON's escapes are TOML's, but for one character that TOML wants escaped too.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def _integer(value: Any) -> Any:
+    """A float without fraction as the integer that it is in JSON; anything else as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) <= SAFE_INTEGER else value
 
 
 def _shown(value: object) -> str:

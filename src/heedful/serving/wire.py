@@ -11,13 +11,16 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     JsonValue,
     StringConstraints,
     WithJsonSchema,
     model_validator,
 )
+from pydantic_core import CoreSchema
 
 from heedful.errors import InputError
+from heedful.events.ids import SAFE_INTEGER, text_of
 from heedful.events.times import LIMITS, second_of
 
 __all__ = [
@@ -51,14 +54,28 @@ def _of_few_digits(number: int) -> int:
     return number
 
 
+def _whole(number: float) -> int:
+    """The integer of which a float is another way to write it: 475.0 is an integer in JSON, too."""
+    digits = text_of(number)
+    if digits is None:
+        raise ValueError("an id is text or an integer")
+    return int(digits)
+
+
 def _digits(value: Any) -> Any:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return str(_of_few_digits(value)) if whole else value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(_of_few_digits(value))
+    return text_of(value) or value if isinstance(value, float) else value
 
 
-def _second(number: int) -> int:
+def _whole_number(value: Any) -> Any:
+    """A float without fraction as the integer that it is in JSON."""
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) <= SAFE_INTEGER else value
+
+
+def _second(value: Any) -> int | None:
     try:
-        return int(second_of(number) or 0)
+        return second_of(value)
     except InputError as error:
         raise ValueError(error.problem) from error
 
@@ -72,31 +89,61 @@ def _iso(text: str) -> str:
     return text
 
 
+_NO_NUL = r"^[^\u0000]+$"
+Flag = Annotated[bool, Field(strict=True)]
+"""True or false."""
+Gamma = Annotated[float, Field(strict=True, ge=-10, le=10)]
+"""A popularity prior."""
+Count = Annotated[int, Field(strict=True, ge=1), BeforeValidator(_whole_number)]
+"""An integer from 1 on."""
+Offset = Annotated[int, Field(strict=True, ge=0, le=100_000), BeforeValidator(_whole_number)]
 # No control characters: databases do not take NUL, and a line break in an address fits no route.
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\u0000-\u001f\u007f]+$")]
 """The name of a slot, kind, impression or column."""
 _Integer = Annotated[int, Field(strict=True), AfterValidator(_of_few_digits)]
-ItemText = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[^\u0000]+$")]
+_WholeFloat = Annotated[float, Field(strict=True), AfterValidator(_whole)]
+ItemText = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=_NO_NUL)]
 """An item id as text. The catalogue may have longer ones than the store."""
-ItemId = _Integer | ItemText
+ItemId = Annotated[
+    _Integer | ItemText | _WholeFloat,
+    WithJsonSchema(
+        {"anyOf": [{"type": "integer"}, {"type": "string", "minLength": 1, "maxLength": 4096, "pattern": _NO_NUL}]}
+    ),
+]
 """An item id as the catalogue has it; an integer may come as text."""
-UserText = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\u0000]+$")]
+UserText = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=_NO_NUL)]
 """A user id as text."""
 Id = Annotated[UserText, BeforeValidator(_digits, json_schema_input_type=_Integer | UserText)]
 """The id of a user, event or click; an integer is the text of its digits."""
 Prefix = Annotated[str, StringConstraints(max_length=256, pattern=r"^[^\u0000]*$")]
 """The beginning of an id."""
-Condition = Annotated[str, StringConstraints(max_length=2000)]
+Condition = Annotated[str, StringConstraints(max_length=2000), Field(json_schema_extra={"format": "sql-condition"})]
 """An SQL condition over item attributes."""
 Seconds = Annotated[int, Field(strict=True, ge=0, le=2**40)]
+_BLANK = {"type": "string", "pattern": r"^\s*$", "description": "Missing."}
+_DATE_TIME = {"type": "string", "format": "date-time"}
+_SINCE_1970 = {"pattern": r"^(19[7-9][0-9]|20[0-9][0-9])-"}
+_UNIX = {"description": "Unix time in s, ms, us or ns, told from its size."}
+_AnyTime = Annotated[int, Field(strict=True)] | Annotated[float, Field(strict=True)] | str
 Time = Annotated[
-    int,
-    Field(strict=True),
+    _AnyTime,
     AfterValidator(_second),
-    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": a, "maximum": b} for a, b in LIMITS.values()]}),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                *({"type": "number", "minimum": first, "maximum": last, **_UNIX} for first, last in LIMITS.values()),
+                {**_DATE_TIME, **_SINCE_1970},
+                _BLANK,
+            ]
+        }
+    ),
 ]
-"""A unix time; its size tells whether it is in s, ms, us or ns."""
-_IsoText = Annotated[str, AfterValidator(_iso), Field(json_schema_extra={"format": "date-time"})]
+"""A time in 1970 to 2100, as unix seconds; a blank one is None."""
+LooseTime = Annotated[
+    Annotated[int, Field(strict=True)] | Annotated[float, Field(strict=True)] | Annotated[str, AfterValidator(_iso)],
+    WithJsonSchema({"anyOf": [{"type": "number", **_UNIX}, _DATE_TIME, {"type": "string", "format": "date"}, _BLANK]}),
+]
+"""A time that may be absurd."""
 _ITEMS: list[JsonValue] = ["1029743", "995242"]
 
 
@@ -125,7 +172,7 @@ class Event(_Body):
     event_id: Id = Field(description="Names the event: sent again, it is counted once.")
     user_id: Id
     item_id: ItemId
-    timestamp: Annotated[int, Field(strict=True)] | Annotated[float, Field(strict=True)] | _IsoText | None = Field(
+    timestamp: LooseTime | None = Field(
         None,
         description="Unix time (s, ms, us or ns, told from its size), or ISO 8601 (UTC where it names no zone); by default "
         "the time of arrival.",
@@ -147,6 +194,13 @@ class Events(_Body):
     events: list[Event] = Field(min_length=1)
 
 
+# A history or a user whose history is stored, for the OpenAPI document.
+_ONE_PAST: list[JsonValue] = [
+    {"required": ["history"], "properties": {"history": {"type": "array"}, "user_id": {"type": "null"}}},
+    {"properties": {name: {"type": "null"} for name in ("history", "history_times", "history_kinds")}},
+]
+
+
 class Visitor(_Body):
     """Whose ranking it is: a user whose history is stored, or a history in the request; neither is a visitor of whom
     nothing is known.
@@ -154,8 +208,8 @@ class Visitor(_Body):
 
     user_id: Id | None = Field(None, description="The user's stored history is used.")
     history: list[ItemId] | None = Field(None, description="Past items, oldest first, instead of a stored history.")
-    history_times: list[Time] | None = Field(
-        None, description="Unix time of each past item (s, ms, us or ns, told from its size)."
+    history_times: list[Time | None] | None = Field(
+        None, description="Time of each past item; one that is missing is the end of the training log."
     )
     history_kinds: list[Name | None] | None = Field(None, description="Event kind of each past item.")
 
@@ -167,6 +221,13 @@ class Visitor(_Body):
             raise ValueError("history_times and history_kinds need a history")
         return self
 
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """The document says what `_one_past` checks."""
+        named = handler(core_schema)
+        handler.resolve_ref_schema(named)["anyOf"] = _ONE_PAST
+        return named
+
 
 class Rank(Visitor):
     """Candidates to put in order."""
@@ -176,11 +237,9 @@ class Rank(Visitor):
     )
 
     candidates: list[ItemId] = Field(min_length=1)
-    k: int | None = Field(None, ge=1, description="Answer the best k; by default all.")
-    pool_gamma: float | None = Field(
+    k: Count | None = Field(None, description="Answer the best k; by default all.")
+    pool_gamma: Gamma | None = Field(
         0.0,
-        ge=-10,
-        le=10,
         description="How the candidates were chosen: in proportion to popularity ** this. 0: hand-picked or the whole "
         "catalogue; null: the plain logit.",
     )
@@ -194,13 +253,11 @@ class Recommend(Visitor):
         json_schema_extra={"examples": [{"history": _ITEMS, "k": 10, "where": "department = 'PRODUCE'"}]}
     )
 
-    k: int = Field(10, ge=1)
-    offset: int = Field(0, ge=0, le=100_000)
+    k: Count = 10
+    offset: Offset = 0
     where: Condition | None = None
-    at_most: dict[Name, Annotated[int, Field(ge=1)]] = Field(
-        {}, max_length=10, description="Most items of one value, by attribute."
-    )
-    exclude_history: bool = Field(True, description="Leave out what the user already touched.")
+    at_most: dict[Name, Count] = Field({}, max_length=10, description="Most items of one value, by attribute.")
+    exclude_history: Flag = Field(True, description="Leave out what the user already touched.")
 
 
 class Explain(Visitor):
@@ -209,7 +266,7 @@ class Explain(Visitor):
     model_config = ConfigDict(json_schema_extra={"examples": [{"user_id": "900", "items": ["840361"]}]})
 
     items: list[ItemId] = Field(min_length=1, max_length=100)
-    pool_gamma: float | None = Field(0.0, ge=-10, le=10)
+    pool_gamma: Gamma | None = 0.0
 
 
 class Visit(Visitor):
@@ -220,7 +277,7 @@ class Visit(Visitor):
     visitor: Id | None = Field(
         None, description="Whoever stays the same between visits, for the treatment; by default the user, or nobody."
     )
-    preview: bool = Field(False, description="Only look: nothing is recorded.")
+    preview: Flag = Field(False, description="Only look: nothing is recorded.")
     treatment: Name | None = Field(None, description="Look at this treatment; implies `preview`.")
 
 
@@ -234,7 +291,7 @@ class Click(_Body):
     """An item of an impression was clicked."""
 
     impression_id: Name
-    item_id: ItemId
+    item_id: Id
     click_id: Id | None = Field(None, description="Names the click: sent again, it is counted once.")
 
 

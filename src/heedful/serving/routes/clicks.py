@@ -31,7 +31,7 @@ def shown(body: Shown, engine: CurrentEngine) -> Answer:
 def click(body: Click, engine: CurrentEngine) -> Answer:
     """An item of an impression was clicked, so the impression was seen; the outcome says what became of it."""
     click_id = body.click_id or uuid.uuid4().hex
-    clicked = StoredClick(click_id, body.impression_id, str(body.item_id), int(time.time()))
+    clicked = StoredClick(click_id, body.impression_id, body.item_id, int(time.time()))
     return Answer({"outcome": engine.store.add_click(clicked)})
 
 

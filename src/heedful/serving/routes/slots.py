@@ -17,7 +17,7 @@ from heedful.serving.models import Serving
 from heedful.serving.replies import Filled, SlotList, SlotsPreviewed, SlotsSaved, SlotVersions
 from heedful.serving.requests import KEY, CurrentEngine, CurrentServing, JsonRoute, past_of, takes
 from heedful.serving.selection import SlotBook
-from heedful.serving.slots import Slot, Slots, parse_slots, to_toml
+from heedful.serving.slots import RULES, Slot, Slots, parse_slots, to_toml
 from heedful.serving.store import StoreUnavailable
 from heedful.serving.wire import Name, UserText, Visit
 
@@ -28,16 +28,40 @@ admin = APIRouter(route_class=JsonRoute)
 _TOML = "application/toml"
 _PREVIEWED = 20
 _EXAMPLE = '[[slot]]\nname = "produce"\nwhere = "department = \'PRODUCE\'"\ntreatments = { model = 0.5, popularity = 0.5 }\n'
+_ITEM_IDS = {"type": "array", "maxItems": 10_000, "items": {"type": ["string", "integer"]}}
+_SLOT = {
+    "type": "object",
+    "required": ["name"],
+    "additionalProperties": False,
+    "properties": {
+        "name": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"},
+        "title": {"type": "string"},
+        "where": {"type": "string", "format": "sql-condition"},
+        "rule": {"enum": list(RULES)},
+        "column": {"type": "string"},
+        "max_candidates": {"type": "integer", "minimum": 1, "maximum": 20_000},
+        "shown": {"type": "integer", "minimum": 1, "maximum": 500},
+        "at_most": {"type": "object", "additionalProperties": {"type": "integer", "minimum": 1, "maximum": 500}},
+        "pinned": _ITEM_IDS,
+        "blocked": _ITEM_IDS,
+        "editorial": _ITEM_IDS,
+        "exclude_history": {"type": "boolean"},
+        "pool_gamma": {"type": "number", "minimum": -10, "maximum": 10},
+        "treatments": {"type": "object", "additionalProperties": {"type": "number", "minimum": 0, "maximum": 1}},
+        "salt": {"type": "string"},
+    },
+}
 _BODY: dict[str, Any] = {
     "requestBody": {
-        "required": True,
+        "description": "None declares no slots.",
         "content": {
             _TOML: {"schema": {"type": "string"}, "examples": {"one slot": {"value": _EXAMPLE}}},
             "application/json": {
                 "schema": {
                     "type": "object",
                     "required": ["slot"],
-                    "properties": {"slot": {"type": "array", "items": {"type": "object"}}},
+                    "additionalProperties": False,
+                    "properties": {"slot": {"type": "array", "maxItems": 200, "items": _SLOT}},
                 }
             },
         },
@@ -98,7 +122,7 @@ async def _text(request: Request) -> str:
 def preview(
     text: Annotated[str, Depends(_text)],
     serving: CurrentServing,
-    user: Annotated[Name | None, Query(description="Whose history; nobody's by default.")] = None,
+    user: Annotated[UserText | None, Query(description="Whose history; nobody's by default.")] = None,
 ) -> Answer:
     """What declarations would show in each treatment, to a user or to somebody new. Nothing is saved or recorded."""
     slots = parse_slots(text)

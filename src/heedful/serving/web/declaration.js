@@ -30,6 +30,7 @@ async function load() {
     formChanged = false;
     form = slotForm(byId("slot-forms"), slots, columns, () => { formChanged = true; });
     byId("comments").hidden = !/^\s*#/m.test(saved.text);
+    byId("declaration-actions").inert = false;
     await showVersions();
   } catch (error) {
     state.replaceChildren(failure(error, openDeclaration));

@@ -27,10 +27,7 @@ export function renderSlot(answer, before, page) {
     answer.note ? failure({ message: answer.note }, page.again) : null,
     answer.treatment && answer.items.length
       ? element("p", { class: "slot-clicks", "data-slot": name, "data-treatment": answer.treatment }) : null);
-  if (answer.impression_id) {
-    page.test.impressions.add(answer.impression_id);
-    whenShown(slot, () => markShown(answer, page));
-  }
+  if (answer.impression_id) whenShown(slot, () => markShown(answer, page));
   return slot;
 }
 

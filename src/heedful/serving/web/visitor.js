@@ -15,7 +15,8 @@ const narrow = matchMedia("(max-width: 63.99rem)");
 // What the page shows now. `version` grows with each action of the visitor, so that no older explanation is shown.
 // `supposed` are items of which a preview asks what if they were bought; `asked` is the treatment to look at, "" for the own.
 const shown = { visitor: null, version: 0, places: new Map(), asked: "", supposed: [] };
-// What a test has written, so that it can be taken back; null while the page only looks, as it does by default.
+// What a test has written, and what it has asked for, so that all can be taken back; null while the page only looks, as it does
+// by default.
 let test = null;
 // A pasted history belongs to nobody; as one guest it stays in its treatments while this page is open.
 const guest = `guest-${newId()}`;
@@ -94,10 +95,11 @@ async function pastOf(visitor, signal) {
 
 async function refreshPast(signal) {
   const box = byId("past-items");
-  const visitor = shown.visitor;
+  const { visitor, version } = shown;
   if (!box.children.length) box.replaceChildren(skeleton("rows", 5));
   try {
     const past = await pastOf(visitor, signal);
+    if (version !== shown.version) return;
     byId("visitor-facts").textContent = factsOf(visitor, past);
     showPast(box, visitor, [...shown.supposed.map((item, place) => ({ ...item, supposed: true, place })).reverse(), ...past], narrow.matches ? 5 : 12);
   } catch (error) {
@@ -137,16 +139,24 @@ function showPast(box, visitor, past, limit) {
 
 // ---------------------------------------------------------------------------------------------------------- the slots
 
+let turns = 0;
+
 async function refreshSlots(signal) {
   const box = byId("slots");
+  const turn = turns += 1;
+  const stale = () => signal.aborted || turn !== turns; // slots that were asked for since are drawn instead
   box.setAttribute("aria-busy", "true");
   if (!box.children.length) box.replaceChildren(skeleton("tiles", 6), skeleton("tiles", 6));
   try {
     const { slots } = await get("slots", signal);
-    if (!slots.length) return box.replaceChildren(modeOf([]), ...await withoutSlots(signal));
+    if (!slots.length) {
+      const listed = await withoutSlots(signal);
+      return stale() ? undefined : box.replaceChildren(modeOf([]), ...listed);
+    }
     const answers = await Promise.all(slots.map((slot) => fill(slot, signal)));
-    if (signal.aborted) return undefined;
-    shown.past = answers.find((one) => one.past)?.past ?? await asking(signal);
+    const past = answers.find((one) => one.past)?.past ?? await asking(signal);
+    if (stale()) return undefined;
+    shown.past = past;
     const before = new Map(shown.places);
     const held = placeOfFocus(box);
     box.replaceChildren(modeOf(slots), ...answers.map(({ slot, answer, error }) => (error
@@ -156,9 +166,9 @@ async function refreshSlots(signal) {
     panel.suggest(box);
     refreshLines();
   } catch (error) {
-    if (error.name !== "AbortError") box.replaceChildren(failure(error, () => refreshSlots(asked.signal)));
+    if (!stale() && error.name !== "AbortError") box.replaceChildren(failure(error, () => refreshSlots(asked.signal)));
   } finally {
-    if (!signal.aborted) box.removeAttribute("aria-busy");
+    if (!stale()) box.removeAttribute("aria-busy");
   }
   return undefined;
 }
@@ -194,9 +204,13 @@ async function fill(slot, signal) {
   const treatment = slot.treatments[shown.asked] === undefined ? null : shown.asked;
   try {
     const past = await asking(signal);
-    const looking = test ? {} : { preview: true, treatment };
-    const answer = await post(path("slots", slot.name), { ...past, visitor: visitor.user ?? guest, ...looking }, signal);
-    return { slot, answer, past };
+    const asks = { ...past, visitor: visitor.user ?? guest };
+    const address = path("slots", slot.name);
+    if (!test) return { slot, past, answer: await post(address, { ...asks, preview: true, treatment }, signal) };
+    const during = test;
+    // What is written is written, whether this page still wants to see it or not.
+    const answer = await writing(during, post(address, asks), ({ impression_id: id }) => id && during.impressions.add(id));
+    return { slot, past, answer };
   } catch (error) {
     if (error.name === "AbortError") throw error;
     return { slot, error };
@@ -246,37 +260,56 @@ function modeOf(slots) {
     test ? element("button", { type: "button", class: "quiet", id: "undo", on: { click: undo } }, "Undo the test") : null);
 }
 
+const wrote = (one) => Boolean(one && (one.impressions.size || one.events.size || one.pending.size));
+
 function setTest(on) {
-  if (!on && test && (test.impressions.size || test.events.size)) {
-    say("The test is over; what it wrote stays.");
-  }
-  test = on ? { impressions: new Set(), events: new Set() } : null;
+  if (!on && wrote(test)) say("The test is over; what it wrote stays.");
+  begin(on ? { impressions: new Set(), events: new Set(), pending: new Set() } : null);
+}
+
+function begin(next) {
+  test = next;
   Object.assign(shown, { asked: "", supposed: [] });
   shown.version += 1;
   panel.clear();
   labelSearch();
-  refresh();
+  return refresh();
 }
 
-/** Take back all that the test has written, and go on looking. */
+/** The answer to a request that writes for a test, after `note` has taken from it what is to be taken back. */
+function writing(during, request, note = () => {}) {
+  const noted = request.then((answer) => { note(answer); return answer; });
+  during.pending.add(noted);
+  return noted.finally(() => during.pending.delete(noted));
+}
+
+let undoing = null;
+
+/** End the test, and take back all that it has written. */
 async function undo() {
-  const { impressions, events } = test;
+  undoing = test;
+  say("Taking the test back…");
+  begin(null); // from here on nothing is written
   try {
-    for (const [set, kind] of [[impressions, "impressions"], [events, "events"]]) {
-      for (const id of [...set]) {
+    while (undoing.pending.size) await Promise.allSettled([...undoing.pending]);
+    for (const kind of ["impressions", "events"]) {
+      for (const id of [...undoing[kind]]) {
         await remove(path(kind, id));
-        set.delete(id);
+        undoing[kind].delete(id);
       }
     }
-    setTest(false);
+    await begin(null);
     say("Taken back: everything that the test has written.");
   } catch (error) {
+    begin(undoing);
     say(sentence(error.message), { failed: true });
+  } finally {
+    undoing = null;
   }
 }
 
 window.addEventListener("beforeunload", (event) => {
-  if (test && (test.impressions.size || test.events.size)) event.preventDefault();
+  if (wrote(test) || wrote(undoing)) event.preventDefault();
 });
 
 let lines;
@@ -303,11 +336,12 @@ async function act(item) {
   if (acting) return;
   acting = true;
   const { user } = shown.visitor;
+  const during = test;
   try {
     const event = { event_id: newId(), user_id: user, item_id: item.item_id };
-    const { rejected } = await post("events", { events: [event] });
+    during.events.add(event.event_id); // it may be stored although no answer comes
+    const { rejected } = await writing(during, post("events", { events: [event] }));
     if (rejected?.length) throw new Error(rejected[0].reason);
-    test?.events.add(event.event_id);
     shown.version += 1;
     panel.clear();
     await refresh();
