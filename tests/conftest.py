@@ -2,8 +2,35 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+TESTS = Path(__file__).parent
+# `-m fast` has the tests of these folders and files, but for those that take long (`pytest --durations=0` shows which do).
+FAST = [
+    "embeddings", "evaluation", "events", "kernels/test_alias.py", "kernels/test_rng.py", "model",
+    "rankers/test_prior.py", "rankers/test_topk.py", "serving/test_treatments.py", "test_architecture.py",
+    "test_config.py", "test_docs.py", "test_errors.py", "test_folders.py", "test_progress.py", "test_public_face.py",
+    "test_words.py", "training/test_forward.py", "training/test_losses.py", "tuning/test_settings.py",
+    "tuning/test_space.py",
+]  # fmt: skip
+SLOW = [
+    "embeddings/test_skipgram.py", "evaluation/test_report.py", "events/test_ids.py", "events/test_preparing.py",
+    "events/test_reading.py", "events/test_times.py", "events/test_values.py", "model/test_side_features.py",
+]  # fmt: skip
+
+
+def pytest_configure() -> None:
+    missing = [name for name in (*FAST, *SLOW) if not (TESTS / name).exists()]
+    assert missing == [], f"tests/conftest.py names what is not there: {missing}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    slow = {TESTS / name for name in SLOW}
+    for item in items:
+        if item.path not in slow and any(item.path.is_relative_to(TESTS / name) for name in FAST):
+            item.add_marker(pytest.mark.fast)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -165,7 +165,7 @@ def test_what_is_no_folder_of_that_kind(tmp_path: Path) -> None:
     with pytest.raises(FolderError, match=r"nowhere is not a folder of model; got: no such folder; .*`heedful train`"):
         open_folder(tmp_path / "nowhere", kind="model")
     with pytest.raises(
-        FolderError, match=r"empty is no finished folder of sequences; got: no manifest.json.*`heedful prepare`"
+        FolderError, match=r"empty is not a finished folder of sequences; got: no manifest.json.*`heedful prepare`"
     ):
         open_folder(tmp_path / "empty", kind="sequences")
     with pytest.raises(FolderError, match=r"model holds something else; got: model; expected: embeddings.*`heedful embed`"):

@@ -1,6 +1,6 @@
 """Configuration: frozen keyword-only dataclasses whose fields carry their own help.
 
-A configuration stands beside its owner, is checked in `__post_init__`, is the only place where a default is written,
+A configuration is written beside its owner, is checked in `__post_init__`, is the only place where a default is written,
 becomes command-line options by itself (`heedful.cli`) and is saved with the result.
 """
 

@@ -83,7 +83,7 @@ def new_folder(out: str | os.PathLike[str], *, kind: str, overwrite: bool = Fals
     """Write a stage folder atomically.
 
     Args:
-        out: where the finished folder will stand; its parent folders are created.
+        out: the finished folder; its parent folders are created.
         kind: what it holds: "sequences", "embeddings", "model", "report", "tuning" or "synthetic".
         overwrite: replace a finished folder of the same kind. Anything else that is in the way is an error.
 
@@ -245,7 +245,7 @@ def _read_manifest(where: Path, kind: str) -> dict[str, Any]:
         manifest = json.loads((where / MANIFEST).read_text())
     except FileNotFoundError as error:
         raise FolderError(
-            f"{where} is no finished folder of {kind}", got=f"no {MANIFEST}", fix=_how_to_make(kind)
+            f"{where} is not a finished folder of {kind}", got=f"no {MANIFEST}", fix=_how_to_make(kind)
         ) from error
     except (OSError, ValueError) as error:
         raise FolderError(f"{where / MANIFEST} cannot be read", got=error, fix="make the folder again") from error

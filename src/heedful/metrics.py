@@ -126,7 +126,7 @@ def recall(positives: Ranks, k: int) -> np.ndarray:
 
 
 def hit_rate(positives: Ranks, k: int) -> np.ndarray:
-    """1 where any positive stands in the first `k` places, else 0, float64 [B]; NaN for a user without positives."""
+    """1 where any positive is in the first `k` places, else 0, float64 [B]; NaN for a user without positives."""
     hits = positives.total((positives.values < k).astype(np.float64))
     return np.where(positives.counts > 0, (hits > 0).astype(np.float64), np.nan)
 

@@ -433,7 +433,7 @@ def test_errors_end_with_1_and_one_line(world: Path, tmp_path: Path, run: Run) -
         (["embed", embeddings, "--out", out], ["holds something else; got: embeddings; expected: sequences"]),
         (["embed", sequences, "--out", out, "--width", 0], ["option 'width' is out of range; got: 0"]),
         (["import", tmp_path / "none.npy", "--out", out], ["none.npy"]),
-        (["train", sequences, "--embeddings", tmp_path, "--out", out], ["is no finished folder of embeddings"]),
+        (["train", sequences, "--embeddings", tmp_path, "--out", out], ["is not a finished folder of embeddings"]),
         (["train", sequences, "--embeddings", embeddings, "--out", out, "--depth", -1], ["option 'depth' is out of range"]),
         (["train", sequences, "--embeddings", embeddings, "--out", out, "--target-kinds", "gift"], ["got: gift"]),
         (["score", embeddings, world / "requests.parquet", "--out", out], ["holds something else", "expected: model"]),

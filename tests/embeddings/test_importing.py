@@ -156,5 +156,5 @@ def test_what_is_no_source(tmp_path):
     with pytest.raises(InputError, match=r"invalid source of item vectors; got: ndarray.*from_arrays"):
         read_embeddings(VECTORS)
     (tmp_path / "other").mkdir()
-    with pytest.raises(FolderError, match="no finished folder of embeddings"):
+    with pytest.raises(FolderError, match="not a finished folder of embeddings"):
         read_embeddings(tmp_path / "other")

@@ -148,3 +148,11 @@ def test_ndcg_of_padded_lists_by_hand() -> None:
     used = np.array([[True] * 4, [True, True, True, False], [True, True, False, False]])
     expected = [1.0, (1 / np.log2(3) + 1 / 2) / (1 + 1 / np.log2(3)), 1 / np.log2(3)]
     assert batch_ndcg(scores, positive, used).tolist() == pytest.approx(expected)
+
+
+def test_some_of_the_positives_keep_their_ranks() -> None:
+    """Ranks are among all candidates, and each user keeps its own positives."""
+    found = Ranks(np.array([0, 2, 2, 5]), np.array([0.0, 7.0, 1.0, 2.0, 3.0]))
+    kept = found.where(np.array([False, True, True, False, True]))
+    assert kept.offsets.tolist() == [0, 1, 1, 3] and kept.values.tolist() == [7.0, 1.0, 3.0]
+    assert recall(kept, 3)[[0, 2]].tolist() == [0.0, 0.5] and np.isnan(recall(kept, 3)[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -170,3 +171,60 @@ def test_some_users_have_larger_pools_that_begin_like_those_of_all(logs: tuple[E
     assert (every.size, every.largest) == (150, 150) and not every.wide.any()
     with pytest.raises(ConfigError, match="a pool of 300 negatives is larger"):
         make_pools(past, future, gammas=GAMMAS, size=20, largest=300)
+
+
+def ring_log(n: int = 40) -> EventLog:
+    """User u touches items u and u + 1 before the cut and item u + 2 after it, so all items are equally popular."""
+    users = np.repeat(np.arange(n), 3)
+    items = (users + np.tile(np.arange(3), n)) % n
+    times = CUT + DAY * np.tile([-2, -1, 1], n)
+    return log_of(users, items, times, n_users=n, n_items=n)
+
+
+def test_each_gamma_draws_by_itself() -> None:
+    """Where all items are equally popular, the gammas mean the same and still draw different negatives."""
+    pools = make_pools(*ring_log().split(CUT), gammas=(1.0, 0.0), size=10)
+    one, other = (pools.negatives[gamma].rows.reshape(-1, 10) for gamma in (1.0, 0.0))
+    assert np.mean([set(a) != set(b) for a, b in zip(one, other, strict=True)]) > 0.9
+
+
+def test_the_largest_pool_leaves_one_item() -> None:
+    past, future = ring_log().split(CUT)
+    assert make_pools(past, future, gammas=(1.0,), size=39).size == 39
+    with pytest.raises(ConfigError, match="a pool of 40 negatives is larger than the catalogue; got: 40 items"):
+        make_pools(past, future, gammas=(1.0,), size=40)
+
+
+def test_the_place_of_a_positive_tells_nothing() -> None:
+    """Every user has one positive among ten; where it is differs from user to user, and from gamma to gamma."""
+    pools = make_pools(*ring_log().split(CUT), gammas=(1.0, 0.0), size=9)
+    users = slice(0, len(pools))
+    places = []
+    for gamma in pools.gammas:
+        rows = pools.candidates(gamma, users).rows.reshape(-1, 10)
+        places.append((rows == pools.positives.rows[:, None]).argmax(1))
+    assert all(len(np.unique(one)) > 5 for one in places)
+    assert (places[0] != places[1]).mean() > 0.5
+
+
+def test_a_sample_of_users_is_random() -> None:
+    logs = ring_log().split(CUT)
+    samples = [make_pools(*logs, gammas=(1.0,), size=5, max_users=10, seed=seed).user_rows for seed in range(20)]
+    assert all(len(sample) == 10 for sample in samples)
+    assert len({tuple(sample) for sample in samples}) == 20
+    assert 14 < np.mean(samples) < 25  # 19.5 but for chance
+
+
+def test_kinds_choose_the_positives_and_any_kind_forbids_a_negative() -> None:
+    """After the cut users with even numbers view item u + 2, the others buy it; all view item u + 3."""
+    n = 40
+    users = np.repeat(np.arange(n), 4)
+    items, times = (users + np.tile(np.arange(4), n)) % n, CUT + DAY * np.tile([-2, -1, 1, 2], n)
+    log = log_of(users, items, times, n_users=n, n_items=n)
+    bought = ((users % 2 == 1) & (np.tile(np.arange(4), n) == 2)).astype(np.uint8)
+    past, future = replace(log, histories=replace(log.histories, kinds=bought), kinds=("view", "purchase")).split(CUT)
+    pools = make_pools(past, future, gammas=(0.0,), size=36, kinds=("purchase",))
+    assert pools.users.to_pylist() == [f"u{u}" for u in range(1, n, 2)]
+    assert pools.items.take(pools.positives.rows).to_pylist() == [f"i{(u + 2) % n}" for u in range(1, n, 2)]
+    for user, rows in zip(pools.users.to_pylist(), pools.negatives[0.0].rows.reshape(-1, 36), strict=True):
+        assert not (touched_ids(past, user) | touched_ids(future, user)) & set(pools.items.take(rows).to_pylist())

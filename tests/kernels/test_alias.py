@@ -62,5 +62,5 @@ def test_smoothed_weights_neither_overflow_nor_revive_items_without_counts():
 
 @pytest.mark.parametrize("weights", [[], [0.0, 0.0], [1.0, -1.0, 3.0], [np.nan, 1.0], [np.inf, 1.0], [[1.0, 2.0]]])
 def test_weights_that_are_no_distribution(weights):
-    with pytest.raises(InputError, match="weights that are no distribution"):
+    with pytest.raises(InputError, match="weights must be finite, non-negative and not all zero"):
         alias_table(np.array(weights))

@@ -2,7 +2,7 @@
 
     look      a sample of the users of each file, which gives the borders of buckets of users
     split     the rows of each file into files by bucket
-    count     in each bucket: events judged; events of each item and kind
+    count     in each bucket: events validated; events of each item and kind
               (then here: rows of the items, codes of the kinds)
     encode    in each bucket: users, offsets, items, times, kinds as on one machine
               (then here: the buckets one after the other)
@@ -78,7 +78,7 @@ def prepare(
         source: files that all nodes reach: paths, globs, folders of Parquet, URLs of Parquet files or of folders of them.
             They are the parts of the work (Parquet files of more than 4 million rows are cut, where they lie at a path), so
             a log should come in several.
-        out: where the folder will stand. Parts lie in `OUT.parts` until then, and a run that was stopped goes on from them.
+        out: output folder. Parts lie in `OUT.parts` until then, and a run that was stopped goes on from them.
         items: as on one machine; read here.
         config: as on one machine; `memory_limit` is that of each worker, `threads` counts here only.
         overwrite: replace a finished folder of sequences.
@@ -250,7 +250,7 @@ class _Bucket(_Part):
     work: Place
 
     @contextlib.contextmanager
-    def judged(self, files: list[str]) -> Iterator[tuple[Session, dict[str, int], int]]:
+    def validated(self, files: list[str]) -> Iterator[tuple[Session, dict[str, int], int]]:
         """A session with the tables of `judge`."""
         with _session(self.options) as session, self.work.gathered(files) as place:
             session.run("SET preserve_insertion_order = false")
@@ -266,7 +266,7 @@ class _Count(_Bucket):
     """Events of each item and kind in a bucket."""
 
     def run(self, part: list[str], path: Path) -> dict[str, Any]:
-        with self.judged(part) as (session, kinds, bots), _whole(Path(f"{path}.parquet")) as file:
+        with self.validated(part) as (session, kinds, bots), _whole(Path(f"{path}.parquet")) as file:
             count_events(session)
             session.run(f"COPY counted TO {literal(str(file))} (FORMAT parquet)")
         return {"kinds": kinds, "bots": bots}
@@ -281,7 +281,7 @@ class _Encode(_Bucket):
 
     def run(self, part: dict[str, Any], path: Path) -> dict[str, Any]:
         files = ["items.parquet", part["counted"]]
-        with self.judged(part["files"]) as (session, _, _), _whole(path) as folder, self.work.gathered(files) as place:
+        with self.validated(part["files"]) as (session, _, _), _whole(path) as folder, self.work.gathered(files) as place:
             folder.mkdir()
             for table, file in zip(("items", "counted"), files, strict=True):
                 session.run(f"CREATE TABLE {table} AS FROM {_parquet([place / file])}")

@@ -59,7 +59,7 @@ def _expanded(path: str) -> list[Place]:
 def described_files(files: list[Place], session: Session, config: PrepareConfig) -> tuple[Rows, dict[str, str], str]:
     """The rows of all files as the manifest describes them, the types of their columns, and the column of the times.
 
-    A Parquet file at a URL is not fetched for that; one without rows stands in for it.
+    A Parquet file at a URL is not fetched for that; one without rows takes its place.
     """
     with tempfile.TemporaryDirectory(prefix="heedful-") as folder:
         paths = [file.path or _without_rows(file, Path(folder) / str(n) / file.name) for n, file in enumerate(files)]

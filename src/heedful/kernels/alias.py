@@ -38,7 +38,7 @@ def alias_table(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     total = weights_I.sum() if weights_I.ndim == 1 else np.nan
     if not np.isfinite(total) or total <= 0 or weights_I.min() < 0:
         raise InputError(
-            "weights that are no distribution",
+            "weights must be finite, non-negative and not all zero",
             got=f"shape {weights_I.shape}, sum {total}",
             expected="one row of finite weights, none negative, not all zero",
         )

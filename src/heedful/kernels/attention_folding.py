@@ -49,7 +49,7 @@ class FoldedMatrices(torch.autograd.Function):
     def forward(
         ctx: Any, f_KHD: torch.Tensor, hg_HX: torch.Tensor, start_KD: torch.Tensor, worth_KD: torch.Tensor
     ) -> torch.Tensor:
-        """Float [D, E], from contiguous matrices; h and the g^k stand side by side."""
+        """Float [D, E], from contiguous matrices; h and the g^k side by side."""
         depth, hidden, width = f_KHD.shape
         maps_DE, ends = f_KHD.new_zeros(width, n_columns(depth, width)), first_column(depth, width)
         maps_DE[:, ends : ends + depth], maps_DE[:, ends + depth : ends + 2 * depth] = start_KD.T, worth_KD.T

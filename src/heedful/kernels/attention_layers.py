@@ -9,7 +9,7 @@ to the logit. With P the weights, [R, C],
     scores^k = start^k + [own^k | between^k0 | ... | between^k,k-1] [Xq; P^0; ...; P^k-1],    P^k = softmax(scores^k),
 
 where between^kj = (X f^kT g^j) X^T is [N, N]. So a layer is one product with a matrix that grows by
-the layer's own weights, and backward the same matrix stands on the other side. The products are
+the layer's own weights, and backward the same matrix is on the other side. The products are
 those of `matmul`.
 
 A part of `attention_cpu`, and deleted with it.

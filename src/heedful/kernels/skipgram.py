@@ -15,7 +15,7 @@ the negatives.
 Pairs may share negatives, so that a vector that was fetched is worth several updates. How they do
 so decides what it costs in quality: steps are long beside the curvature of the loss, so that steps
 taken at once for similar pairs overshoot. So the pairs of several users are collected; a few that
-stand far apart are updated at once (`sharing`), and the same negatives serve a few such updates in
+lie far apart are updated at once (`sharing`), and the same negatives serve a few such updates in
 turn (`turns`). The measurements are in docs/log.md.
 
 Shape suffixes: I items, D width padded to a multiple of `LANES`, C catalogue rows of the log, E

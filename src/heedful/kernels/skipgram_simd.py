@@ -58,7 +58,7 @@ def _sums(builder: Any, vectors: list[Any]) -> Any:
 
 
 def _row_place(builder: Any, rows: Any, i: Any, width: Any) -> Any:
-    """Where the row begins that stands at place `i` of an int32 array, in floats from the start of its table."""
+    """Where the row at place `i` of an int32 array begins, in floats from the start of its table."""
     pointer = builder.gep(builder.inttoptr(rows, ir.IntType(32).as_pointer()), [i])
     return builder.mul(builder.zext(builder.load(pointer, align=4), INT), width)
 
@@ -166,7 +166,7 @@ def logistic_steps(typing: Any, logits: Any, n: Any, n_negatives: Any, has_true:
         integers = ir.VectorType(INT, LANES)
         counts = builder.insert_element(ir.Constant(integers, ir.Undefined), n_negatives, number(0))
         counts = shuffle(builder, counts, counts, [0] * LANES)
-        # A true target that does not count stands beyond all negatives.
+        # A true target that does not count is beyond all negatives.
         place = builder.mul(builder.sub(number(1), has_true), number(LANES))
         places = builder.insert_element(ir.Constant(integers, list(range(LANES))), place, ir.Constant(ir.IntType(32), 0))
         counted = builder.icmp_signed("<=", places, counts)

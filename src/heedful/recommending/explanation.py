@@ -1,6 +1,6 @@
 """Why an item was recommended: the exact fall of its score without each past item, the attention, and it in words.
 
-Shapes: Q items to explain, P distinct past items, N actions, K layers of attention, M null rows.
+Shapes: Q items to explain, P distinct past items, N actions, K layers of attention, M null tokens.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Explanation:
         falls: of each past item, how much the score falls without it, float32 [P]. They need not add up to the score:
             two past items can say the same, and without its last one a history is ranked by popularity.
         attention: weights float32 [K, P + M], each layer's sum to 1: past items in the order of `past` (0 for those older
-            than the ranker's memory), then the null rows. None for a ranker without attention.
+            than the ranker's memory), then the null tokens. None for a ranker without attention.
         parts: the terms that add up to the score, by name; see `Ranker.contributions`.
         reasons: the past items, the greatest fall first.
         text: the explanation in words: what raises the score, and by how much.
@@ -74,7 +74,7 @@ class Explanation:
 
     @property
     def null_attention(self) -> np.ndarray | None:
-        """Each layer's weight on its null rows, that is on no past item at all, float32 [K]."""
+        """Each layer's weight on its null tokens, that is on no past item at all, float32 [K]."""
         return None if self.attention is None else np.asarray(self.attention[:, len(self.past) :].sum(axis=1))
 
 
