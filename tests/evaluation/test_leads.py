@@ -69,7 +69,7 @@ def test_a_lead_turns_the_test_and_needs_both_sorts() -> None:
     assert lead.test == PairedTest(-0.5, -0.75, -0.25, 0.01, -2.0, 30)
     assert lead.sentence(0.05) == (
         "catalogue, NDCG@10: own 0.2500, best rival rival 0.7500; difference -0.5000 (-66.7 %), "
-        "95 % interval [-0.7500, -0.2500]; no difference is shown."
+        "95 % interval [-0.7500, -0.2500]; no difference is shown after Holm's correction."
     )
     assert find_leads({measure: {"rival": 0.5}}, {"rival"}, verdicts) == []
     assert find_leads({measure: {"own": 0.5}}, {"rival"}, verdicts) == []

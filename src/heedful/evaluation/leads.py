@@ -38,7 +38,7 @@ class Lead:
         """The comparison in words, with the interval at confidence 1 - alpha."""
         test = self.test
         share = f" ({100 * test.difference / self.rival_mean:+.1f} %)" if self.rival_mean else ""
-        shown = f"{self.better} is better" if self.better else "no difference is shown"
+        shown = f"{self.better} is better" if self.better else "no difference is shown after Holm's correction"
         return (
             f"{self.measure}: {self.model} {self.mean:.4f}, best rival {self.rival} {self.rival_mean:.4f}; difference "
             f"{test.difference:+.4f}{share}, {100 * (1 - alpha):g} % interval [{test.low:+.4f}, {test.high:+.4f}]; {shown}."
