@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check fast lint docs bench bench-quick clean
+.PHONY: demo test check lint docs bench bench-quick clean
 
 demo: $(VENV)/demo.ready
 	$(BIN)/heedful demo --out demo
@@ -16,11 +16,7 @@ demo: $(VENV)/demo.ready
 test: $(VENV)/dev.ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-# Types are checked on one core while the tests run.
-check: $(VENV)/dev.ready
-	$(MAKE) --jobs 2 --output-sync lint fast
-
-fast: $(VENV)/dev.ready
+check: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m fast
 
 # Nothing is fetched while it is built. Pages of reference are made from the commands, the server and the docstrings.

@@ -167,17 +167,13 @@ def main() -> None:
     randoms = np.random.default_rng(options.seed)
     coverage(randoms, options.repeats)
     print(
-        f"\nusers   CTR  likeness  share   lift   decided within {DAYS} daily looks  (1.96 standard errors)"
-        "  (by the report at the last)"
+        f"\nusers   CTR  likeness  share   lift   decided within {DAYS} daily looks  (1.96 standard errors)  (by the report)"
     )
     for users, ctr, likeness, share, factor in LIFTS:
         ends = np.array([watch(randoms, users, ctr, likeness, share, factor) for _ in range(options.repeats)])
         sequence, naive, by_report = ends.mean(axis=0)
-        print(
-            f"{users:5d} {ctr:5.2f} {likeness:9.2f} {share:6.1f} {factor - 1:6.0%}"
-            f" {sequence:27.1%} {naive:24.1%} {by_report:27.1%}",
-            flush=True,
-        )
+        world = f"{users:5d} {ctr:5.2f} {likeness:9.2f} {share:6.1f} {factor - 1:6.0%}"
+        print(f"{world} {sequence:27.1%} {naive:24.1%} {by_report:16.1%}", flush=True)
     print(f"\nbots among {PEOPLE} users   impressions   clicked   decided by the report  (by all users alone)")
     for bots, shown, share in BOTS:
         ends = np.array([invaded(randoms, bots, shown, share) for _ in range(options.repeats)])

@@ -40,6 +40,9 @@ SESSIONS: dict[str, Any] = {"factors": 8, "blocks": 1, "session_length": 12, "ep
 QUICK: dict[str, dict[str, Any]] = {
     "attention": {**SMALL, "depth": 2, "null_tokens": 2},
     "averaging": SMALL,
+    "mixed": {**SMALL, "depth": 2, "null_tokens": 2, "stage_users": 40, "stage_windows": 2},
+    "recent-popularity": {},
+    "two-stage": {"users": 40, "windows": 2},
     "weighted-sum": {"evaluations": 20, "negatives": 10, "positives": 3},
     "last-item": {},
     "popularity": {},

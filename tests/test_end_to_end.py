@@ -19,7 +19,12 @@ from heedful.progress import show_progress
 from heedful.rankers.registry import MODELS
 from ranking_worlds import chance_ndcg
 
-_FEW_STEPS = {"attention": {"steps": 60}, "averaging": {"steps": 60}, "weighted-sum": {"evaluations": 30}}
+_FEW_STEPS = {
+    "mixed": {"steps": 60, "stage_windows": 1, "stage_users": 300},
+    "attention": {"steps": 60},
+    "averaging": {"steps": 60},
+    "weighted-sum": {"evaluations": 30},
+}
 
 
 def run(folder: Path) -> Experiment:

@@ -50,6 +50,7 @@ _HOMES = {
     "heedful.rankers.averaging": ["AveragingConfig", "AveragingRanker"],
     "heedful.rankers.base": ["Ranker"],
     "heedful.rankers.heuristics": ["LastItem", "WeightedSum", "WeightedSumConfig"],
+    "heedful.rankers.mixed": ["MixedConfig", "MixedRanker"],
     "heedful.rankers.popularity": ["Popularity"],
     "heedful.rankers.registry": ["load_ranker"],
     "heedful.recommending.explanation": ["Explanation", "Reason"],
@@ -109,6 +110,8 @@ if TYPE_CHECKING:
     from heedful.rankers.heuristics import LastItem as LastItem
     from heedful.rankers.heuristics import WeightedSum as WeightedSum
     from heedful.rankers.heuristics import WeightedSumConfig as WeightedSumConfig
+    from heedful.rankers.mixed import MixedConfig as MixedConfig
+    from heedful.rankers.mixed import MixedRanker as MixedRanker
     from heedful.rankers.popularity import Popularity as Popularity
     from heedful.rankers.registry import load_ranker as load_ranker
     from heedful.recommending.explanation import Explanation as Explanation

@@ -5,16 +5,18 @@ Each stage is kept in a workspace and used again by the next run whose inputs an
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from heedful.config import require
 from heedful.embeddings.skipgram import SkipGram
 from heedful.embeddings.table import ItemEmbeddings
 from heedful.errors import ConfigError, FolderError
@@ -23,15 +25,17 @@ from heedful.evaluation.depths import DepthStudy, check_depths, study_depths
 from heedful.evaluation.options import EvaluationConfig
 from heedful.evaluation.pools import Pools
 from heedful.evaluation.report import write_report
+from heedful.evaluation.series import Report, Series, write_series
 from heedful.evaluation.sources import Model, source_of
 from heedful.events.log import EventLog
 from heedful.folders import FORMAT_VERSION, write_atomically
 from heedful.progress import say
 from heedful.rankers.base import Ranker
+from heedful.rankers.mixed import MixedRanker
 from heedful.rankers.neural import NeuralRanker
 from heedful.rankers.registry import load_ranker
 
-__all__ = ["Experiment", "Workspace", "run_experiment", "write_requests"]
+__all__ = ["Experiment", "Workspace", "run_experiment", "run_series", "write_requests"]
 
 Stage = TypeVar("Stage")
 _STAGES = "stages.json"
@@ -42,10 +46,11 @@ class Workspace:
 
     Args:
         path: the folder; made when needed.
+        suffix: what the names of new stages end with.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | os.PathLike[str], *, suffix: str = "") -> None:
+        self.path, self.suffix = Path(path), suffix
 
     def stage(
         self, name: str, inputs: Mapping[str, Any], make: Callable[[Path], None], load: Callable[[Path], Stage]
@@ -58,7 +63,7 @@ class Workspace:
             make: writes the stage's folder at a path.
             load: reads it.
         """
-        fingerprint = _fingerprint(inputs)
+        fingerprint, name = _fingerprint(inputs), name + self.suffix
         folder = self.path / name
         same = [known for known, of in self._known().items() if of == fingerprint and (self.path / known).exists()]
         for finished in sorted(same, key=lambda known: known != name):
@@ -174,6 +179,111 @@ def run_experiment(
     return Experiment(past, future, items, fitted, comparison, study)
 
 
+def run_series(
+    log: EventLog,
+    rankers: Mapping[str, Ranker],
+    out: str | os.PathLike[str],
+    *,
+    cuts: Sequence[str | None],
+    seeds: int,
+    workspace: Workspace,
+    config: EvaluationConfig,
+    skipgram: SkipGram,
+    items: ItemEmbeddings | None = None,
+    overwrite: bool = False,
+    measuring: Measuring = measure_here,
+) -> Series:
+    """Run an experiment for each cut and seed, and write one report of all.
+
+    Each experiment is kept in the workspace with its report, so that a run that was stopped goes on where it was.
+
+    Args:
+        log: the whole log.
+        rankers: models by name, not yet fitted.
+        out: folder of the report.
+        cuts: as `EvaluationConfig.cut`.
+        seeds: how many; the n-th adds n to the seeds of users and pools, of the embeddings and of the models.
+        workspace: where everything is kept; each cut has a folder there.
+        config: the pools and the tests; its cut is not used.
+        skipgram: trainer of the embeddings.
+        items: embeddings to use instead, as for `run_experiment`.
+        overwrite: replace a finished report.
+        measuring: how each model is measured.
+
+    Raises:
+        ConfigError: no models, no cuts, no seeds or a cut twice; and what `run_experiment` raises.
+    """
+    if not rankers:
+        raise ConfigError("there is nothing to compare", got="no models", expected="one or more")
+    require(len(set(cuts)) == len(cuts) > 0, "cuts", got=list(cuts), expected="one or more, each once")
+    require(seeds >= 1, "seeds", got=seeds, expected="1 or more")
+    for cut in cuts:  # an invalid cut is reported before hours of training
+        replace(config, cut=cut).split(log)
+    reports: dict[tuple[str, int], Report] = {}
+    for cut in cuts:
+        name = f"last {config.days:g} days" if cut is None else cut
+        for number in range(seeds):
+            own = replace(config, cut=cut, seed=config.seed + number)
+            place = Workspace(workspace.path / _folder_name(name), suffix=f"-seed-{number}" if number else "")
+            seeded = {model: _seeded(ranker, number) for model, ranker in rankers.items()}
+            embed = SkipGram(**{**skipgram.config.to_dict(), "seed": skipgram.config.seed + number})
+            say(f"cut {name}, seed {own.seed}")
+            reports[name, own.seed] = _report(
+                log, seeded, workspace=place, config=own, skipgram=embed, items=items, measuring=measuring
+            )
+    names, numbers = zip(*reports, strict=True)
+    series = Series(tuple(dict.fromkeys(names)), tuple(dict.fromkeys(numbers)), reports)
+    write_series(series, out, overwrite=overwrite)
+    return series
+
+
+def _report(
+    log: EventLog,
+    rankers: Mapping[str, Ranker],
+    *,
+    workspace: Workspace,
+    config: EvaluationConfig,
+    skipgram: SkipGram,
+    items: ItemEmbeddings | None,
+    measuring: Measuring,
+) -> Report:
+    """The report of one experiment, from the workspace if it is finished there."""
+
+    def make(folder: Path) -> None:
+        run_experiment(
+            log,
+            rankers,
+            folder,
+            workspace=workspace,
+            config=config,
+            skipgram=skipgram,
+            items=items,
+            measuring=measuring,
+        )
+
+    inputs = {
+        "log": _identity(log),
+        "config": config.to_dict(),
+        "items": skipgram.config.to_dict() if items is None else items.content_hash,
+        "models": {name: {"model": ranker.name, **ranker.config.to_dict()} for name, ranker in rankers.items()},
+    }
+    return workspace.stage("report", inputs, make, Report.read)
+
+
+def _seeded(ranker: Ranker, number: int) -> Ranker:
+    """A ranker that is not yet fitted with a number added to its seed, where it has one."""
+    seeded = copy.copy(ranker)
+    options = ranker.config.to_dict()
+    if "seed" in options:
+        seeded.config = type(ranker.config).from_dict({**options, "seed": options["seed"] + number})
+    return seeded
+
+
+def _identity(log: EventLog) -> Any:
+    """What a log is known by."""
+    return log.folder.content_hash if log.folder else log.facts()
+
+
 def _check_names(rankers: Mapping[str, Ranker], others: Mapping[str, Model]) -> None:
     twice = sorted(set(rankers) & set(others))
     if twice:
@@ -181,8 +291,7 @@ def _check_names(rankers: Mapping[str, Ranker], others: Mapping[str, Model]) -> 
 
 
 def _kept_past(log: EventLog, past: EventLog, config: EvaluationConfig, workspace: Workspace) -> EventLog:
-    content = log.folder.content_hash if log.folder else log.facts()
-    identity = {"log": content, "cut": config.cut, "days": config.days}
+    identity = {"log": _identity(log), "cut": config.cut, "days": config.days}
     return workspace.stage("past", identity, past.save, EventLog.load)
 
 
@@ -227,7 +336,7 @@ def _fitted(name: str, ranker: Ranker, past: EventLog, items: ItemEmbeddings, wo
     described: dict[str, Any] = {**inputs, "model": ranker.name, **ranker.config.to_dict()}
 
     def make(folder: Path) -> None:
-        if isinstance(ranker, NeuralRanker):
+        if isinstance(ranker, NeuralRanker | MixedRanker):
             training = folder.with_name(f"{folder.name}.training")
             # Only a run with the same inputs may go on from a checkpoint.
             checkpoints = training / _fingerprint(described)[:12]

@@ -35,10 +35,15 @@ from ranking_worlds import DAY, START, heedful, python, quiet_environment, unpri
 
 N_ITEMS = 40
 QUICK = {
+    "mixed": [
+        *("--steps", "8", "--depth", "2", "--hidden", "8", "--negatives", "8", "--device", "cpu"),
+        *("--stage-windows", "1", "--stage-users", "40"),
+    ],
     "attention": ["--steps", "20", "--depth", "2", "--hidden", "8", "--negatives", "8", "--device", "cpu"],
     "averaging": ["--steps", "20", "--hidden", "8", "--negatives", "8", "--device", "cpu"],
     "weighted-sum": ["--evaluations", "20"],
     "last-item": [],
+    "recent-popularity": [],
     "popularity": [],
 }
 
@@ -216,7 +221,24 @@ def test_evaluate(world: Path, tmp_path: Path, run: Run) -> None:
     failed(run(*arguments), "report exists already", "--overwrite")
     done(run(*arguments, "--overwrite"))
     code, _, err = run(*common, *options, "--models", "oracle", "--overwrite")
-    assert code == 1 and "unknown models; got: oracle; expected: attention, " in err
+    assert code == 1 and "unknown models; got: oracle; expected: mixed, attention, " in err
+
+
+def test_evaluate_over_several_cuts_and_seeds(world: Path, tmp_path: Path, run: Run) -> None:
+    common = ("evaluate", world / "sequences", "--out", tmp_path / "report", "--embeddings", world / "embeddings")
+    options = ("--days", 15, "--pool", 15, "--resamples", 100, "--models", "popularity,recent-popularity")
+    cuts = f"{START + 60 * DAY}, {START + 80 * DAY}"
+    text = done(run(*common, *options, "--cuts", cuts, "--seeds", 2, "--seed", 4))
+    assert "SD of cuts" in text and text.endswith(f"{tmp_path}/report: report.html, results.json, per_user.parquet\n")
+    results = json.loads((tmp_path / "report" / "results.json").read_text())
+    assert results["cuts"] == [str(START + 60 * DAY), str(START + 80 * DAY)] and results["seeds"] == [4, 5]
+    assert set(names_in(tmp_path / "report.stages")) == set(results["cuts"])
+    again = (*common, *options, "--overwrite")
+    failed(run(*again, "--cuts", cuts, "--cut", START), "--cut and --cuts are both given")
+    failed(run(*again, "--cuts", " , "), "--cuts cannot be used")
+    failed(run(*again, "--cuts", cuts, "--scores", "x=y.parquet"), "--scores needs a single cut and seed")
+    failed(run(*again, "--seeds", 2, "--depths", "1,2"), "--depths needs a single cut and seed")
+    failed(run(*again, "--seeds", 0), "option 'seeds' is out of range; got: 0")
 
 
 def test_models_of_ones_own_join_by_their_scores(world: Path, tmp_path: Path, run: Run) -> None:
@@ -388,10 +410,41 @@ def test_no_command_shows_more_than_30_options() -> None:
     assert shown["train attention"] > 15  # they are counted
 
 
-def test_train_without_the_name_of_a_model_trains_attention(world: Path, tmp_path: Path, run: Run) -> None:
-    done(run(*(word for word in train_arguments(world, "attention", tmp_path / "m") if word != "attention")))
-    one, other = load_ranker(world / "attention"), load_ranker(tmp_path / "m")
-    assert one.name == other.name == "attention" and one.config == other.config
+@contextmanager
+def monkeypatched_once(place: str, error: type[BaseException] | BaseException) -> Iterator[None]:
+    """Whoever calls what is at this place gets the error."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(place, fail)
+        yield
+
+
+def test_train_without_the_name_of_a_model_trains_the_mixed_ranker(world: Path, tmp_path: Path, run: Run) -> None:
+    done(run(*(word for word in train_arguments(world, "mixed", tmp_path / "m") if word != "mixed")))
+    one, other = load_ranker(world / "mixed"), load_ranker(tmp_path / "m")
+    assert one.name == other.name == "mixed" and one.config == other.config
+    np.testing.assert_array_equal(one.score(["i1", "i2"], ["i4", "i5"]), other.score(["i1", "i2"], ["i4", "i5"]))
+
+
+def test_train_with_a_preset_trains_the_attention_ranker(world: Path, tmp_path: Path, run: Run) -> None:
+    arguments = [word for word in train_arguments(world, "attention", tmp_path / "m") if word != "attention"]
+    done(run(*arguments, "--preset", "paper"))
+    assert load_ranker(tmp_path / "m").name == "attention"
+
+
+def test_a_stopped_training_of_the_mixed_ranker_goes_on(world: Path, tmp_path: Path, run: Run) -> None:
+    arguments = train_arguments(world, "mixed", tmp_path / "m")
+    with monkeypatched_once("heedful.rankers.mixed.Mixture.fit", KeyboardInterrupt):
+        assert run(*arguments)[0] == 130
+    windows = [path.name for path in (tmp_path / "m.training").iterdir()]
+    assert len(windows) == 1 and windows[0].startswith("before-")
+    with monkeypatched_once("heedful.rankers.mixed.SkipGram.fit", AssertionError("it was trained already")):
+        done(run(*arguments, "--resume"))
+    assert names_in(tmp_path) == ["m"]
+    one, other = load_ranker(world / "mixed"), load_ranker(tmp_path / "m")
     np.testing.assert_array_equal(one.score(["i1", "i2"], ["i4", "i5"]), other.score(["i1", "i2"], ["i4", "i5"]))
 
 

@@ -65,9 +65,9 @@ def test_train_score_and_recommend(model: str, options: list[object], sequences:
     assert [len(one) for one in items] == [5, 5] and not {"i1", "i2"} & set(items[0])
 
 
-def test_attention_needs_embeddings(sequences: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_default_needs_embeddings(sequences: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("train", sequences, "--out", tmp_path / "model") == 1
-    message = "attention needs embeddings; got: no --embeddings; to fix: name a folder of `heedful embed`"
+    message = "mixed needs embeddings; got: no --embeddings; to fix: name a folder of `heedful embed`"
     assert message in capsys.readouterr().err and not (tmp_path / "model").exists()
 
 

@@ -20,6 +20,7 @@ from heedful.rankers.attention import AttentionRanker
 from heedful.rankers.averaging import AveragingRanker
 from heedful.rankers.base import Ranker
 from heedful.rankers.heuristics import LastItem, WeightedSum
+from heedful.rankers.mixed import MixedRanker
 from heedful.rankers.popularity import Popularity
 from heedful.rankers.registry import ALL_MODELS
 from heedful.recommending.explanation import Explanation, explain, explain_items
@@ -93,7 +94,7 @@ def test_reasons_are_the_past_items_by_their_fall(ranker: Ranker) -> None:
 
 def test_weights_of_each_layer_sum_to_one(ranker: Ranker) -> None:
     explanation = explain_items(ranker, past_of(ranker), [8, 9])[1]
-    if not isinstance(ranker, AttentionRanker):
+    if not isinstance(ranker, AttentionRanker | MixedRanker):
         assert explanation.attention is None and explanation.null_attention is None
         assert all(reason.attention is None for reason in explanation.reasons)
         return
@@ -172,7 +173,7 @@ def test_an_explanation_divides_the_terms_among_the_past_items(ranker: Ranker) -
         seen = part.shape[1]
         assert [terms[name] for terms in past[seen:]] == [0] * (5 - seen)
         np.testing.assert_allclose([terms[name] for terms in past[:seen]], part[1], atol=1e-6)
-    if not isinstance(ranker, AttentionRanker):
+    if not isinstance(ranker, AttentionRanker | MixedRanker):
         assert expected == {}
 
 

@@ -114,3 +114,33 @@ def test_files_that_are_refused(sequences: Path, tmp_path: Path, capsys: pytest.
         code, out, err = run(capsys, *embed)
         assert (code, out) == (1, "") and err.startswith("heedful: ") and words in err and err.count("\n") == 1
     assert not (tmp_path / "e").exists()
+
+
+def test_the_section_of_a_rival(sequences: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`train` and `evaluate` read the section of the model's name; `train` reads [train] where there is none."""
+    settings = tmp_path / "tuned.toml"
+    settings.write_text("[train]\ndepth = 3\n[cosine]\nneighbours = 7\nhalf_life = 30.0\n")
+    code, _, err = run(capsys, "train", "cosine", sequences, "--config", settings, "--out", tmp_path / "model")
+    assert code == 0, err
+    config = json.loads((tmp_path / "model" / "config.json").read_text())["config"]
+    assert (config["neighbours"], config["half_life"]) == (7, 30.0)
+    common = ("evaluate", sequences, "--config", settings, "--days", 15, "--pool", 10, "--resamples", 100)
+    code, out, err = run(capsys, *common, "--models", "cosine,popularity", "--out", tmp_path / "report")
+    assert code == 0 and "cosine (tuned)" in out, err
+    settings.write_text("[train]\nneighbours = 9\n")
+    code, _, err = run(capsys, "train", "cosine", sequences, "--config", settings, "--out", tmp_path / "other")
+    assert code == 0, err
+    assert json.loads((tmp_path / "other" / "config.json").read_text())["config"]["neighbours"] == 9
+    settings.write_text("[cosine]\ndepth = 9\n")
+    code, _, err = run(capsys, "train", "cosine", sequences, "--config", settings, "--out", tmp_path / "third")
+    assert code == 1 and "unknown options in [cosine]" in err
+
+
+def test_tune_another_model(sequences: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ("tune", sequences, "--out", tmp_path / "t", "--pool", 15, "--trials", 3)
+    code, out, err = run(capsys, *common, "--model", "recent-popularity")
+    assert code == 0 and f"next: heedful train recent-popularity {sequences} --config" in out, err
+    code, _, err = run(capsys, *common, "--model", "ease")
+    assert code == 1 and "different: defaults, model, ranges" in err
+    code, _, err = run(capsys, *common, "--model", "popularity")
+    assert code == 1 and "option 'model' is out of range; got: 'popularity'; expected: attention, averaging" in err

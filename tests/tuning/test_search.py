@@ -20,10 +20,14 @@ from heedful.embeddings import skipgram
 from heedful.errors import ConfigError, FolderError, InputError, MissingExtraError, TrainingError
 from heedful.events.log import EventLog
 from heedful.folders import open_folder
+from heedful.metrics import ndcg, nested_ranks
 from heedful.progress import _state
 from heedful.rankers import neural
+from heedful.rankers.external.neighbours import CosineNeighbours
+from heedful.rankers.registry import ALL_MODELS
 from heedful.tuning import search
 from heedful.tuning.options import TuneConfig
+from heedful.tuning.space import _OF_MODELS, Choice
 from heedful.tuning.validation import Validation, before
 from ranking_worlds import DAY, START, log_of, random_log
 
@@ -334,3 +338,52 @@ def test_options_out_of_range(log: EventLog, tmp_path: Path, options: dict[str, 
         search.tune(log, tmp_path / "t", **options)
     assert words in str(raised.value)
     assert not (tmp_path / "t.study").exists()
+
+
+# Other models
+
+
+def drifting_log() -> EventLog:
+    """What goes together changes after 50 of 67 days, so that training on the old days alone misleads."""
+    log = taste_log()
+    late = log.histories.times >= START + 50 * DAY
+    moved = np.where(late, (log.histories.items * 7 + 3) % 400, log.histories.items).astype(np.int32)
+    return replace(log, histories=replace(log.histories, items=moved))
+
+
+def test_a_rival_is_tuned_on_the_same_days(tmp_path: Path) -> None:
+    log = drifting_log()
+    options = {"pool": 50, "seed": 3, "search": ("half_life", "recency", "recent_days")}
+    found = heedful.tune(log, tmp_path / "t", model="cosine", trials=8, **options)
+    trained = CosineNeighbours().fit(Validation.of(log, TuneConfig(model="cosine", pool=50, seed=3)).training)
+    assert set(found.best.values) == {"cosine.half_life", "cosine.recency", "cosine.recent_days"}
+    assert found.default.values == {"cosine.half_life": 0.0, "cosine.recency": 0.0, "cosine.recent_days": 28.0}
+    assert found.best.ndcg is not None and found.default.ndcg is not None and found.best.ndcg > found.default.ndcg
+    assert trained.last_time < found.period[0]
+    text = (tmp_path / "t" / "tuned.toml").read_text()
+    assert "[cosine]" in text and "[embed]" in text
+    assert not (tmp_path / "t.study" / "embeddings").exists()
+
+
+@pytest.mark.parametrize("model", ["recent-popularity", "ease", "bm25", "averaging"])
+def test_a_trial_is_the_model_with_its_settings(
+    log: EventLog, tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short(monkeypatch, steps=5, epochs=1)
+    config = TuneConfig(model=model, pool=20, threads=1)
+    validation, (name, domain) = Validation.of(log, config), next(iter(_OF_MODELS[model].items()))
+    value = domain.values[0] if isinstance(domain, Choice) else domain.low
+    settings: dict[str, dict[str, Any]] = {"embed": {}, "train": {}, model: {name: value}}
+    got = validation.ndcg(settings, validation.selection, seed=5, folder=tmp_path)
+    ranker = ALL_MODELS[model](**{name: value}, **({"seed": 5} if model == "averaging" else {}))
+    items = validation.embeddings({}, seed=5, folder=tmp_path) if model == "averaging" else None
+    ranker.fit(validation.training, items)  # type: ignore[arg-type]
+    pools = validation.selection
+    users = slice(0, len(pools))
+    histories = pools.histories(validation.all_users, users).with_rows(
+        ranker.items.rows(validation.all_users.catalog.items.ids)
+    )
+    candidates = pools.candidates(0.0, users).with_rows(ranker.items.rows(pools.items.ids))
+    scores = pools.reveal(ranker.score_rows(histories, candidates, pool_gamma=0.0), 0.0, users)
+    ranks = nested_ranks(scores, candidates.offsets, pools.positives.lengths, (int(candidates.lengths.max()),))[0]
+    np.testing.assert_allclose(got[:, pools.gammas.index(0.0)], ndcg(ranks), atol=1e-6)

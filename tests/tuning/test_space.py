@@ -11,6 +11,9 @@ import pytest
 from heedful.embeddings.skipgram import SkipGramConfig
 from heedful.errors import ConfigError
 from heedful.rankers.attention import AttentionConfig
+from heedful.rankers.registry import ALL_MODELS
+from heedful.tuning.options import TuneConfig
+from heedful.tuning.settings import MODEL_SECTIONS
 from heedful.tuning.space import (
     SIZE_BOUND,
     SPACE,
@@ -25,6 +28,7 @@ from heedful.tuning.space import (
 )
 
 ALL = tuple(SPACE)
+ATTENTION = tuple(option for option in ALL if option.split(".")[0] in ("embed", "train"))
 
 
 @pytest.mark.parametrize("option", ALL)
@@ -43,6 +47,21 @@ def test_the_ends_of_every_range_are_allowed_values() -> None:
         settings = to_settings(values)
         SkipGramConfig(**settings["embed"])
         AttentionConfig(**settings["train"])
+        for model in MODEL_SECTIONS:
+            ALL_MODELS[model](**settings[model])
+
+
+def test_every_model_but_those_without_options_can_be_tuned() -> None:
+    tuned = {"attention", *MODEL_SECTIONS}
+    # mixed has the settings of attention; the weighted sum tunes itself.
+    assert set(ALL_MODELS) - tuned == {"mixed", "weighted-sum", "last-item", "popularity"}
+    for model in MODEL_SECTIONS:
+        options = searched_options([], sampled=True, sections=TuneConfig(model=model).sections)
+        assert options and {option.split(".")[0] for option in options} == {model}
+    with pytest.raises(ConfigError, match="is not searched; got: depth; expected: some of ease"):
+        searched_options(["depth"], sampled=True, sections=("ease",))
+    with pytest.raises(ConfigError, match="option 'model' is out of range; got: 'popularity'"):
+        TuneConfig(model="popularity")
 
 
 def test_the_defaults_are_no_settings_at_all() -> None:
@@ -53,8 +72,8 @@ def test_the_defaults_are_no_settings_at_all() -> None:
 
 
 def test_which_options_are_searched() -> None:
-    assert searched_options([], sampled=False) == ALL
-    assert set(ALL) - set(searched_options([], sampled=True)) == set(SIZE_BOUND)
+    assert searched_options([], sampled=False) == ATTENTION
+    assert set(ATTENTION) - set(searched_options([], sampled=True)) == set(SIZE_BOUND)
     assert searched_options(["depth", "embed.window"], sampled=True) == ("embed.window", "train.depth")
     assert searched_options(["negatives"], sampled=True) == ("embed.negatives", "train.negatives")
     assert searched_options(["train.steps"], sampled=True) == ("train.steps",)
@@ -77,8 +96,13 @@ def test_suggestions_are_what_is_used_and_written() -> None:
 
 def test_the_documentation_lists_what_is_searched() -> None:
     text = (Path(__file__).parents[2] / "docs" / "tuning.md").read_text()
-    rows = re.findall(r"^\| (embed|train) \| (.*) \|$", text, re.MULTILINE)
-    listed = [f"{section}.{name}" for section, options in rows for name in re.findall(r"`(\w+)`", options)]
+    rows = re.findall(r"^\| ([a-z0-9, -]+) \| (`.*) \|$", text, re.MULTILINE)
+    listed = []
+    for models, options in rows:
+        for part in options.split("; "):  # "bm25: `saturation`" is what bm25 alone has
+            only = re.match(r"([a-z0-9-]+): ", part)
+            sections = [only.group(1)] if only else models.split(", ")
+            listed += [f"{section}.{name}" for section in sections for name in re.findall(r"`(\w+)`", part)]
     assert sorted(listed) == sorted(SPACE)
     bracketed = [f"{section}.{name}" for section, options in rows for name in re.findall(r"\(`(\w+)`\)", options)]
     assert tuple(bracketed) == SIZE_BOUND

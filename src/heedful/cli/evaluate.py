@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,13 @@ from heedful.evaluation.comparison import measure_here
 from heedful.evaluation.depths import check_depths
 from heedful.evaluation.options import EvaluationConfig
 from heedful.events.log import EventLog
-from heedful.experiment import Workspace, run_experiment, write_requests
+from heedful.experiment import Workspace, run_experiment, run_series, write_requests
 from heedful.folders import check_writable
 from heedful.rankers.attention import AttentionConfig
-from heedful.rankers.averaging import AveragingConfig
 from heedful.rankers.base import Ranker
 from heedful.rankers.neural import NeuralRanker
 from heedful.rankers.registry import ALL_MODELS, MODELS, new_ranker
+from heedful.tuning.settings import MODEL_SECTIONS
 
 __all__ = ["COMMANDS"]
 
@@ -54,6 +54,10 @@ _embeddings = click.option(
     metavar="NAME=FILE",
     help="A model of your own: Parquet with its scores for the requests that `heedful pools` wrote. As often as you like.",
 )
+@click.option("--cuts", default=None, metavar="CUT,...", help="Several cuts in one report, instead of --cut.")
+@click.option(
+    "--seeds", default=1, show_default=True, help="Seeds of users, pools, embeddings and models, from --seed, in one report."
+)
 @click.option("--depths", default=None, help="Study the depth of attention (figure 4): numbers of layers, such as 1,2,4,8.")
 @click.option("--depth-preset", default=None, type=_PRESETS, help="Preset of the rankers of --depths.  [--preset]")
 @_embeddings
@@ -68,8 +72,8 @@ _embeddings = click.option(
     "settings",
     default=None,
     type=click.Path(),
-    help="TOML file such as tuned.toml: [embed] for the embeddings, [train] for the attention ranker, [averaging] for the "
-    "averaging network, unless they have presets of their own.",
+    help="TOML file such as tuned.toml: [embed] for the embeddings, [train] for the attention ranker, [averaging], [ease], "
+    "... for the model of that name, unless it has a preset of its own.",
 )
 @config_options(EvaluationConfig)
 @overwrite_option
@@ -80,6 +84,8 @@ def evaluate_command(
     models: str,
     preset: str,
     scores: tuple[str, ...],
+    cuts: str | None,
+    seeds: int,
     depths: str | None,
     depth_preset: str | None,
     embeddings: str | None,
@@ -92,8 +98,8 @@ def evaluate_command(
     """Split in time, train the models on the past, compare them on what came after, write a report."""
     config = EvaluationConfig.from_dict(chosen(options))
     tuned = with_file({}, settings, "train", AttentionConfig)
-    averaging = with_file({}, settings, "averaging", AveragingConfig)
-    rankers = _rankers(models, preset, {"attention": tuned, "averaging": averaging})
+    others_tuned = {name: with_file({}, settings, name, ALL_MODELS[name].config_class) for name in MODEL_SECTIONS}
+    rankers = _rankers(models, preset, {"attention": tuned, **others_tuned})
     others = _files(scores)
     of_depths = {} if depth_preset else tuned
     depth_preset = depth_preset or preset
@@ -101,6 +107,7 @@ def evaluate_command(
         depth: new_ranker("attention", preset=depth_preset, options={**of_depths, "depth": depth})
         for depth in _depths(depths)
     }
+    several = _several(cuts, seeds, config, {"--scores": others, "--depths": by_depth})
     if not rankers and not others:
         raise ConfigError("there is nothing to compare", got="no models", expected=f"some of {', '.join(ALL_MODELS)}")
     if not cluster:
@@ -110,19 +117,21 @@ def evaluate_command(
         on_cluster.delivered(out, kind="report", overwrite=overwrite) as folder,
     ):
         find = on_cluster.here if cluster else Path
+        log = EventLog.load(find(sequences))
+        how: dict[str, Any] = {
+            "workspace": Workspace(workspace or f"{folder}.stages"),
+            "config": config,
+            "skipgram": SkipGram(**with_file({}, settings, "embed", SkipGramConfig)),
+            "items": ItemEmbeddings.load(find(embeddings)) if embeddings else None,
+            "overwrite": overwrite,
+            "measuring": on_cluster.measuring(out) if cluster else measure_here,
+        }
+        if several:
+            series = run_series(log, rankers, folder, cuts=several, seeds=seeds, **how)
+            click.echo(f"{series}\n\n{out}: report.html, results.json, per_user.parquet")
+            return
         experiment = run_experiment(
-            EventLog.load(find(sequences)),
-            rankers,
-            folder,
-            workspace=Workspace(workspace or f"{folder}.stages"),
-            config=config,
-            skipgram=SkipGram(**with_file({}, settings, "embed", SkipGramConfig)),
-            items=ItemEmbeddings.load(find(embeddings)) if embeddings else None,
-            others=others,
-            depths=by_depth,
-            depth_model=_shown("attention", depth_preset),
-            overwrite=overwrite,
-            measuring=on_cluster.measuring(out) if cluster else measure_here,
+            log, rankers, folder, others=others, depths=by_depth, depth_model=_shown("attention", depth_preset), **how
         )
     click.echo(str(experiment.comparison))
     if experiment.depths is not None:
@@ -151,6 +160,35 @@ def pools_command(sequences: str, out: str, embeddings: str | None, **options: A
         f"users; pools {pools.hash[:16]}"
     )
     click.echo(f"next: heedful evaluate {sequences} --scores NAME=SCORES.parquet --out report/, with the same options")
+
+
+def _several(cuts: str | None, seeds: int, config: EvaluationConfig, refused: Mapping[str, object]) -> list[str | None]:
+    """The cuts of a report with several cuts or seeds; none for a single experiment.
+
+    Args:
+        cuts: the option --cuts.
+        seeds: the option --seeds.
+        config: which has the option --cut.
+        refused: options that a single experiment alone can have, with what was given.
+
+    Raises:
+        ConfigError: --cuts beside --cut, --cuts without a cut, or one of `refused`.
+    """
+    if cuts is None and seeds == 1:
+        return []
+    if cuts is not None and config.cut is not None:
+        raise ConfigError("--cut and --cuts are both given", got=f"{config.cut} and {cuts}", expected="one of them")
+    for name, given in refused.items():
+        if given:
+            raise ConfigError(
+                f"{name} needs a single cut and seed", got="several", fix=f"leave out {name}, or --cuts and --seeds"
+            )
+    if cuts is None:
+        return [config.cut]
+    listed: list[str | None] = list(_parts(cuts))
+    if not listed:
+        raise ConfigError("--cuts cannot be used", got=repr(cuts), expected="dates or times with commas between them")
+    return listed
 
 
 def _rankers(models: str, preset: str, tuned: dict[str, dict[str, Any]]) -> dict[str, Ranker]:

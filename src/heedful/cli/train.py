@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,15 +16,20 @@ from heedful.embeddings.table import ItemEmbeddings
 from heedful.errors import ConfigError
 from heedful.events.log import EventLog
 from heedful.folders import check_writable
+from heedful.rankers.attention import AttentionRanker
 from heedful.rankers.base import Ranker
 from heedful.rankers.external.base import PublicRanker
+from heedful.rankers.mixed import MixedRanker
 from heedful.rankers.neural import NeuralRanker
 from heedful.rankers.popularity import Popularity
 from heedful.rankers.registry import ALL_MODELS, new_ranker
+from heedful.tuning.settings import section_of
 
 __all__ = ["COMMANDS"]
 
-_DEFAULT = "attention"
+_DEFAULT = "mixed"
+# What these ask for is the attention ranker's alone.
+_OF_ATTENTION = ("--cluster", "--preset")
 
 Command = Callable[..., Any]
 
@@ -33,7 +39,9 @@ class _Models(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if args and args[0] not in (*self.commands, *ctx.help_option_names):
-            args = [_DEFAULT, *args]
+            named = {arg.partition("=")[0] for arg in args}
+            alone = named.intersection(_OF_ATTENTION) or os.environ.get("RAY_ADDRESS")
+            args = [AttentionRanker.name if alone else _DEFAULT, *args]
         return super().parse_args(ctx, args)
 
 
@@ -41,7 +49,8 @@ class _Models(click.Group):
 def train_command() -> None:
     """Sequences and embeddings -> model.
 
-    Without MODEL, attention is trained. `heedful train MODEL --help` lists the options of a model.
+    Without MODEL, mixed is trained: the attention ranker under a last stage; with --cluster or --preset, attention
+    alone. `heedful train MODEL --help` lists the options of a model.
     """
 
 
@@ -53,7 +62,7 @@ def _command(model: type[Ranker]) -> click.Command:
     @file_option("train")
     @overwrite_option
     def run(sequences: str, out: str, settings: str | None, overwrite: bool, **options: Any) -> None:
-        chosen = with_file(options, settings, "train", model.config_class)
+        chosen = with_file(options, settings, section_of(settings, model.name), model.config_class)
         given = {name: options.get(name) for name in ("embeddings", "preset", "resume", "pack", "cluster")}
         if model.needs_embeddings and given["embeddings"] is None:
             raise ConfigError(
@@ -75,12 +84,13 @@ def _command(model: type[Ranker]) -> click.Command:
 def _model_options(model: type[Ranker]) -> list[Callable[[Command], Command]]:
     """The options beside its configuration that a model has."""
     options: list[Callable[[Command], Command]] = []
-    if issubclass(model, NeuralRanker):
+    if issubclass(model, NeuralRanker | MixedRanker):
         resume = "Go on from the checkpoint that a killed run left beside --out."
+        options.append(click.option("--resume", is_flag=True, help=resume))
+    if issubclass(model, NeuralRanker):
         preset = "paper: the settings of section 4.3, for a large log and patience."
         options += [
             cluster_option,
-            click.option("--resume", is_flag=True, help=resume),
             click.option(
                 "--preset", default="default", show_default=True, type=click.Choice(list(model.presets)), help=preset
             ),
@@ -110,7 +120,7 @@ def _train_here(ranker: Ranker, sequences: str, out: str, overwrite: bool, given
     log = EventLog.load(sequences)
     items = ItemEmbeddings.load(given["embeddings"]) if given["embeddings"] is not None else None
     said = ranker.name
-    if isinstance(ranker, NeuralRanker):
+    if isinstance(ranker, NeuralRanker | MixedRanker):
         assert items is not None
         checkpoints = Path(f"{Path(out)}.training")
         ranker.fit(log, items, checkpoints=checkpoints, resume=bool(given["resume"]))

@@ -21,10 +21,11 @@ __all__ = ["COMMANDS"]
 @config_options(TuneConfig)
 @click.option("--overwrite", is_flag=True, help="Remove the trials of earlier runs and start again.")
 def tune_command(sequences: str, out: str, cut: str | None, overwrite: bool, **options: Any) -> None:
-    """Search the settings of embeddings and ranker on the last days of the training log.
+    """Search the settings of a model on the last days of the training log: by default attention and its embeddings.
 
     SEQUENCES must end before the test period, or be cut there with --cut. The same command continues after an interrupt, and
-    with more --trials. The settings found are written to OUT/tuned.toml, which embed and train read with --config.
+    with more --trials. The settings found are written to OUT/tuned.toml, which embed, train and
+    evaluate read with --config.
     """
     try:
         found = tune(EventLog.load(sequences), out, cut=cut, overwrite=overwrite, **chosen(options))
@@ -33,7 +34,10 @@ def tune_command(sequences: str, out: str, cut: str | None, overwrite: bool, **o
         raise
     click.echo(str(found))
     click.echo(f"\n{out}: tuned.toml, trials.parquet, trials.json")
-    click.echo(f"next: heedful embed {sequences} --config {out}/tuned.toml --out embeddings/")
+    if found.config.model == "attention":
+        click.echo(f"next: heedful embed {sequences} --config {out}/tuned.toml --out embeddings/")
+    else:
+        click.echo(f"next: heedful train {found.config.model} {sequences} --config {out}/tuned.toml --out model/")
 
 
 COMMANDS = {"tune": tune_command}

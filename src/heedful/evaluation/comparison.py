@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -11,12 +9,12 @@ from dataclasses import replace
 import numpy as np
 
 from heedful.errors import ConfigError, InputError
-from heedful.evaluation.measures import CATALOGUE, Measure, ModelResult, Values, Wanted, measure
+from heedful.evaluation.measures import CATALOGUE, ModelResult, Values, Wanted, measure
 from heedful.evaluation.options import RECALL_CURVE, EvaluationConfig
 from heedful.evaluation.pools import Pools, distinct_items, drawable_items, make_pools
-from heedful.evaluation.results import Comparison, Estimate, Verdict, table_measures
-from heedful.evaluation.significance import PairedTest, holm, paired_tests
+from heedful.evaluation.results import Comparison, Estimate, table_measures
 from heedful.evaluation.sources import Model, source_of
+from heedful.evaluation.verdicts import Verdict, find_verdicts
 from heedful.events.log import EventLog
 from heedful.events.vocabulary import Vocabulary
 
@@ -139,7 +137,8 @@ def measure_models(
     """
     results = {name: _measure(name, model, pools, past, config, catalogue, measuring) for name, model in models.items()}
     started = time.perf_counter()
-    verdicts = _verdicts(results, config)
+    values = {name: {m: v[None] for m, v in result.best.by_user.items()} for name, result in results.items()}
+    verdicts = find_verdicts(values, table_measures(config), config)
     seconds = {"tests": time.perf_counter() - started}
     lengths = past.histories.lengths[pools.past_rows]
     notes = (*pools.notes, *_notes(results, pools))
@@ -189,7 +188,8 @@ def _measure(
     measuring: Measuring,
 ) -> ModelResult:
     assert config.pool is not None
-    result = ModelResult(name, corrected=Values() if getattr(model, "uses_prior", False) else None)
+    corrected = Values() if getattr(model, "uses_prior", False) else None
+    result = ModelResult(name, corrected=corrected, is_rival=getattr(model, "is_rival", True))
     wanted = Wanted(
         config.pool,
         config.pool_sizes,
@@ -200,47 +200,6 @@ def _measure(
     )
     measuring(result, model, past, pools, wanted)
     return result
-
-
-def _verdicts(results: dict[str, ModelResult], config: EvaluationConfig) -> tuple[Verdict, ...]:
-    """All pairs of models in all measures of the tables; one family for Holm's correction."""
-    cases = [
-        (measure, first, second)
-        for measure in table_measures(config)
-        for first, second in itertools.combinations(results, 2)
-        if all(measure in results[name].best.by_user for name in (first, second))
-    ]
-    tests: dict[int, PairedTest] = {}
-    for numbers, differences in _groups(cases, results):
-        # So many flips that one test among all of them can still pass the corrected level.
-        flips = max(config.resamples, math.ceil(2 * len(cases) / config.alpha))
-        found = paired_tests(
-            differences, confidence=1 - config.alpha, resamples=config.resamples, seed=config.seed, flips=flips
-        )
-        tests |= dict(zip(numbers, found, strict=True))
-    corrected = holm([tests[number].p for number in range(len(cases))])
-    return tuple(
-        Verdict(*case, tests[number], p, _better(case, tests[number], p <= config.alpha))
-        for number, (case, p) in enumerate(zip(cases, corrected, strict=True))
-    )
-
-
-def _groups(cases: list[tuple[Measure, str, str]], results: dict[str, ModelResult]) -> list[tuple[list[int], np.ndarray]]:
-    """Differences of the cases that concern the same users, float64 [users, cases], with the numbers of the cases."""
-    groups: dict[bytes, list[int]] = {}
-    differences = [results[a].best.by_user[measure] - results[b].best.by_user[measure] for measure, a, b in cases]
-    for number, difference in enumerate(differences):
-        groups.setdefault(np.isfinite(difference).tobytes(), []).append(number)
-    return [
-        (numbers, np.stack([differences[n][np.isfinite(differences[n])] for n in numbers], axis=1))
-        for numbers in groups.values()
-    ]
-
-
-def _better(case: tuple[Measure, str, str], test: PairedTest, significant: bool) -> str | None:
-    if not significant:
-        return None
-    return case[1] if test.difference > 0 else case[2]
 
 
 def _notes(results: dict[str, ModelResult], pools: Pools) -> list[str]:

@@ -11,9 +11,10 @@ import pyarrow as pa
 from heedful.errors import ConfigError
 from heedful.evaluation.comparison import measure_models
 from heedful.evaluation.measures import Measure, ModelResult, pool_name
-from heedful.evaluation.results import Comparison, Verdict
+from heedful.evaluation.results import Comparison
 from heedful.evaluation.sources import Model
 from heedful.evaluation.tables import Table
+from heedful.evaluation.verdicts import Verdict
 from heedful.events.log import EventLog
 
 __all__ = ["DepthStudy", "check_depths", "study_depths"]

@@ -90,6 +90,7 @@ class ModelResult:
     Attributes:
         plain: with scores as the model gives them.
         corrected: with the sampling prior for the pool at hand; None for a model that has none.
+        is_rival: whether it is not one of heedful's trained models, but something to compare them with.
         scoring_seconds: time spent in the model.
         ranking_seconds: time spent in the evaluation around it.
     """
@@ -97,6 +98,7 @@ class ModelResult:
     name: str
     plain: Values = field(default_factory=Values)
     corrected: Values | None = None
+    is_rival: bool = True
     scoring_seconds: float = 0.0
     ranking_seconds: float = 0.0
 

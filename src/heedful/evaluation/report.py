@@ -26,28 +26,15 @@ from heedful.evaluation.figures import (
     to_png,
     to_svg,
 )
-from heedful.evaluation.measures import CATALOGUE, TOP, Measure, pool_name
-from heedful.evaluation.results import Comparison, estimate
-from heedful.evaluation.tables import Table
+from heedful.evaluation.measures import TOP, Measure, pool_name
+from heedful.evaluation.page import definitions, join, leads_section, page, section
+from heedful.evaluation.results import Comparison
 from heedful.folders import new_folder
 
 __all__ = ["KIND", "write_report"]
 
 KIND = "report"
 _PACKAGES = ("heedful", "numpy", "numba", "torch", "pyarrow", "duckdb", "matplotlib")
-_DARK_COLOURS = (
-    "#62b8ee",
-    "#ff9656",
-    "#35cfa2",
-    "#e8a0cc",
-    "#e6bd55",
-    "#a5d5f5",
-    "#b9bac1",
-    "#ff8f9b",
-    "#b3aaff",
-    "#c3dc52",
-)
-
 _INTRODUCTION = (
     "What each test user touched for the first time after the cut is ranked among items that the user never touched. "
     "Negatives are drawn without replacement in proportion to popularity to the power γ: γ = 1 is the hardest pool, γ = 0 "
@@ -118,31 +105,24 @@ def _page(
     beyond = comparison.beyond_table()
     sections = [
         f"<header><h1>{html.escape(title)}</h1><p>{_INTRODUCTION}</p>{_facts(comparison, facts)}</header>",
-        _section("Who ranks best", _winners(comparison)),
-        _section(
-            "Accuracy", "<p>Means over users ± standard error.</p>" + _join(comparison.accuracy_tables()), _notes(comparison)
+        leads_section(comparison.leads(), comparison.config.alpha),
+        section("Who ranks best", _winners(comparison)),
+        section(
+            "Accuracy", "<p>Means over users ± standard error.</p>" + join(comparison.accuracy_tables()), _notes(comparison)
         ),
         *(
-            _section(heading, _depth_words(depths) if name == "figure-4" else "", _figure(name, panels, comparison))
+            section(heading, _depth_words(depths) if name == "figure-4" else "", _figure(name, panels, comparison))
             for name, (heading, panels) in figures.items()
         ),
     ]
     if comparison.verdicts:
         every = f"<details><summary>All comparisons</summary>{comparison.verdict_table().html()}</details>"
-        sections.append(_section("Verdicts", headline.html(), every))
+        sections.append(section("Verdicts", headline.html(), every))
     if beyond is not None:
-        sections.append(_section("Beyond accuracy", beyond.html()))
-    sections.append(_section("For whom, and for what", _join(comparison.class_tables())))
-    sections.append(_section("How to get these numbers again", _origin(comparison)))
-    return _PAGE.format(title=html.escape(title), style=_style(), body="\n".join(sections))
-
-
-def _section(heading: str, *parts: str) -> str:
-    return f"<section><h2>{html.escape(heading)}</h2>{''.join(parts)}</section>"
-
-
-def _join(tables: list[Table]) -> str:
-    return "".join(table.html() for table in tables)
+        sections.append(section("Beyond accuracy", beyond.html()))
+    sections.append(section("For whom, and for what", join(comparison.class_tables())))
+    sections.append(section("How to get these numbers again", _origin(comparison)))
+    return page(title, sections)
 
 
 def _facts(comparison: Comparison, facts: Mapping[str, str]) -> str:
@@ -153,23 +133,13 @@ def _facts(comparison: Comparison, facts: Mapping[str, str]) -> str:
         "Items": f"{len(pools.items):,}",
         "Pools": f"{comparison.size:,} negatives in the tables; hash {pools.hash[:16]}; seed {pools.seed}",
     }
-    return _definitions(lines)
-
-
-def _definitions(lines: Mapping[str, str]) -> str:
-    return "<dl>" + "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in lines.items()) + "</dl>"
+    return definitions(lines)
 
 
 def _winners(comparison: Comparison) -> str:
     """For each pool the model with the highest NDCG, and which of the others it is shown to beat."""
-    size = comparison.size
-    measures = [Measure(pool_name(g), size, "NDCG") for g in comparison.config.gammas] + [
-        Measure(CATALOGUE, 0, f"NDCG@{TOP}")
-    ]
     lines = []
-    for measure in measures:
-        found = {name: estimate(result.best, measure) for name, result in comparison.results.items()}
-        means = {name: value.mean for name, value in found.items() if value is not None}
+    for measure, means in comparison.means().items():
         if means:
             best = max(means, key=lambda name: means[name])
             where, name = html.escape(str(measure)), html.escape(best)
@@ -207,7 +177,7 @@ def _depth_words(depths: DepthStudy | None) -> str:
         f"<p>Paired tests over users between all depths, at level {config.alpha:g} after Holm's correction for these "
         f"{count} tests. “Not shown” is no proof that there is none.</p>"
     )
-    return f"{''.join(lines)}{tests}{_join(depths.tables())}{every}"
+    return f"{''.join(lines)}{tests}{join(depths.tables())}{every}"
 
 
 def _figure(name: str, panels: list[Panel], comparison: Comparison) -> str:
@@ -239,62 +209,4 @@ def _origin(comparison: Comparison) -> str:
     options = {name: json.dumps(value) for name, value in comparison.config.to_dict().items()}
     pools = {"Seed": str(comparison.pools.seed), "Hash of the pools": comparison.pools.hash}
     software = {"Versions": ", ".join(f"{name} {version}" for name, version in versions.items())}
-    return _definitions(pools | software) + f"<details><summary>All options</summary>{_definitions(options)}</details>"
-
-
-def _style() -> str:
-    light = "".join(f"--c{n}:{colour};" for n, colour in enumerate(COLOURS))
-    dark = "".join(f"--c{n}:{colour};" for n, colour in enumerate(_DARK_COLOURS))
-    return (
-        f":root{{color-scheme:light dark;--ink:{INK};--grid:{GRID};--page:#fff;--mark:#eaf5ef;--quiet:#5c5e66;{light}}}"
-        "@media (prefers-color-scheme:dark){"
-        f":root{{--ink:#e7e8ec;--grid:#3b3d45;--page:#15161a;--mark:#1d3329;--quiet:#a6a8b0;{dark}}}}}" + _RULES
-    )
-
-
-_RULES = """
-*{box-sizing:border-box}
-body{margin:0 auto;padding:1rem;max-width:76rem;background:var(--page);color:var(--ink);
- font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
-h1{font-size:1.6rem;line-height:1.2;margin:.5rem 0}h2{font-size:1.2rem;margin:2.2rem 0 .6rem}
-h3{font-size:1rem;margin:1rem 0 .2rem}h3+ul{margin-top:0}
-p,li{max-width:48rem}figure{margin:1rem 0}
-figcaption{color:var(--quiet);font-size:.9rem;max-width:48rem}
-.scroll{overflow-x:auto}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.9rem;margin:.3rem 0}
-table.wide{font-size:.84rem}.wide th,.wide td{padding:.25rem .5rem}
-th,td{padding:.3rem .7rem;border-bottom:1px solid var(--grid);text-align:right;white-space:nowrap}
-th:first-child{text-align:left;position:sticky;left:0;background:var(--page)}
-tr.marked>*{background:var(--mark)}
-tr.marked>th:first-child{background:var(--mark)}
-tbody th{font-weight:600}
-dl{display:grid;grid-template-columns:minmax(7rem,max-content) 1fr;gap:.2rem 1rem;font-size:.9rem}
-dt{color:var(--quiet)}dd{margin:0;overflow-wrap:anywhere}
-.panels{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,20rem),1fr));gap:1rem}
-.panel svg{width:100%;height:auto;max-width:32rem;display:block}
-summary{cursor:pointer;padding:.4rem 0}
-.notes{padding-left:1.2rem}
-.error{color:var(--quiet)}
-@media (max-width:40rem){
- th,td{padding:.3rem .25rem}thead th{font-size:.78rem}th:first-child{max-width:6.6rem;white-space:normal}
- table:not(.wide) .error{display:block;font-size:.85em}
- .wide thead{display:none}.wide,.wide tbody,.wide tr,.wide th,.wide td{display:block}
- .wide tr{padding:.4rem 0;border-bottom:1px solid var(--grid)}
- .wide th,.wide td{border:0;padding:.1rem .3rem;text-align:left;white-space:normal;max-width:none}
- .wide td{display:flex;justify-content:space-between;gap:1rem}.wide td::before{content:attr(data-label);color:var(--quiet)}
-}
-"""
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""
+    return definitions(pools | software) + f"<details><summary>All options</summary>{definitions(options)}</details>"

@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from heedful.evaluation.leads import Lead, find_leads
 from heedful.evaluation.measures import CATALOGUE, TOP, Measure, ModelResult, Values, pool_name
 from heedful.evaluation.options import EvaluationConfig
 from heedful.evaluation.pools import Pools
-from heedful.evaluation.significance import PairedTest
 from heedful.evaluation.tables import Table
+from heedful.evaluation.verdicts import Verdict, verdict_table
 
-__all__ = ["Comparison", "Estimate", "Verdict", "estimate", "table_measures"]
+__all__ = ["Comparison", "Estimate", "estimate", "headline_measures", "table_measures"]
 
 
 class Estimate(NamedTuple):
@@ -25,26 +26,6 @@ class Estimate(NamedTuple):
     mean: float
     error: float
     users: int
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Whether two models differ in one measure.
-
-    Attributes:
-        measure: where they are compared.
-        first, second: the models.
-        test: the paired test of first minus second.
-        p_holm: its p-value, corrected for all comparisons made.
-        better: the better model, or None where the data do not show one at the level alpha.
-    """
-
-    measure: Measure
-    first: str
-    second: str
-    test: PairedTest
-    p_holm: float
-    better: str | None
 
 
 @dataclass(frozen=True)
@@ -83,6 +64,18 @@ class Comparison:
     def measures(self) -> list[Measure]:
         """The measures of the tables, and of the verdicts."""
         return table_measures(self.config)
+
+    def means(self) -> dict[Measure, dict[str, float]]:
+        """For each headline measure the mean over users of each model that was measured."""
+        found = {
+            measure: {name: estimate(result.best, measure) for name, result in self.results.items()}
+            for measure in headline_measures(self.config)
+        }
+        return {m: {name: value.mean for name, value in of.items() if value is not None} for m, of in found.items()}
+
+    def leads(self) -> list[Lead]:
+        """The best model of heedful beside the strongest rival in each headline measure."""
+        return find_leads(self.means(), [name for name, result in self.results.items() if result.is_rival], self.verdicts)
 
     def estimate(
         self, model: str, measure: Measure, *, prior: bool = True, users: np.ndarray | None = None
@@ -126,14 +119,7 @@ class Comparison:
             if (first is None or first in (verdict.first, verdict.second))
             and (not metrics or verdict.measure.metric in metrics)
         ]
-        confidence = f"{100 * (1 - self.config.alpha):g} % interval"
-        header = ("comparison", "where", "difference", confidence, "p (Holm)", "d_z", "better")
-        title = (
-            f"Paired differences over users: sign-flip tests at level {self.config.alpha:g} after Holm's correction for "
-            f"all {len(self.verdicts)} comparisons, bootstrap intervals, effect size d_z"
-        )
-        marked = frozenset(number for number, verdict in enumerate(chosen) if verdict.better)
-        return Table(title, header, tuple(_verdict_row(verdict) for verdict in chosen), marked)
+        return verdict_table(chosen, alpha=self.config.alpha, comparisons=len(self.verdicts))
 
     def beyond_table(self) -> Table | None:
         """Coverage, novelty and share of frequent items in everybody's first 10; None if no catalogue was ranked."""
@@ -172,8 +158,10 @@ class Comparison:
         return tables
 
     def __str__(self) -> str:
-        """Accuracy, the first model against the others, and what to know when reading it."""
-        parts = [table.text() for table in self.accuracy_tables()]
+        """The best rival, accuracy, the first model against the others, and what to know when reading it."""
+        leads = "\n".join(lead.sentence(self.config.alpha) for lead in self.leads())
+        parts = [leads] if leads else []
+        parts += [table.text() for table in self.accuracy_tables()]
         if self.verdicts:
             metrics = ("NDCG", f"NDCG@{TOP}")
             parts.append(self.verdict_table(first=next(iter(self.results)), metrics=metrics).text())
@@ -196,8 +184,10 @@ class Comparison:
             "config": self.config.to_dict(),
             "pools": {"hash": self.pools.hash, "users": len(self.pools), "items": len(self.pools.items)},
             "notes": list(self.notes),
+            "leads": [lead.to_dict() for lead in self.leads()],
+            "rivals": [name for name, result in self.results.items() if result.is_rival],
             "models": {name: _described(self, name) for name in self.results},
-            "verdicts": [_verdict_dict(verdict) for verdict in self.verdicts],
+            "verdicts": [verdict.to_dict() for verdict in self.verdicts],
         }
 
     def per_user(self) -> pa.Table:
@@ -224,6 +214,11 @@ def table_measures(config: EvaluationConfig) -> list[Measure]:
     return in_pools + [Measure(CATALOGUE, 0, metric) for metric in (f"NDCG@{TOP}", *recalls)]
 
 
+def headline_measures(config: EvaluationConfig) -> list[Measure]:
+    """NDCG in the pools of each gamma, and NDCG@10 over the catalogue."""
+    return [measure for measure in table_measures(config) if measure.metric in ("NDCG", f"NDCG@{TOP}")]
+
+
 def estimate(values: Values, measure: Measure, users: np.ndarray | None = None) -> Estimate | None:
     """Mean and standard error of a measure over the users measured (and of `users`, bool [B]); None if there are none."""
     by_user = values.by_user.get(measure)
@@ -244,11 +239,6 @@ def _described(comparison: Comparison, name: str) -> dict[str, Any]:
     return ways
 
 
-def _verdict_dict(verdict: Verdict) -> dict[str, Any]:
-    facts = {"measure": str(verdict.measure), "first": verdict.first, "second": verdict.second}
-    return _plain(facts | vars(verdict.test) | {"p_holm": verdict.p_holm, "better": verdict.better})
-
-
 def _plain(facts: dict[str, Any]) -> dict[str, Any]:
     """JSON has no NaN."""
     return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in facts.items()}
@@ -258,17 +248,3 @@ def _cell(found: Estimate | None) -> str:
     if found is None:
         return "–"
     return f"{found.mean:.4f}" if math.isnan(found.error) else f"{found.mean:.4f} ± {found.error:.4f}"
-
-
-def _verdict_row(verdict: Verdict) -> tuple[str, ...]:
-    test = verdict.test
-    where = f"{verdict.measure.pool} {verdict.measure.metric}"
-    return (
-        f"{verdict.first} − {verdict.second}",
-        where,
-        f"{test.difference:+.4f}",
-        f"[{test.low:+.4f}, {test.high:+.4f}]",
-        f"{verdict.p_holm:.2g}",
-        f"{test.effect:+.2f}",
-        verdict.better or "not shown",
-    )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 
@@ -32,26 +33,38 @@ class PairedTest:
     effect: float
     users: int
 
+    def reversed(self) -> Self:
+        """The test of the second model minus the first."""
+        return replace(self, difference=-self.difference, low=-self.high, high=-self.low, effect=-self.effect)
+
 
 def paired_tests(
     differences: np.ndarray, *, confidence: float, resamples: int, seed: int, flips: int | None = None
 ) -> list[PairedTest]:
     """Test T per-user differences at once, with the same flips and resamples for all.
 
+    With several cuts the difference is the mean over cuts of the means over users. Signs are flipped and users are drawn
+    for all cuts of a user together, since what somebody does in one cut is like what they do in another.
+
     Args:
-        differences: float64 [B, T].
+        differences: float64 [B, T], or [C, B, T] with NaN (for all tests) where a user is not measured in a cut.
         confidence: of the interval, such as 0.99.
         resamples: of the bootstrap.
         seed: for flips and resamples.
         flips: random sign assignments; as many as `resamples` unless given. No p is below 1 / (flips + 1).
     """
-    p = _sign_flip(differences, flips or resamples, np.random.default_rng([seed, 0]))
-    low, high = _bootstrap(differences, confidence, resamples, np.random.default_rng([seed, 1]))
-    means = differences.mean(0)
-    spread = differences.std(0, ddof=1) if len(differences) > 1 else np.zeros(len(means))
+    by_cut = differences[None] if differences.ndim == 2 else differences
+    measured = np.isfinite(by_cut[:, :, 0])
+    values = np.where(measured[:, :, None], by_cut, 0.0)
+    # What each user adds to the mean.
+    shares = (values / measured.sum(1)[:, None, None]).mean(0)
+    p = _sign_flip(shares, flips or resamples, np.random.default_rng([seed, 0]))
+    low, high = _bootstrap(values, measured, confidence, resamples, np.random.default_rng([seed, 1]))
+    means, single = shares.sum(0), by_cut[measured]
+    spread = single.std(0, ddof=1) if len(single) > 1 else np.zeros(len(means))
     effect = np.divide(means, spread, out=np.zeros_like(means), where=spread > 0)
-    columns = (values.tolist() for values in (means, low, high, p, effect))
-    return [PairedTest(m, lo, hi, chance, d, len(differences)) for m, lo, hi, chance, d in zip(*columns, strict=True)]
+    columns = (found.tolist() for found in (means, low, high, p, effect))
+    return [PairedTest(m, lo, hi, chance, d, len(shares)) for m, lo, hi, chance, d in zip(*columns, strict=True)]
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -79,14 +92,17 @@ def _sign_flip(differences: np.ndarray, flips: int, rng: np.random.Generator) ->
 
 
 def _bootstrap(
-    differences: np.ndarray, confidence: float, resamples: int, rng: np.random.Generator
+    values: np.ndarray, measured: np.ndarray, confidence: float, resamples: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    users = len(differences)
-    means = np.empty((resamples, differences.shape[1]))
+    """Percentiles of the mean over cuts; `values` float64 [C, B, T] are 0 where `measured`, bool [C, B], is not."""
+    users = measured.shape[1]
+    means = np.empty((resamples, values.shape[2]))
     for start, stop in _blocks(resamples, users):
         drawn = rng.integers(0, users, (stop - start, users)) + users * np.arange(stop - start)[:, None]
-        times = np.bincount(drawn.ravel(), minlength=users * (stop - start)).reshape(-1, users)
-        means[start:stop] = times.astype(np.float64) @ differences / users
+        times = np.bincount(drawn.ravel(), minlength=users * (stop - start)).reshape(-1, users).astype(np.float64)
+        # A cut without any of the users drawn counts as one without a difference.
+        cuts = [times @ of / np.maximum(times @ who, 1)[:, None] for of, who in zip(values, measured, strict=True)]
+        means[start:stop] = np.mean(cuts, axis=0)
     tail = (1 - confidence) / 2
     low, high = np.quantile(means, [tail, 1 - tail], axis=0)
     return low, high

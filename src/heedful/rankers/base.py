@@ -58,6 +58,8 @@ class Ranker(ABC):
     """The name under which `heedful train --model` and a model folder know it."""
     config_class: ClassVar[type[Config]]
     needs_embeddings: ClassVar[bool] = True
+    is_rival: ClassVar[bool] = True
+    """Whether a report compares heedful's trained models with it, rather than it with others."""
     gamma: float | None = None
     """Exponent of the popularity that training negatives were drawn from; None where the score has no such prior."""
 

@@ -16,6 +16,7 @@ from heedful.embeddings.table import ItemEmbeddings
 from heedful.errors import ConfigError, MismatchError
 from heedful.model.popularity import new_item_features
 from heedful.rankers.base import Ranker
+from heedful.rankers.mixed import MixedRanker
 from heedful.rankers.neural import NeuralRanker
 from heedful.rankers.popularity import Popularity
 from heedful.rankers.prior import LogShares
@@ -41,6 +42,8 @@ def extended(ranker: R, table: ItemEmbeddings) -> R:
         MismatchError: the first rows of the table are not those that the ranker was trained on.
         ConfigError: the ranker knows items by its training log alone, so that it has to be trained again.
     """
+    if isinstance(ranker, MixedRanker):
+        return ranker.with_ranker(extended(ranker.ranker, table))
     _check(ranker, table)
     longer = copy.copy(ranker)
     users_N, days_N = newcomers(table, len(ranker.items))

@@ -102,6 +102,7 @@ class NeuralRanker(Ranker):
     presets: ClassVar[dict[str, dict[str, Any]]]
     """Options that a preset sets: "paper" is section 4.3, "default" is made for the log's size and a CPU."""
 
+    is_rival: ClassVar[bool] = False
     config: NeuralConfig
     gamma: float
     model: ScoreModel

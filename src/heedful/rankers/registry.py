@@ -18,20 +18,32 @@ from heedful.rankers.external.ease import EASE
 from heedful.rankers.external.factors import ALS, BPR
 from heedful.rankers.external.neighbours import BM25Neighbours, CosineNeighbours
 from heedful.rankers.external.sasrec import GSASRec, SASRec
+from heedful.rankers.external.two_stage import TwoStage
 from heedful.rankers.heuristics import LastItem, WeightedSum
+from heedful.rankers.mixed import MixedRanker
 from heedful.rankers.neural import NeuralRanker
 from heedful.rankers.popularity import Popularity
+from heedful.rankers.recent_popularity import RecentPopularity
 from heedful.rankers.saving import open_model_folder
 
 __all__ = ["ALL_MODELS", "MODELS", "load_ranker", "new_ranker"]
 
 MODELS: dict[str, type[Ranker]] = {
-    model.name: model for model in (AttentionRanker, AveragingRanker, WeightedSum, LastItem, Popularity)
+    model.name: model
+    for model in (
+        MixedRanker,
+        AttentionRanker,
+        AveragingRanker,
+        WeightedSum,
+        LastItem,
+        RecentPopularity,
+        Popularity,
+    )
 }
-"""From the paper's best to its simplest."""
+"""From the best to the simplest."""
 
 ALL_MODELS: dict[str, type[Ranker]] = MODELS | {
-    model.name: model for model in (EASE, ALS, BPR, CosineNeighbours, BM25Neighbours, SASRec, GSASRec)
+    model.name: model for model in (TwoStage, EASE, ALS, BPR, CosineNeighbours, BM25Neighbours, SASRec, GSASRec)
 }
 """Those, and recommenders of public libraries to compare with."""
 

@@ -23,7 +23,7 @@ from heedful.rankers.topk import top_places
 from heedful.recommending.eligibility import Eligibility
 from heedful.recommending.explanation import Explanation, Reason, explain, explain_items
 from heedful.recommending.limits import Limit, take_within
-from heedful.recommending.retrieval import RETRIEVED, SCANNED, Retriever, default_retriever
+from heedful.recommending.retrieval import RETRIEVED, SCANNED, Retriever, default_retriever, new_retriever
 
 __all__ = ["Query", "Recommendations", "Recommender"]
 
@@ -132,7 +132,7 @@ class Recommender:
         self._eligibility = eligibility
         self._codes: dict[str, np.ndarray] = {}
         if retrieve is not None and retriever is None:
-            retriever = Retriever(ranker, candidates=retrieve)
+            retriever = new_retriever(ranker, candidates=retrieve)
         self.retriever = None if exact else retriever or default_retriever(ranker)
 
     @cached_property

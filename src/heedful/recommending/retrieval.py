@@ -27,6 +27,8 @@ from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories
 from heedful.folders import new_folder, open_folder
 from heedful.rankers.base import Ranker
+from heedful.rankers.mixed import MixedRanker
+from heedful.rankers.mixing.retrieval import put_forward
 from heedful.rankers.neural import NeuralRanker
 from heedful.rankers.topk import top_places
 from heedful.recommending.index import (
@@ -37,7 +39,16 @@ from heedful.recommending.index import (
     faiss_is_installed,
 )
 
-__all__ = ["KIND", "RETRIEVED", "SCANNED", "Retriever", "default_retriever", "kept_retriever"]
+__all__ = [
+    "KIND",
+    "RETRIEVED",
+    "SCANNED",
+    "MixedRetriever",
+    "Retriever",
+    "default_retriever",
+    "kept_retriever",
+    "new_retriever",
+]
 
 KIND = "index"
 RETRIEVED = 300
@@ -248,9 +259,56 @@ class Retriever:
         return self._fits[weights]
 
 
+class MixedRetriever(Retriever):
+    """Retrieves by the ranker under a last stage, and adds what co-occurrence and recent popularity put forward.
+
+    Args:
+        ranker: a fitted mixed ranker.
+        retriever: of the ranker under its last stage.
+    """
+
+    def __init__(self, ranker: MixedRanker, retriever: Retriever) -> None:
+        super().__init__(retriever.ranker, candidates=retriever.candidates, index=retriever.index)
+        self._stage = ranker.stage
+
+    def retrieve(
+        self,
+        histories: Histories,
+        n: int | None = None,
+        *,
+        eligible: np.ndarray | None = None,
+        exclude_history: bool = True,
+        seen: Candidates | None = None,
+        pool_gamma: float | None = 0.0,
+    ) -> Candidates:
+        """Candidates of each user, distinct and in row order; see `Retriever.retrieve`."""
+        found = super().retrieve(
+            histories, n, eligible=eligible, exclude_history=exclude_history, seen=seen, pool_gamma=pool_gamma
+        )
+        if self._stage is None:
+            return found
+        past = Candidates(histories.offsets, histories.items) if seen is None else seen
+        more = put_forward(self._stage.snapshot, histories)
+        lists = []
+        for rows, others, left_out, length in zip(_split(found), more, _split(past), histories.lengths, strict=True):
+            if not length:
+                others = others[:0]  # ranked by popularity alone
+            elif eligible is not None:
+                others = others[eligible[others]]
+            lists.append(np.union1d(rows, _without(others, left_out if exclude_history else left_out[:0])))
+        return Candidates.of(lists)
+
+
+def new_retriever(ranker: Ranker, *, candidates: int = RETRIEVED) -> Retriever:
+    """A retriever for a ranker, whichever it is; errors as in `Retriever`."""
+    return _mixed(ranker, Retriever(_under(ranker), candidates=candidates))
+
+
 def default_retriever(ranker: Ranker) -> Retriever | None:
     """What finds candidates; None where every item is scored, for few items or another ranker."""
-    return Retriever(ranker) if _retrieves(ranker) else None
+    if not _retrieves(ranker):
+        return None
+    return new_retriever(ranker)
 
 
 def kept_retriever(ranker: Ranker, model: Path) -> Retriever | None:
@@ -264,12 +322,12 @@ def kept_retriever(ranker: Ranker, model: Path) -> Retriever | None:
     place = model / KIND
     with _one_process(model):
         try:
-            return Retriever.open(place, ranker)
+            return _mixed(ranker, Retriever.open(place, _under(ranker)))
         except HeedfulError:
-            retriever = Retriever(ranker, index="lists")
+            retriever = Retriever(_under(ranker), index="lists")
         with contextlib.suppress(FolderError):
             retriever.save(place, overwrite=True)
-        return retriever
+        return _mixed(ranker, retriever)
 
 
 @contextlib.contextmanager
@@ -283,7 +341,16 @@ def _one_process(folder: Path) -> Iterator[None]:
 
 
 def _retrieves(ranker: Ranker) -> bool:
-    return isinstance(ranker, NeuralRanker) and len(ranker.items) > SCANNED * RETRIEVED
+    return isinstance(_under(ranker), NeuralRanker) and len(ranker.items) > SCANNED * RETRIEVED
+
+
+def _under(ranker: Ranker) -> Ranker:
+    """The ranker whose vectors an index holds: that under a last stage."""
+    return ranker.ranker if isinstance(ranker, MixedRanker) else ranker
+
+
+def _mixed(ranker: Ranker, retriever: Retriever) -> Retriever:
+    return MixedRetriever(ranker, retriever) if isinstance(ranker, MixedRanker) else retriever
 
 
 def _hash_of_first(table: ItemEmbeddings, n_items: int) -> str | None:

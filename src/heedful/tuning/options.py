@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from heedful.config import Config, option, require, require_gammas
+from heedful.tuning.settings import MODEL_SECTIONS
 
 __all__ = ["TuneConfig"]
 
@@ -18,6 +19,7 @@ _BUDGET = ("trials", "minutes", "threads")
 class TuneConfig(Config):
     """How settings are searched."""
 
+    model: str = option("attention", "attention, with its embeddings, or one of " + ", ".join(MODEL_SECTIONS))
     trials: int = option(40, "settings to try in all, those of earlier runs among them")
     minutes: float = option(0.0, "begin no trial that would end later, confirmation included; 0: no limit")
     users: int = option(3000, "users to train on, a random sample; 0: all; validation users come from the whole log")
@@ -36,6 +38,8 @@ class TuneConfig(Config):
     def __post_init__(self) -> None:
         for name in ("gammas", "kinds", "search"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        models = ("attention", *MODEL_SECTIONS)
+        require(self.model in models, "model", got=self.model, expected=", ".join(models))
         require(self.trials >= 2, "trials", got=self.trials, expected="2 or more; the first is the default")
         for name in ("minutes", "users", "threads", "seed"):
             value = getattr(self, name)
@@ -45,6 +49,11 @@ class TuneConfig(Config):
             require(getattr(self, name) >= 1, name, got=getattr(self, name), expected="1 or more")
         require_gammas(self.gammas)
         require(0 < self.alpha < 1, "alpha", got=self.alpha, expected="between 0 and 1")
+
+    @property
+    def sections(self) -> tuple[str, ...]:
+        """The sections whose options are searched."""
+        return ("embed", "train") if self.model == "attention" else (self.model,)
 
     def identity(self) -> dict[str, Any]:
         """What a search that goes on must have in common with its beginning, fit for JSON."""

@@ -138,7 +138,8 @@ class Tuning:
 
 def fixed_options(config: TuneConfig) -> dict[str, Any]:
     """Options that every trial has, the default too."""
-    return {"train.target_kinds": config.kinds} if config.kinds else {}
+    trained = config.model in ("attention", "averaging")
+    return {f"{config.sections[-1]}.target_kinds": config.kinds} if config.kinds and trained else {}
 
 
 def write_tuning(tuning: Tuning, out: str | os.PathLike[str], identity: dict[str, Any], *, overwrite: bool) -> None:
@@ -147,7 +148,7 @@ def write_tuning(tuning: Tuning, out: str | os.PathLike[str], identity: dict[str
     Raises:
         FolderError: the folder cannot be written.
     """
-    comment = f"Made by `heedful tune`; use it with `heedful embed --config` and `heedful train --config`.\n{tuning}"
+    comment = f"Made by `heedful tune`; use it with --config of `heedful embed`, `train` and `evaluate`.\n{tuning}"
     if any(tuning.proposed.values()):
         comment += "\nThe best settings found are below, as comments."
     with new_folder(out, kind=KIND, overwrite=overwrite) as folder:

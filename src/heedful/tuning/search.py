@@ -43,7 +43,7 @@ def tune(
     overwrite: bool = False,
     **options: Any,
 ) -> Tuning:
-    """Search the settings of the embeddings and of the attention ranker for a log.
+    """Search the settings of a model for a log: by default of the attention ranker, together with its embeddings.
 
     Trials and embeddings are kept in the folder `OUT.study`; the same call goes on from there after an interrupt, or with
     more trials. `SkipGram(**found.embed)` and `AttentionRanker(**found.train)` have the recommended settings.
@@ -68,7 +68,7 @@ def tune(
     goes_on = (folder / JOURNAL).exists() and not overwrite
     check_writable(out, kind=KIND, overwrite=overwrite or goes_on)
     validation = Validation.of(before(log, cut), config)
-    searched = searched_options(config.search, sampled=validation.sampled)
+    searched = searched_options(config.search, sampled=validation.sampled, sections=config.sections)
     if not goes_on:
         shutil.rmtree(folder, ignore_errors=True)
     identity = {

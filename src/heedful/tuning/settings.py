@@ -15,9 +15,22 @@ from typing import Any
 from heedful.config import Config
 from heedful.errors import ConfigError, InputError
 
-__all__ = ["SECTIONS", "Settings", "read_section", "to_toml"]
+__all__ = ["MODEL_SECTIONS", "SECTIONS", "Settings", "read_section", "section_of", "to_toml"]
 
-SECTIONS = ("embed", "train", "averaging")
+MODEL_SECTIONS = (
+    "averaging",
+    "recent-popularity",
+    "two-stage",
+    "ease",
+    "als",
+    "bpr",
+    "cosine",
+    "bm25",
+    "sasrec",
+    "gsasrec",
+)
+"""Models that have a section of their own; that of the attention ranker is "train"."""
+SECTIONS = ("embed", "train", *MODEL_SECTIONS)
 Settings = Mapping[str, Mapping[str, Any]]
 """Section -> option -> value."""
 
@@ -34,12 +47,7 @@ def read_section(path: str | os.PathLike[str], section: str, configs: Sequence[t
         InputError: the file cannot be read or is not TOML.
         ConfigError: an unknown section or option, or a value of another type than the option's.
     """
-    try:
-        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path} cannot be read", got=error, expected="a TOML file such as `heedful tune` writes"
-        ) from error
+    table = _table(path)
     _refuse_unknown(path, "sections", [name for name in table if name not in SECTIONS], SECTIONS)
     options = table.get(section, {})
     if not isinstance(options, dict):
@@ -52,6 +60,16 @@ def read_section(path: str | os.PathLike[str], section: str, configs: Sequence[t
         hints |= {field.name: every[field.name] for field in dataclasses.fields(config) if field.name not in hints}
     _refuse_unknown(path, f"options in [{section}]", [name for name in options if name not in hints], sorted(hints))
     return {name: _converted(f"{path}, [{section}] {name}", value, hints[name]) for name, value in options.items()}
+
+
+def section_of(path: str | os.PathLike[str] | None, model: str) -> str:
+    """The section of a settings file for a model: the one of its name if the file has that, or else "train".
+
+    Raises:
+        InputError: the file cannot be read or is not TOML.
+    """
+    own = path is not None and model in MODEL_SECTIONS and model in _table(path)
+    return model if own else "train"
 
 
 def to_toml(settings: Settings, *, comment: str, proposed: Settings | None = None) -> str:
@@ -68,6 +86,15 @@ def to_toml(settings: Settings, *, comment: str, proposed: Settings | None = Non
         lines += [f"{name} = {_literal(value)}" for name, value in settings.get(section, {}).items()]
         lines += [f"# {name} = {_literal(value)}" for name, value in (proposed or {}).get(section, {}).items()]
     return "\n".join(lines) + "\n"
+
+
+def _table(path: str | os.PathLike[str]) -> dict[str, Any]:
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path} cannot be read", got=error, expected="a TOML file such as `heedful tune` writes"
+        ) from error
 
 
 def _refuse_unknown(path: str | os.PathLike[str], what: str, unknown: Sequence[str], known: Sequence[str]) -> None:

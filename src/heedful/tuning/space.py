@@ -10,6 +10,8 @@ from heedful.config import Config
 from heedful.embeddings.skipgram import SkipGramConfig
 from heedful.errors import ConfigError
 from heedful.rankers.attention import AttentionConfig, AttentionRanker
+from heedful.rankers.registry import ALL_MODELS
+from heedful.tuning.settings import MODEL_SECTIONS
 
 __all__ = [
     "SIZE_BOUND",
@@ -61,6 +63,57 @@ class Choice:
 
 Domain = Whole | Real | Choice
 
+_HALF_LIVES = Choice((0.0, 15.0, 30.0, 60.0, 120.0, 240.0))
+_CLOCK: dict[str, Domain] = {
+    "half_life": _HALF_LIVES,
+    "history_half_life": _HALF_LIVES,
+    "recency": Real(0.0, 1.5),
+    "recent_days": Real(1.0, 120.0, log=True),
+}
+_FACTORS = Choice((32, 64, 128, 256))
+_SESSIONS: dict[str, Domain] = {
+    "factors": Choice((32, 64, 128)),
+    "blocks": Whole(1, 3),
+    "dropout": Real(0.0, 0.5),
+    "session_length": Choice((30, 50, 100, 200)),
+    "learning_rate": Real(3e-4, 3e-3, log=True),
+    "negatives": Whole(64, 512, log=True),
+}
+_OF_MODELS: dict[str, dict[str, Domain]] = {
+    "averaging": {
+        "learning_rate": Real(3e-4, 0.01, log=True),
+        "positives": Whole(2, 20, log=True),
+        "negatives": Whole(16, 256, log=True),
+        "gamma": Real(0.0, 1.0),
+        "max_history": Whole(25, 1000, log=True),
+        "hidden": Choice((32, 64, 128, 256)),
+    },
+    "recent-popularity": {"days": Real(0.5, 365.0, log=True), "half_life": Choice((0.0, 1.0, 3.0, 7.0, 14.0, 30.0, 90.0))},
+    "two-stage": {"windows": Whole(1, 6), "users": Whole(1000, 10_000, log=True)},
+    "ease": {"regularization": Real(10.0, 3000.0, log=True), **_CLOCK},
+    "als": {
+        "factors": _FACTORS,
+        "alpha": Real(0.5, 50.0, log=True),
+        "iterations": Whole(5, 30),
+        "penalty": Real(1e-3, 1.0, log=True),
+    },
+    "bpr": {
+        "factors": _FACTORS,
+        "iterations": Whole(30, 300, log=True),
+        "step": Real(2e-3, 0.1, log=True),
+        "penalty": Real(1e-3, 0.1, log=True),
+    },
+    "cosine": {"neighbours": Whole(20, 1000, log=True), **_CLOCK},
+    "bm25": {
+        "neighbours": Whole(20, 1000, log=True),
+        "saturation": Real(0.1, 10.0, log=True),
+        "length_weight": Real(0.0, 1.0),
+        **_CLOCK,
+    },
+    "sasrec": _SESSIONS,
+    "gsasrec": {**_SESSIONS, "calibration": Real(0.0, 1.0)},
+}
+
 # The default of every option lies in its range, and so does the paper's value.
 SPACE: dict[str, Domain] = {
     "embed.width": Choice((32, 64, 128)),
@@ -84,12 +137,17 @@ SPACE: dict[str, Domain] = {
     "train.depth": Whole(0, 10),
     "train.hidden": Choice((32, 64, 128, 256)),
     "train.null_tokens": Whole(0, 8),
+    **{f"{model}.{name}": domain for model in MODEL_SECTIONS for name, domain in _OF_MODELS[model].items()},
 }
 
 SIZE_BOUND = ("embed.epochs", "train.steps")
 """Options whose best value depends on the size of the log: on a sample of the users they are searched only by name."""
 
-_CONFIGS: dict[str, type[Config]] = {"embed": SkipGramConfig, "train": AttentionConfig}
+_CONFIGS: dict[str, type[Config]] = {
+    "embed": SkipGramConfig,
+    "train": AttentionConfig,
+    **{model: ALL_MODELS[model].config_class for model in MODEL_SECTIONS},
+}
 
 
 class Suggesting(Protocol):
@@ -105,7 +163,9 @@ class Suggesting(Protocol):
         """One of the choices."""
 
 
-def searched_options(names: Sequence[str], *, sampled: bool) -> tuple[str, ...]:
+def searched_options(
+    names: Sequence[str], *, sampled: bool, sections: Sequence[str] = ("embed", "train")
+) -> tuple[str, ...]:
     """The options to search, in the order of the table.
 
     Args:
@@ -113,20 +173,22 @@ def searched_options(names: Sequence[str], *, sampled: bool) -> tuple[str, ...]:
             ("embed"); none for all.
         sampled: only a part of the users is used; options that depend on the size of the log are then left out unless
             they are named.
+        sections: those of the model that is tuned.
 
     Raises:
-        ConfigError: a name that the table does not have.
+        ConfigError: a name that the table does not have for these sections.
     """
+    space = [option for option in SPACE if option.partition(".")[0] in sections]
     if not names:
-        return tuple(option for option in SPACE if not (sampled and option in SIZE_BOUND))
+        return tuple(option for option in space if not (sampled and option in SIZE_BOUND))
     found: set[str] = set()
     for name in names:
-        meant = [option for option in SPACE if name in (option, *option.split("."))]
+        meant = [option for option in space if name in (option, *option.split("."))]
         if not meant:
-            raise ConfigError("that option is not searched", got=name, expected=f"some of {', '.join(SPACE)}")
+            raise ConfigError("that option is not searched", got=name, expected=f"some of {', '.join(space)}")
         by_section = name in _CONFIGS
         found |= {option for option in meant if not (sampled and by_section and option in SIZE_BOUND)}
-    return tuple(option for option in SPACE if option in found)
+    return tuple(option for option in space if option in found)
 
 
 def default_values(options: Sequence[str]) -> dict[str, Any]:
@@ -148,12 +210,12 @@ def suggest(trial: Suggesting, options: Sequence[str]) -> dict[str, Any]:
 
 def to_settings(values: Mapping[str, Any], *, fixed: Mapping[str, Any] | None = None) -> dict[str, dict[str, Any]]:
     """Section -> option -> value, of those that differ from their defaults, and all that are `fixed`."""
-    settings: dict[str, dict[str, Any]] = {section: {} for section in _CONFIGS}
+    settings: dict[str, dict[str, Any]] = {"embed": {}, "train": {}}
     defaults = default_values(list(values))
     differing = {option: value for option, value in values.items() if value != defaults[option]}
     for option, value in {**differing, **(fixed or {})}.items():
         section, _, name = option.partition(".")
-        settings[section][name] = value
+        settings.setdefault(section, {})[name] = value
     return settings
 
 

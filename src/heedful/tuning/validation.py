@@ -29,7 +29,8 @@ from heedful.events.log import EventLog, parse_moment
 from heedful.events.vocabulary import Vocabulary
 from heedful.metrics import ndcg, nested_ranks
 from heedful.progress import progress
-from heedful.rankers.attention import AttentionRanker
+from heedful.rankers.base import Ranker
+from heedful.rankers.registry import ALL_MODELS, new_ranker
 from heedful.tuning.options import TuneConfig
 from heedful.tuning.settings import Settings
 
@@ -142,7 +143,7 @@ class Validation:
         """Train with these settings and rank the pools; NDCG of each validation user for each gamma, float64 [B, G].
 
         Args:
-            settings: options of `SkipGram` and of `AttentionRanker`.
+            settings: options of `SkipGram` and of the model.
             pools: those of `selection` or of `confirmation`.
             seed: of the embeddings and of the ranker.
             folder: where embeddings are kept for other trials.
@@ -150,8 +151,15 @@ class Validation:
         Raises:
             HeedfulError: training went wrong.
         """
-        items = self.embeddings(settings["embed"], seed=seed, folder=folder)
-        ranker = AttentionRanker(**{**settings["train"], "seed": seed}).fit(self.training, items)
+        model = ALL_MODELS[self.config.model]
+        options = dict(settings.get(self.config.sections[-1], {}))
+        if "seed" in model.config_class().to_dict():
+            options["seed"] = seed
+        ranker = new_ranker(model.name, options=options)
+        if model.needs_embeddings:
+            ranker.fit(self.training, self.embeddings(settings["embed"], seed=seed, folder=folder))
+        else:
+            ranker.fit(self.training, None)  # type: ignore[arg-type]
         return _ndcg(ranker, pools, self.all_users)
 
     def forget(self, folder: Path, keep: Collection[str]) -> None:
@@ -161,7 +169,7 @@ class Validation:
                 shutil.rmtree(place, ignore_errors=True)
 
 
-def _ndcg(ranker: AttentionRanker, pools: Pools, log: EventLog) -> np.ndarray:
+def _ndcg(ranker: Ranker, pools: Pools, log: EventLog) -> np.ndarray:
     """NDCG of each user in the whole pool of each gamma, with the sampling prior for that gamma, float64 [B, G]."""
     from_log, from_pools = ranker.items.rows(log.catalog.items.ids), ranker.items.rows(pools.items.ids)
     found = np.empty((len(pools), len(pools.gammas)))

@@ -16,7 +16,8 @@ import numpy as np
 from heedful.config import Config, option, require
 from heedful.events.histories import Histories
 from heedful.folders import Folder
-from heedful.rankers.external.base import PublicRanker, bag, imported, one_blas_thread
+from heedful.rankers.external.base import imported, one_blas_thread
+from heedful.rankers.external.clock import RELEVANCE_FLOOR, ClockConfig, ClockRanker, relative
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -25,13 +26,14 @@ __all__ = ["BM25Config", "BM25Neighbours", "CosineConfig", "CosineNeighbours"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class _NeighboursConfig(Config):
+class _NeighboursConfig(ClockConfig):
     """What both have."""
 
     neighbours: int = option(100, "most similar items that are kept of each item")
 
     def __post_init__(self) -> None:
         """Check every option."""
+        super().__post_init__()
         require(self.neighbours >= 1, "neighbours", got=self.neighbours, expected="1 or more")
 
 
@@ -54,7 +56,7 @@ class BM25Config(_NeighboursConfig):
         require(0 <= self.length_weight <= 1, "length_weight", got=self.length_weight, expected="0 to 1")
 
 
-class _Neighbours(PublicRanker):
+class _Neighbours(ClockRanker):
     """Scores are the sum of the similarities between an item and those of the history (Sarwar et al. 2001).
 
     Attributes:
@@ -68,22 +70,24 @@ class _Neighbours(PublicRanker):
     def _model(self, module: Any) -> Any:
         """The unfitted model of `implicit.nearest_neighbours`."""
 
-    def _learn(self, histories: Histories) -> None:
+    def _learn_from(self, touched: csr_matrix) -> None:
         model = self._model(imported("implicit.nearest_neighbours"))
         with one_blas_thread(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # implicit tells itself that it gave itself another sparse format
-            model.fit(bag(histories, len(self.items)), show_progress=False)
+            model.fit(touched, show_progress=False)
         self.similarity = model.similarity.astype(np.float32)
 
     def _catalogue_logits(self, histories: Histories) -> np.ndarray:
-        past = bag(histories, len(self.items))
-        return np.asarray((past @ self.similarity).toarray())
+        sums_BI = np.asarray((self._past(histories) @ self.similarity).toarray())
+        return self._with_trend(relative(sums_BI) + RELEVANCE_FLOOR) if self.config.recency else sums_BI
 
     def _write(self, folder: Path) -> None:
+        super()._write(folder)
         for part in ("data", "indices", "indptr"):
             np.save(folder / f"similarity_{part}.npy", getattr(self.similarity, part))
 
     def _read(self, folder: Folder, settings: dict[str, Any]) -> None:
+        super()._read(folder, settings)
         parts = (np.load(folder.file(f"similarity_{part}.npy")) for part in ("data", "indices", "indptr"))
         matrix = imported("scipy.sparse").csr_matrix
         self.similarity = matrix(tuple(parts), shape=(len(self.items), len(self.items)))

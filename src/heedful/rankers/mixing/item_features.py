@@ -1,0 +1,122 @@
+"""What is known of items at a time: users in all, users in windows of several lengths, the ratios of both, ages.
+
+Shapes: E events, I items, F features, W windows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from heedful.events.histories import Histories
+
+__all__ = ["ItemFeatures", "item_features"]
+
+# Lengths of the windows as multiples of the length of a training window.
+_SCALES = tuple(2.0**power for power in range(-4, 5))
+_DAY = 86_400.0
+_YEAR = 365 * _DAY
+
+
+@dataclass(frozen=True)
+class ItemFeatures:
+    """Of every item at one time.
+
+    Attributes:
+        names: what each column is, F.
+        values: float32 [I, F].
+        users: distinct users of each item, int64 [I].
+        recent_users: distinct users of each item within the last training window, int64 [I].
+        born: time of the first event of each item, int64 [I]; `now` where there is none.
+    """
+
+    names: tuple[str, ...]
+    values: np.ndarray
+    users: np.ndarray
+    recent_users: np.ndarray
+    born: np.ndarray
+
+
+def item_features(histories: Histories, n_items: int, now: int, window: int) -> ItemFeatures:
+    """Count the events before `now`.
+
+    Args:
+        histories: the log, in rows of `n_items` items; events at `now` and later do not count.
+        n_items: I.
+        now: unix seconds.
+        window: seconds of a training window, in whose multiples recency is measured.
+    """
+    events = _Events.before(histories, n_items, now)
+    users = events.users_since(events.start)
+    columns = {"users": np.log(users + 0.5), "age": events.age(events.born()), "since_last": events.age(events.latest())}
+    recent = {scale: events.users_since(now - scale * window) for scale in _SCALES}
+    for scale, count in recent.items():
+        columns[f"users_{scale:g}"] = np.log(count + 0.5)
+        columns[f"share_{scale:g}"] = np.log((count + 0.5) / (users + 0.5))
+        columns[f"growth_{scale:g}"] = events.growth(users, now - scale * window)
+    for short, long in pairwise(_SCALES):
+        columns[f"rise_{short:g}"] = np.log((recent[short] + 0.5) / (recent[long] + 0.5))
+    if now - events.start > _YEAR:
+        columns |= _season(events, now - _YEAR, window)
+    return ItemFeatures(
+        tuple(columns), np.stack(list(columns.values()), 1).astype(np.float32), users, recent[1.0], events.born()
+    )
+
+
+def _season(events: _Events, year_ago: float, window: int) -> dict[str, np.ndarray]:
+    """The same window a year ago, and against the five windows around it."""
+    then = events.users_since(year_ago, year_ago + window)
+    around = events.users_since(year_ago - 2 * window, year_ago + 3 * window)
+    return {"season": np.log(then + 0.5), "season_share": np.log((then + 0.5) / (around + 1))}
+
+
+@dataclass(frozen=True)
+class _Events:
+    """Events before a time, sorted by (user, item) pair and time."""
+
+    pairs: np.ndarray
+    times: np.ndarray
+    n_items: int
+    now: int
+
+    @classmethod
+    def before(cls, histories: Histories, n_items: int, now: int) -> _Events:
+        owner = np.repeat(np.arange(len(histories), dtype=np.int64), histories.lengths)
+        earlier = histories.times < now
+        pairs, times = owner[earlier] * n_items + histories.items[earlier], histories.times[earlier]
+        order = np.lexsort((times, pairs))
+        return cls(pairs[order], times[order], n_items, now)
+
+    @property
+    def start(self) -> int:
+        return int(self.times.min(initial=self.now))
+
+    def users_since(self, since: float, until: float = np.inf) -> np.ndarray:
+        """Distinct users of each item in a period, int64 [I]."""
+        pairs = self.pairs[(self.times >= since) & (self.times < until)]
+        return self._count(pairs[np.diff(pairs, prepend=-1) != 0])
+
+    def growth(self, users: np.ndarray, since: float) -> np.ndarray:
+        """New users of an item since then against those that its share of all new users gives; a logarithm, [I]."""
+        first = np.diff(self.pairs, prepend=-1) != 0
+        new = self._count(self.pairs[first & (self.times >= since)])
+        expected = users * (new.sum() / max(users.sum(), 1))
+        return np.asarray(np.log((new + 1) / (expected + 1)))
+
+    def born(self) -> np.ndarray:
+        born = np.full(self.n_items, self.now, np.int64)
+        np.minimum.at(born, self.pairs % self.n_items, self.times)
+        return born
+
+    def latest(self) -> np.ndarray:
+        latest = np.full(self.n_items, self.start, np.int64)
+        np.maximum.at(latest, self.pairs % self.n_items, self.times)
+        return latest
+
+    def age(self, times: np.ndarray) -> np.ndarray:
+        return np.asarray(np.log1p((self.now - times) / _DAY))
+
+    def _count(self, pairs: np.ndarray) -> np.ndarray:
+        return np.bincount(pairs % self.n_items, minlength=self.n_items)

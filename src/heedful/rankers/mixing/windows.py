@@ -1,0 +1,102 @@
+"""The last windows of a log: what users newly touched in them is what the mixture is fitted to.
+
+Shapes: E events of the log, B users.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from heedful.errors import TrainingError
+from heedful.events.candidates import Candidates
+from heedful.events.histories import Histories
+
+__all__ = ["Window", "Windowed", "last_windows", "window_length", "windowed"]
+
+_DAY = 86_400
+# A window is this part of the time that the last half of the events took: two weeks where that was a year.
+_WINDOWS_IN_HALF = 25
+
+
+@dataclass(frozen=True)
+class Window:
+    """A period of the log, in unix seconds.
+
+    Attributes:
+        start: events before it are the history.
+        stop: events from `start` to before it are the future.
+    """
+
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Windowed:
+    """Users with a history before a window who touched something new in it.
+
+    Attributes:
+        window: the period.
+        users: their places in the log, int64 [B].
+        histories: what they did before the window, [B].
+        positives: known items that they touched for the first time in the window, [B].
+    """
+
+    window: Window
+    users: np.ndarray
+    histories: Histories
+    positives: Candidates
+
+
+def window_length(times: np.ndarray) -> int:
+    """Seconds of a window for a log with these event times, int64 [E]: at least a day.
+
+    It follows the last half of the events, so that a few events of long ago do not make windows long.
+
+    Raises:
+        TrainingError: there are no events.
+    """
+    if not len(times):
+        raise TrainingError("there is nothing to learn from", got="a log without events")
+    half = int(times.max()) + 1 - int(np.median(times))
+    return max(half // _WINDOWS_IN_HALF, _DAY)
+
+
+def last_windows(times: np.ndarray, length: int, count: int) -> list[Window]:
+    """At most `count` windows that end where the log ends, the latest first.
+
+    Windows that would start in the first half of the log's period are left out, so that each has a history.
+    """
+    if not len(times):
+        return []
+    end, begin = int(times.max()) + 1, int(times.min())
+    windows = [Window(end - (n + 1) * length, end - n * length) for n in range(count)]
+    return [window for window in windows if window.start - begin >= (end - begin) / 2]
+
+
+def windowed(histories: Histories, n_items: int, window: Window) -> Windowed:
+    """Split the log at a window.
+
+    Args:
+        histories: the log, in rows of `n_items` items.
+        n_items: I.
+        window: the period whose new items are the positives.
+    """
+    before = histories.where(histories.times < window.start)
+    inside = histories.where((histories.times >= window.start) & (histories.times < window.stop))
+    known = np.bincount(before.items, minlength=n_items) > 0
+    keys = np.setdiff1d(_pairs(inside, n_items), _pairs(before, n_items))
+    keys = keys[known[keys % n_items]]
+    owners, rows = keys // n_items, keys % n_items
+    has_history = before.lengths[owners] > 0
+    owners, rows = owners[has_history], rows[has_history]
+    users, lengths = np.unique(owners, return_counts=True)
+    return Windowed(window, users, before.take(users), Candidates.from_lengths(lengths, rows))
+
+
+def _pairs(histories: Histories, n_items: int) -> np.ndarray:
+    """Distinct (user, item) pairs as user * I + item, ascending, int64."""
+    owner = np.repeat(np.arange(len(histories), dtype=np.int64), histories.lengths)
+    return np.unique(owner * n_items + histories.items)

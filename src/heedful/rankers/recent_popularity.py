@@ -1,0 +1,102 @@
+"""Popularity with a clock: users of the last days, or users who weigh less the longer ago they came.
+
+Shapes: I items, E actions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from heedful.config import Config, option, require
+from heedful.embeddings.table import ItemEmbeddings
+from heedful.events.candidates import Candidates
+from heedful.events.histories import Histories
+from heedful.events.log import EventLog
+from heedful.folders import Folder
+from heedful.rankers.popularity import Popularity
+
+__all__ = ["RecentPopularity", "RecentPopularityConfig", "recent_users"]
+
+_DAY = 86_400.0
+# All-time users decide between items that nobody touched lately, and never more than that.
+_ALL_TIME_WEIGHT = 1e-6
+_UNSEEN_USERS = 1e-9
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecentPopularityConfig(Config):
+    """What counts as recent."""
+
+    days: float = option(28.0, "users of the last so many days count; 0: all users")
+    half_life: float = option(0.0, "days after which a user's last touch counts half; 0: it counts in full")
+
+    def __post_init__(self) -> None:
+        """Check every option."""
+        require(self.days >= 0, "days", got=self.days, expected="0 or more")
+        require(self.half_life >= 0, "half_life", got=self.half_life, expected="0 or more")
+
+
+class RecentPopularity(Popularity):
+    """Ranks items by their users of the last days, the same for everyone.
+
+    Attributes:
+        recent: recent users of the items of the training log, float64.
+    """
+
+    name: ClassVar[str] = "recent-popularity"
+    config_class: ClassVar[type[Config]] = RecentPopularityConfig
+    config: RecentPopularityConfig
+    recent: np.ndarray
+
+    def fit(self, log: EventLog, items: ItemEmbeddings | None = None) -> Self:
+        """Count the users of each item; with a table, its items are ranked, those that the log lacks last."""
+        super().fit(log, items)
+        recent = recent_users(
+            log.histories, len(log.catalog.items), self.last_time + 1, self.config.days, self.config.half_life
+        )
+        rows = log.catalog.items.rows(self.items.ids)
+        self.recent = np.where(rows >= 0, recent[rows], 0.0)
+        return self
+
+    def score_for_everyone(self, rows: np.ndarray, *, pool_gamma: float | None = 0.0) -> np.ndarray:
+        """The whole score; see `Ranker.score_for_everyone`."""
+        return np.asarray(self._scores()[rows])
+
+    def _logits(self, histories: Histories, candidates: Candidates) -> np.ndarray:
+        return np.asarray(self._scores()[candidates.rows])
+
+    def _scores(self) -> np.ndarray:
+        """Logarithm of the recent users of each item, float32 [I]; items that came later have none."""
+        recent = np.pad(self.recent, (0, len(self.items) - len(self.recent)))
+        return np.log(np.maximum(recent + _ALL_TIME_WEIGHT * self.users_of_item, _UNSEEN_USERS)).astype(np.float32)
+
+    def _write(self, folder: Path) -> None:
+        np.save(folder / "recent.npy", self.recent)
+
+    def _read(self, folder: Folder, settings: dict[str, Any]) -> None:
+        self.recent = np.load(folder.file("recent.npy"), mmap_mode="r")
+
+
+def recent_users(histories: Histories, n_items: int, now: int, days: float, half_life: float) -> np.ndarray:
+    """Distinct users of each item by their last touch, float64 [I].
+
+    Args:
+        histories: the log, in rows of `n_items` items.
+        n_items: I.
+        now: unix seconds, after the last action.
+        days: touches before the last so many days do not count; 0: all count.
+        half_life: days after which a touch counts half; 0: all count in full.
+    """
+    owner = np.repeat(np.arange(len(histories), dtype=np.int64), histories.lengths)
+    order = np.argsort(histories.times, kind="stable")[::-1]
+    pairs = (owner * n_items + histories.items)[order]
+    last = order[np.unique(pairs, return_index=True)[1]]
+    age = (now - histories.times[last]) / _DAY
+    weights = np.exp2(-age / half_life) if half_life else np.ones(len(age))
+    if days:
+        weights = weights * (age <= days)
+    return np.bincount(histories.items[last], weights, minlength=n_items)
