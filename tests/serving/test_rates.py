@@ -60,6 +60,17 @@ def test_the_edges() -> None:
     alike = rate(np.full(10, 10), np.full(10, 5))  # less different than chance allows: no credit is given for it
     assert alike.high - alike.low > 0.15
 
+    nearly = rate(np.full(10, 10), np.array([4, 6, *[5] * 8]))
+    assert nearly.high - nearly.low > 0.19  # Wilson's interval for 100 independent impressions
+    three = rate(np.full(3, 10), np.zeros(3, int))  # three users count as three trials, with two degrees of freedom
+    assert three.high == pytest.approx(0.8606, abs=1e-3)
+
+
+def test_rates_alike_are_no_evidence() -> None:
+    one = rate(np.full(200, 10), np.tile([0, 1, 2, 3], 50))
+    found = lift(one, one)
+    assert found.lift == 0 and found.p == 1.0 and not found.decided
+
 
 def test_students_quantile() -> None:
     known = {

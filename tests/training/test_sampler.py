@@ -146,6 +146,22 @@ def test_random_times_see_only_what_was_before_and_ask_only_for_the_days_after()
     assert made > 100
 
 
+def test_an_event_at_the_horizon_is_no_target() -> None:
+    """Events a second apart and a horizon of a second: each time has the event of that second alone."""
+    histories = histories_of([[0, 1, 2]], [[START, START + 1, START + 2]])
+    targets = set()
+    for epoch in range(20):
+        sampler = sampler_of(histories, 3, split="random_time", horizon=1, validation_users=0, negatives=1)
+        targets |= {(now - START, *positives) for _, positives, _, now in instances_of(epoch_of(sampler, epoch))}
+    assert targets == {(1, 1), (2, 2)}
+
+
+def test_users_alike_are_split_at_different_times() -> None:
+    histories = histories_of([[0, 1]] * 30, [[START, START + 30 * DAY]] * 30)
+    sampler = sampler_of(histories, 2, split="random_time", horizon=30 * DAY, validation_users=0, negatives=1)
+    assert len({now for *_, now in instances_of(epoch_of(sampler, 0))}) > 20
+
+
 def test_random_times_are_even_over_the_time_in_which_they_make_sense() -> None:
     """One user, events on days 0, 1 and 11, the future two days: times in (0, 1] and (9, 11]."""
     day = np.array([0, 1, 11])
