@@ -16,7 +16,9 @@ def test_the_commands_run(tmp_path: Path) -> None:
     assert block is not None
     lines = block.group(1).splitlines()
     assert len(lines) == 6
-    (tmp_path / "few.toml").write_text("[train]\nsteps = 30\n[averaging]\nsteps = 30\n")
+    (tmp_path / "few.toml").write_text(
+        "[train]\nsteps = 30\n[averaging]\nsteps = 30\n[mixed]\nsteps = 30\nstage_windows = 1\n"
+    )
     for line in lines:
         command, *arguments = shlex.split(line)
         assert command == "heedful"

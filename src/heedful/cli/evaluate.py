@@ -22,6 +22,7 @@ from heedful.experiment import Workspace, run_experiment, run_series, write_requ
 from heedful.folders import check_writable
 from heedful.rankers.attention import AttentionConfig
 from heedful.rankers.base import Ranker
+from heedful.rankers.mixed import MixedConfig
 from heedful.rankers.neural import NeuralRanker
 from heedful.rankers.registry import ALL_MODELS, MODELS, new_ranker
 from heedful.tuning.settings import MODEL_SECTIONS
@@ -72,8 +73,8 @@ _embeddings = click.option(
     "settings",
     default=None,
     type=click.Path(),
-    help="TOML file such as tuned.toml: [embed] for the embeddings, [train] for the attention ranker, [averaging], [ease], "
-    "... for the model of that name, unless it has a preset of its own.",
+    help="TOML file such as tuned.toml: [embed] for the embeddings, [train] for the attention ranker, alone and in mixed, "
+    "[averaging], [ease], ... for the model of that name, unless it has a preset of its own.",
 )
 @config_options(EvaluationConfig)
 @overwrite_option
@@ -99,7 +100,9 @@ def evaluate_command(
     config = EvaluationConfig.from_dict(chosen(options))
     tuned = with_file({}, settings, "train", AttentionConfig)
     others_tuned = {name: with_file({}, settings, name, ALL_MODELS[name].config_class) for name in MODEL_SECTIONS}
-    rankers = _rankers(models, preset, {"attention": tuned, **others_tuned})
+    # What was found for the attention ranker holds under a last stage, too.
+    mixed = {**tuned, **with_file({}, settings, "mixed", MixedConfig)}
+    rankers = _rankers(models, preset, {"attention": tuned, "mixed": mixed, **others_tuned})
     others = _files(scores)
     of_depths = {} if depth_preset else tuned
     depth_preset = depth_preset or preset

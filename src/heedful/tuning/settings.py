@@ -30,7 +30,7 @@ MODEL_SECTIONS = (
     "gsasrec",
 )
 """Models that have a section of their own; that of the attention ranker is "train"."""
-SECTIONS = ("embed", "train", *MODEL_SECTIONS)
+SECTIONS = ("embed", "train", "mixed", *MODEL_SECTIONS)
 Settings = Mapping[str, Mapping[str, Any]]
 """Section -> option -> value."""
 
@@ -68,7 +68,7 @@ def section_of(path: str | os.PathLike[str] | None, model: str) -> str:
     Raises:
         InputError: the file cannot be read or is not TOML.
     """
-    own = path is not None and model in MODEL_SECTIONS and model in _table(path)
+    own = path is not None and model in SECTIONS and model in _table(path)
     return model if own else "train"
 
 
