@@ -79,9 +79,9 @@ def test_looking_at_a_slot_writes_nothing(shop: TestClient, tmp_path: Path) -> N
 def test_a_treatment_that_the_slot_lacks(shop: TestClient, tmp_path: Path, preview: bool) -> None:
     untouched = written(tmp_path)
     body = {"history": ["item3"], "treatment": "editorial", "preview": preview}
-    told = error_of(shop.post("/slots/books", json=body), 422)
+    told = error_of(shop.post("/slots/books", json=body), 404)
     assert "no such treatment; got: 'editorial'; expected: model, popularity" in told["message"]
-    error_of(shop.get(f"/slots/books?user=ann&treatment=editorial&preview={preview}"), 422)
+    error_of(shop.get(f"/slots/books?user=ann&treatment=editorial&preview={preview}"), 404)
     error_of(shop.get("/slots/none?user=ann&preview=true"), 404)
     assert written(tmp_path) == untouched
 

@@ -28,7 +28,7 @@ _BLOCK_ROWS = 65_536
 _PRODUCTS = 2**22
 # This part of the lists is searched, and no fewer than that many.
 _PROBED_PART = 1 / 64
-_FEWEST_PROBED = 24
+_FEWEST_PROBED = 32
 _TRAINING_ROWS_PER_LIST = 64
 _TRAINING_ROUNDS = 10
 # faiss compares vectors of other widths without vector instructions, which takes seven times as long.
