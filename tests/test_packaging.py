@@ -19,6 +19,7 @@ import pytest
 import heedful
 
 CLONE = Path(__file__).parents[1]
+CACHES = {"__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache"}
 PARTS = [".ci", "benchmarks", "docs", "examples", "src", "tests"]
 
 
@@ -85,7 +86,7 @@ def test_the_sdist_holds_the_repository(sdist: Path) -> None:
         str(path.relative_to(CLONE))
         for part in PARTS
         for path in (CLONE / part).rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts and ".egg-info" not in str(path)
+        if path.is_file() and not CACHES.intersection(path.parts) and ".egg-info" not in str(path)
     }
     assert len(wanted) > 300
     assert wanted - held == set()
@@ -96,8 +97,9 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     package = CLONE / "src"
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
-    files = {str(path.relative_to(package)) for path in (package / "heedful").rglob("*") if path.is_file()}
-    assert held == {name for name in files if "__pycache__" not in name}
+    found = (package / "heedful").rglob("*")
+    files = {str(path.relative_to(package)) for path in found if path.is_file() and not CACHES.intersection(path.parts)}
+    assert held == files
     assert {"heedful/py.typed", "heedful/serving/web/index.html"} <= held
 
 
