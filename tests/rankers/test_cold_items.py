@@ -55,6 +55,7 @@ def test_old_scores_stay_and_new_ones_are_finite(ranker: Ranker, log: EventLog, 
     assert after.shape[1] == before.shape[1] + 2 and np.isfinite(after).all()
     assert len(ranker.items) == len(before[0]) == len(ranker.users_of_item)  # the old one knows nothing of it
     assert longer.describe_item("new2") == "something else"
+    assert longer.newcomers_from == len(ranker.items) and ranker.newcomers_from is None
 
 
 def test_new_items_count_in_histories_and_among_candidates(ranker: Ranker, log: EventLog) -> None:

@@ -223,7 +223,7 @@ class MixedRanker(Ranker):
         """The same last stage over a ranker with more items, which it knows nothing else of."""
         longer = copy.copy(self)
         longer.items, longer.attributes, longer.embeddings = ranker.items, ranker.attributes, ranker.embeddings
-        longer.log_shares, longer.ranker = ranker.log_shares, ranker
+        longer.log_shares, longer.newcomers_from, longer.ranker = ranker.log_shares, ranker.newcomers_from, ranker
         if self.stage is not None:
             snapshot = self.stage.snapshot.extended(len(ranker.items))
             longer.stage = Stage(self.stage.mixture, snapshot, longer._own_terms())
