@@ -204,16 +204,22 @@ class MixedRanker(Ranker):
     # Folders
 
     def _settings(self) -> dict[str, Any]:
-        return {"has_stage": self.stage is not None}
+        ranker = {"config": self.ranker.config.to_dict(), "gamma": self.ranker.gamma, **self.ranker._settings()}
+        return {"has_stage": self.stage is not None, "ranker": ranker}
 
     def _write(self, folder: Path) -> None:
-        self.ranker.save(folder / "ranker")
+        self.ranker._write(folder)
         if self.stage is not None:
             self.stage.mixture.save(folder)
             self.stage.snapshot.save(folder / "snapshot")
 
     def _read(self, folder: Folder, settings: dict[str, Any]) -> None:
-        self.ranker = AttentionRanker.load_folder(*open_model_folder(folder.path / "ranker"), self.embeddings)
+        known = settings["ranker"]
+        self.ranker = ranker = AttentionRanker(**known["config"])
+        for name in ("items", "attributes", "embeddings", "kinds", "last_time", "log_shares", "trained_on"):
+            setattr(ranker, name, getattr(self, name))
+        ranker.gamma = known["gamma"]
+        ranker._read(folder, known)
         self.stage = None
         if settings["has_stage"]:
             mixture = Mixture.load(folder.path)
