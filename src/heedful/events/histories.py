@@ -48,6 +48,14 @@ class Histories:
         kept = np.concatenate([[0], np.cumsum(keep, dtype=np.int64)])
         return type(self)(kept[self.offsets], self.items[keep], self.times[keep], self.kinds[keep])
 
+    def distinct(self, n_items: int) -> Self:
+        """Each user's distinct items, each where it was last touched, in rows of `n_items` items."""
+        owner = np.repeat(np.arange(len(self), dtype=np.int64), self.lengths)
+        keys = owner * n_items + self.items
+        keep = np.zeros(len(keys), bool)
+        keep[len(keys) - 1 - np.unique(keys[::-1], return_index=True)[1]] = True
+        return self.where(keep)
+
     def with_rows(self, rows: np.ndarray) -> Self:
         """The histories with item row i replaced by `rows[i]`; actions whose new row is negative are dropped."""
         renumbered = rows[self.items]

@@ -30,7 +30,7 @@ from heedful.folders import Folder, new_folder
 from heedful.rankers.prior import LogShares, sampling_prior
 from heedful.rankers.saving import KIND, MODEL_FORMAT, reference_to, referenced_table
 
-__all__ = ["UNKNOWN_SCORE", "Ranker", "attributes_of"]
+__all__ = ["UNKNOWN_SCORE", "Ranker", "attributes_of", "parts_of"]
 
 UNKNOWN_SCORE = -1e9
 """Score of an item that the ranker does not know: finite, and below that of every item that it does."""
@@ -174,7 +174,7 @@ class Ranker(ABC):
         known = candidates.rows >= 0
         rows = Candidates(candidates.offsets, np.where(known, candidates.rows, 0))
         scores = np.empty(len(known), np.float32)
-        for users in _parts(candidates.offsets):
+        for users in parts_of(candidates.offsets, _PART_CANDIDATES):
             part = slice(candidates.offsets[users.start], candidates.offsets[users.stop])
             scores[part] = self._logits(histories.part(users), rows.part(users))
         scores += self.prior(pool_gamma, rows.rows)
@@ -340,11 +340,11 @@ def _check_one_each(what: str, request: int, got: int, expected: int) -> None:
         )
 
 
-def _parts(offsets: np.ndarray) -> Iterator[slice]:
-    """Consecutive users with at most `_PART_CANDIDATES` candidates together (or one user with more)."""
+def parts_of(offsets: np.ndarray, most: int) -> Iterator[slice]:
+    """Consecutive users with at most `most` candidates together (or one user with more)."""
     start, n = 0, len(offsets) - 1
     while start < n:
-        stop = int(np.searchsorted(offsets, offsets[start] + _PART_CANDIDATES, side="right")) - 1
+        stop = int(np.searchsorted(offsets, offsets[start] + most, side="right")) - 1
         stop = min(max(stop, start + 1), n)
         yield slice(start, stop)
         start = stop

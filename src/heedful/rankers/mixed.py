@@ -22,7 +22,7 @@ from heedful.events.log import EventLog
 from heedful.folders import Folder
 from heedful.progress import say
 from heedful.rankers.attention import AttentionConfig, AttentionRanker
-from heedful.rankers.base import UNKNOWN_SCORE, Ranker
+from heedful.rankers.base import UNKNOWN_SCORE, Ranker, parts_of
 from heedful.rankers.mixing.mixture import RANKER_SCORE, Mixture
 from heedful.rankers.mixing.snapshot import Snapshot
 from heedful.rankers.mixing.stage import Stage, training_rows
@@ -160,7 +160,7 @@ class MixedRanker(Ranker):
         if self.stage is None:
             return self.ranker.score_rows(histories, candidates, pool_gamma=0.0)
         scores = np.empty(len(candidates.rows), np.float32)
-        for users in _groups(candidates.offsets):
+        for users in parts_of(candidates.offsets, _ROWS):
             part = slice(candidates.offsets[users.start], candidates.offsets[users.stop])
             scores[part] = self.stage.scores(histories.part(users), candidates.part(users))
         return scores
@@ -292,14 +292,3 @@ def _embedding_options(table: ItemEmbeddings) -> dict[str, Any]:
     if table.provenance.get("trainer") != "SkipGram":
         return {"width": table.width}
     return {name: value for name, value in table.provenance["config"].items() if name != "threads"}
-
-
-def _groups(offsets: np.ndarray) -> list[slice]:
-    """Consecutive users with at most `_ROWS` candidates together, or one user with more."""
-    groups, start, n = [], 0, len(offsets) - 1
-    while start < n:
-        stop = int(np.searchsorted(offsets, offsets[start] + _ROWS, side="right")) - 1
-        stop = min(max(stop, start + 1), n)
-        groups.append(slice(start, stop))
-        start = stop
-    return groups

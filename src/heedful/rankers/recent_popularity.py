@@ -64,15 +64,17 @@ class RecentPopularity(Popularity):
 
     def score_for_everyone(self, rows: np.ndarray, *, pool_gamma: float | None = 0.0) -> np.ndarray:
         """The whole score; see `Ranker.score_for_everyone`."""
-        return np.asarray(self._scores()[rows])
+        return self._scores(rows)
 
     def _logits(self, histories: Histories, candidates: Candidates) -> np.ndarray:
-        return np.asarray(self._scores()[candidates.rows])
+        return self._scores(candidates.rows)
 
-    def _scores(self) -> np.ndarray:
-        """Logarithm of the recent users of each item, float32 [I]; items that came later have none."""
-        recent = np.pad(self.recent, (0, len(self.items) - len(self.recent)))
-        return np.log(np.maximum(recent + _ALL_TIME_WEIGHT * self.users_of_item, _UNSEEN_USERS)).astype(np.float32)
+    def _scores(self, rows: np.ndarray) -> np.ndarray:
+        """Logarithm of the recent users of items, float32, one for each row; items that came later have none."""
+        trained = rows < len(self.recent)
+        recent = np.where(trained, self.recent[np.where(trained, rows, 0)], 0.0)
+        users = recent + _ALL_TIME_WEIGHT * self.users_of_item[rows]
+        return np.asarray(np.log(np.maximum(users, _UNSEEN_USERS)), np.float32)
 
     def _write(self, folder: Path) -> None:
         np.save(folder / "recent.npy", self.recent)
@@ -91,12 +93,9 @@ def recent_users(histories: Histories, n_items: int, now: int, days: float, half
         days: touches before the last so many days do not count; 0: all count.
         half_life: days after which a touch counts half; 0: all count in full.
     """
-    owner = np.repeat(np.arange(len(histories), dtype=np.int64), histories.lengths)
-    order = np.argsort(histories.times, kind="stable")[::-1]
-    pairs = (owner * n_items + histories.items)[order]
-    last = order[np.unique(pairs, return_index=True)[1]]
-    age = (now - histories.times[last]) / _DAY
+    last = histories.distinct(n_items)
+    age = (now - last.times) / _DAY
     weights = np.exp2(-age / half_life) if half_life else np.ones(len(age))
     if days:
         weights = weights * (age <= days)
-    return np.bincount(histories.items[last], weights, minlength=n_items)
+    return np.bincount(last.items, weights, minlength=n_items)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from heedful.rankers.external.base import bag, without_repeats
+from heedful.rankers.external.base import bag
 from heedful.rankers.external.sessions import hold_out, sessions, shuffled_ties, windows
 from ranking_worlds import histories_of, random_log
 
 
 def test_each_item_once_where_it_was_last_touched() -> None:
-    got = without_repeats(histories_of([[3, 1, 3, 2, 1], [], [0, 0], [1, 2]]), 4)
+    got = histories_of([[3, 1, 3, 2, 1], [], [0, 0], [1, 2]]).distinct(4)
     assert got.items.tolist() == [3, 2, 1, 0, 1, 2]
     assert got.offsets.tolist() == [0, 3, 3, 4, 6]
 
@@ -46,7 +46,7 @@ def test_only_ties_are_shuffled() -> None:
 
 
 def test_held_out_ends_are_not_trained_on() -> None:
-    histories = without_repeats(random_log(users=30, items=40).histories, 40)
+    histories = random_log(users=30, items=40).histories.distinct(40)
     held = hold_out(histories, users=8, targets=3, randoms=np.random.default_rng(1))
     assert len(held.past) == len(held.targets) == 8
     assert len(held.training) == 30 and len(held.training.items) == len(histories.items) - len(held.targets.items)

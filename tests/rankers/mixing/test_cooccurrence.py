@@ -7,14 +7,13 @@ import numpy as np
 from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories
 from heedful.rankers.mixing.cooccurrence import Partners, cosine_partners, ease_partners
-from heedful.rankers.mixing.user_features import distinct_items
 from ranking_worlds import histories_of, random_log
 
 N_ITEMS = 40
 
 
 def past() -> Histories:
-    return distinct_items(random_log(users=70, items=N_ITEMS).histories, N_ITEMS)
+    return random_log(users=70, items=N_ITEMS).histories.distinct(N_ITEMS)
 
 
 def matrix(histories: Histories, weights: np.ndarray) -> np.ndarray:

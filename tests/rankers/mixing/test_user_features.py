@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from heedful.rankers.mixing.item_features import item_features
-from heedful.rankers.mixing.user_features import USER_FEATURES, distinct_items, user_features
+from heedful.rankers.mixing.user_features import USER_FEATURES, user_features
 from ranking_worlds import DAY, START, histories_of
 
 NOW, WINDOW = START + 100 * DAY, 5 * DAY
@@ -25,6 +25,6 @@ def test_counts_and_ages_of_a_history() -> None:
 
 
 def test_distinct_items_are_where_they_were_touched_last() -> None:
-    past = distinct_items(histories_of([[2, 1, 2], [1, 1], []]), 3)
+    past = histories_of([[2, 1, 2], [1, 1], []]).distinct(3)
     assert past.items.tolist() == [1, 2, 1] and past.lengths.tolist() == [2, 1, 0]
     assert (np.diff(past.times[:2]) > 0).all()

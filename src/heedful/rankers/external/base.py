@@ -24,7 +24,7 @@ from heedful.rankers.base import Ranker
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-__all__ = ["FactorRanker", "PublicRanker", "bag", "imported", "one_blas_thread", "without_repeats"]
+__all__ = ["FactorRanker", "PublicRanker", "bag", "imported", "one_blas_thread"]
 
 _EXTRA = "bench"
 # RecTools asks for numpy 1 on Python 3.11 and 3.12, but works with numpy 2 there as on 3.13.
@@ -45,7 +45,7 @@ class PublicRanker(Ranker):
             TrainingError: no user has two distinct items, so that nothing goes with anything.
         """
         histories = self._learn_catalogue(log, None)
-        distinct = without_repeats(histories, len(self.items))
+        distinct = histories.distinct(len(self.items))
         if distinct.lengths.max(initial=0) < 2:
             raise TrainingError("there is nothing to learn from", expected="users with two or more distinct items")
         self._learn(histories)
@@ -123,13 +123,3 @@ def bag(histories: Histories, n_items: int) -> csr_matrix:
     matrix.sum_duplicates()
     matrix.data[:] = 1
     return matrix
-
-
-def without_repeats(histories: Histories, n_items: int) -> Histories:
-    """Each user's distinct items, each where it was last touched."""
-    owner = np.repeat(np.arange(len(histories)), histories.lengths)
-    keys = owner * n_items + histories.items
-    last = len(keys) - 1 - np.unique(keys[::-1], return_index=True)[1]
-    keep = np.zeros(len(keys), bool)
-    keep[last] = True
-    return histories.where(keep)

@@ -16,7 +16,7 @@ import numpy as np
 from heedful.config import Config, option, require
 from heedful.events.histories import Histories
 from heedful.folders import Folder
-from heedful.rankers.external.base import PublicRanker, imported, without_repeats
+from heedful.rankers.external.base import PublicRanker, imported
 from heedful.rankers.recent_popularity import recent_users
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def decayed_bag(histories: Histories, n_items: int, now: np.ndarray, half_life: 
         half_life: in days; 0: all weigh 1.
         least: no weight is below this.
     """
-    last = without_repeats(histories, n_items)
+    last = histories.distinct(n_items)
     age = (np.repeat(now, last.lengths) - last.times) / _DAY
     weights = np.maximum(np.exp2(-age / half_life), least) if half_life else np.ones(len(age))
     matrix: csr_matrix = imported("scipy.sparse").csr_matrix(

@@ -27,7 +27,7 @@ from heedful.events.histories import Histories
 from heedful.folders import Folder
 from heedful.metrics import batch_ndcg
 from heedful.progress import progress
-from heedful.rankers.external.base import FactorRanker, imported, without_repeats
+from heedful.rankers.external.base import FactorRanker, imported
 from heedful.rankers.external.sessions import Holdout, hold_out, sessions, shuffled_ties, windows
 
 __all__ = ["GSASRec", "GSASRecConfig", "SASRec", "SASRecConfig"]
@@ -99,7 +99,7 @@ class _Sequential(FactorRanker):
     def _learn(self, histories: Histories) -> None:
         config = self.config
         randoms = np.random.default_rng(config.seed)
-        distinct = without_repeats(histories, len(self.items))
+        distinct = histories.distinct(len(self.items))
         held = hold_out(distinct, users=config.holdout_users, targets=_HOLDOUT_ITEMS, randoms=randoms)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
@@ -188,7 +188,7 @@ class _Sequential(FactorRanker):
         with torch.no_grad():
             items_ID = _item_vectors(self.network)
             for users, part in histories.chunks(_ENCODED_TOGETHER):
-                tokens_BL = torch.from_numpy(sessions(without_repeats(part, len(self.items)), self.config.session_length))
+                tokens_BL = torch.from_numpy(sessions(part.distinct(len(self.items)), self.config.session_length))
                 users_BD[users] = _encoded(self.network, tokens_BL, items_ID)[:, -1].numpy()
         return users_BD
 

@@ -16,7 +16,7 @@ import torch
 from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories
 
-__all__ = ["Partners", "cosine_partners", "ease_partners"]
+__all__ = ["Partners", "cosine_partners", "ease_partners", "strongest"]
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,15 @@ class Partners:
         more = ((0, n_items - len(self.items)), (0, 0))
         return Partners(np.pad(self.items, more, constant_values=-1), np.pad(self.weights, more))
 
-    def best(self, past: Histories, weights: np.ndarray, factors: Sequence[np.ndarray], count: int) -> list[np.ndarray]:
+    def best(
+        self, past: Histories, weights: np.ndarray, factors: Sequence[np.ndarray | None], count: int
+    ) -> list[np.ndarray]:
         """The partners of each user's past items with the highest positive sums, for each of some factors; in no order.
 
         Args:
             past: distinct past items of B users, E in all.
             weights: of each past item, float32 [E].
-            factors: by which the sums of the items are multiplied, float32 [I] each.
+            factors: by which the sums of the items are multiplied, float32 [I] each; None: 1.
             count: most items for each factor.
 
         Returns:
@@ -56,7 +58,8 @@ class Partners:
             rows = touched[:n]
             strength = sums[rows]
             sums[rows] = 0
-            found.append(np.concatenate([_most(rows, strength * factor[rows], count) for factor in factors]))
+            times = [strength if factor is None else strength * factor[rows] for factor in factors]
+            found.append(np.concatenate([strongest(rows, one, count) for one in times]))
         return found
 
     def scores(self, past: Histories, weights: np.ndarray, candidates: Candidates) -> np.ndarray:
@@ -120,7 +123,7 @@ def ease_partners(past: Histories, n_items: int, *, top: int, penalty: float, ke
     return Partners(items, kept)
 
 
-def _most(rows: np.ndarray, strength: np.ndarray, count: int) -> np.ndarray:
+def strongest(rows: np.ndarray, strength: np.ndarray, count: int) -> np.ndarray:
     """The rows of highest strength above 0, in no order."""
     best = np.argpartition(-strength, count - 1)[:count] if len(rows) > count else np.arange(len(rows))
     return rows[best[strength[best] > 0]]

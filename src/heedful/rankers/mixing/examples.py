@@ -50,11 +50,12 @@ def draw_examples(
         randoms: where the draws come from.
     """
     shares = [_shares(users_of_item, gamma) for gamma, _ in _DRAWS]
+    cumulative = [np.cumsum(share) for share in shares]
     rows, labels, expected = [], [], []
     for user in range(len(histories)):
         wanted = positives.rows[positives.offsets[user] : positives.offsets[user + 1]]
         taken = np.union1d(wanted, histories.items[histories.offsets[user] : histories.offsets[user + 1]])
-        drawn = [_draw(share, count, randoms) for share, (_, count) in zip(shares, _DRAWS, strict=True)]
+        drawn = [_draw(one, count, randoms) for one, (_, count) in zip(cumulative, _DRAWS, strict=True)]
         negatives = np.setdiff1d(np.concatenate(drawn), taken)
         rows.append(np.concatenate([wanted, negatives]))
         labels.append(np.arange(len(rows[-1])) < len(wanted))
@@ -67,10 +68,9 @@ def _shares(users_of_item: np.ndarray, gamma: float) -> np.ndarray:
     return np.asarray(weights / weights.sum())
 
 
-def _draw(shares: np.ndarray, count: int, randoms: np.random.Generator) -> np.ndarray:
-    cumulative = np.cumsum(shares)
+def _draw(cumulative: np.ndarray, count: int, randoms: np.random.Generator) -> np.ndarray:
     rows = np.searchsorted(cumulative, randoms.random(count) * cumulative[-1], side="right")
-    return np.unique(np.minimum(rows, len(shares) - 1))
+    return np.unique(np.minimum(rows, len(cumulative) - 1))
 
 
 def _expected(rows: np.ndarray, shares: list[np.ndarray]) -> np.ndarray:

@@ -80,14 +80,13 @@ class Mixture:
         *,
         linear: bool = True,
         seed: int = 1,
-        threads: int = 1,
     ) -> Self:
         """Learn from rows with known labels, as `Linear.fit` and `Trees.fit` do.
 
         Raises:
             InputError: the arrays do not fit together, or there is no positive or no negative.
         """
-        trees = Trees.fit(columns, labels, expected, names, seed=seed, threads=threads)
+        trees = Trees.fit(columns, labels, expected, names, seed=seed)
         return cls(tuple(names), trees, Linear.fit(columns, labels, expected, names) if linear else None)
 
     def scores(self, columns: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
@@ -14,11 +15,14 @@ import numpy as np
 
 from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories
-from heedful.rankers.mixing.cooccurrence import Partners, cosine_partners, ease_partners
+from heedful.rankers.mixing.cooccurrence import Partners, cosine_partners, ease_partners, strongest
 from heedful.rankers.mixing.item_features import ItemFeatures, item_features
-from heedful.rankers.mixing.user_features import USER_FEATURES, distinct_items, user_features
+from heedful.rankers.mixing.user_features import USER_FEATURES, user_features
 
-__all__ = ["Snapshot", "latest_items", "past_weights"]
+__all__ = ["POPULAR", "Snapshot", "latest_items", "past_weights"]
+
+POPULAR = 150
+"""Items of recent popularity that are put forward to everyone."""
 
 # Items between which EASE is learnt: a gram matrix of 64 MiB and some seconds of arithmetic.
 _EASE_ITEMS = 4000
@@ -60,6 +64,17 @@ class Snapshot:
             "recent_cosine": cosine_partners(past, _recency(past, now, window), n_items, _PARTNERS),
         }
         return cls(now, window, item_features(before, n_items, now, window), partners)
+
+    @cached_property
+    def rise(self) -> np.ndarray:
+        """Recent users over all users of each item, float32 [I]."""
+        return ((self.items.recent_users + 0.5) / (self.items.users + 0.5)).astype(np.float32)
+
+    @cached_property
+    def popular(self) -> np.ndarray:
+        """The items with most users lately, all-time users deciding between equals; at most `POPULAR`, in no order."""
+        scores = self.items.recent_users + 1e-6 * self.items.users
+        return strongest(np.arange(len(scores)), scores, POPULAR)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -139,7 +154,7 @@ def past_weights(past: Histories, now: int, window: int) -> dict[str, np.ndarray
 
 def latest_items(histories: Histories, n_items: int) -> Histories:
     """Each user's distinct items, each where it was last touched: the latest of them."""
-    past = distinct_items(histories, n_items)
+    past = histories.distinct(n_items)
     if past.lengths.max(initial=0) <= _LATEST_ITEMS:
         return past
     order = np.lexsort((past.times, np.repeat(np.arange(len(past)), past.lengths)))

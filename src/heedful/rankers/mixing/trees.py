@@ -36,6 +36,7 @@ _OPTIONS: dict[str, Any] = {
     "feature_fraction": 0.4,
     "bagging_fraction": 0.6,
     "bagging_freq": 1,
+    "num_threads": 1,
     "deterministic": True,
     "force_col_wise": True,
     "verbose": -1,
@@ -130,7 +131,6 @@ class Trees:
         names: Sequence[str],
         *,
         seed: int = 1,
-        threads: int = 1,
     ) -> Self:
         """Learn from rows with known labels.
 
@@ -140,7 +140,6 @@ class Trees:
             expected: how often each item was expected among the negatives of its user, [C].
             names: of the columns, "group.column".
             seed: of the drawing of rows and columns for each tree.
-            threads: of the fit; any number gives the same trees.
 
         Raises:
             InputError: the arrays do not fit together, or there is no positive or no negative.
@@ -151,7 +150,7 @@ class Trees:
         data = lightgbm.Dataset(
             columns, labels, init_score=start, feature_name=list(names), params={"verbose": -1, "max_bin": 63}
         )
-        options = {**_OPTIONS, "seed": seed, "num_threads": threads}
+        options = {**_OPTIONS, "seed": seed}
         return cls.of(lightgbm.train(options, data, _ROUNDS))
 
     @classmethod

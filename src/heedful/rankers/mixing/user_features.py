@@ -10,7 +10,7 @@ import numpy as np
 from heedful.events.histories import Histories
 from heedful.rankers.mixing.item_features import ItemFeatures
 
-__all__ = ["USER_FEATURES", "distinct_items", "user_features"]
+__all__ = ["USER_FEATURES", "user_features"]
 
 USER_FEATURES = ("items", "recent_items", "since_last", "since_first", "mean_users", "mean_age")
 """Names of the columns of `user_features`."""
@@ -28,7 +28,7 @@ def user_features(histories: Histories, items: ItemFeatures, now: int, window: i
         now: unix seconds.
         window: seconds of a training window.
     """
-    past = distinct_items(histories, len(items.users))
+    past = histories.distinct(len(items.users))
     owner = np.repeat(np.arange(len(past)), past.lengths)
     count = np.maximum(past.lengths, 1)
 
@@ -46,16 +46,6 @@ def user_features(histories: Histories, items: ItemFeatures, now: int, window: i
         total(ages) / count,
     )
     return np.stack(columns, 1).astype(np.float32)
-
-
-def distinct_items(histories: Histories, n_items: int) -> Histories:
-    """Each user's distinct items, each where it was last touched."""
-    owner = np.repeat(np.arange(len(histories), dtype=np.int64), histories.lengths)
-    keys = owner * n_items + histories.items
-    last = len(keys) - 1 - np.unique(keys[::-1], return_index=True)[1]
-    keep = np.zeros(len(keys), bool)
-    keep[last] = True
-    return histories.where(keep)
 
 
 def _ends(histories: Histories, now: int) -> tuple[np.ndarray, np.ndarray]:
