@@ -441,6 +441,8 @@ def test_a_stopped_training_of_the_mixed_ranker_goes_on(world: Path, tmp_path: P
         assert run(*arguments)[0] == 130
     windows = [path.name for path in (tmp_path / "m.training").iterdir()]
     assert len(windows) == 1 and windows[0].startswith("before-")
+    with monkeypatched_once("heedful.rankers.mixed.SkipGram.fit", KeyboardInterrupt):  # other options begin again
+        assert run(*arguments, "--hidden", 6, "--resume")[0] == 130
     with monkeypatched_once("heedful.rankers.mixed.SkipGram.fit", AssertionError("it was trained already")):
         done(run(*arguments, "--resume"))
     assert names_in(tmp_path) == ["m"]

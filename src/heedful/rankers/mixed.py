@@ -6,6 +6,8 @@ Shapes: B users, C candidates laid end to end, I items of the ranker, L items of
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -113,9 +115,13 @@ class MixedRanker(Ranker):
 
     def _mixture(self, log: EventLog, histories: Histories, checkpoints: Path | None, resume: bool) -> Mixture | None:
         """What the last stage learns; None for a log of which it can learn nothing."""
+        assert self.embeddings is not None
+        # A run with another log, table or options finds nothing of this one.
+        inputs = [log.facts(), self.embeddings.content_hash, self.config.to_dict()]
+        run = hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
         def terms_before(time: int) -> RankerTerms:
-            return self._terms_before(log, time, _inside(checkpoints, f"before-{time}"), resume)
+            return self._terms_before(log, time, _inside(checkpoints, f"before-{time}-{run}"), resume)
 
         config = self.config
         try:
@@ -135,7 +141,7 @@ class MixedRanker(Ranker):
     def _terms_before(self, log: EventLog, time: int, folder: Path | None, resume: bool) -> RankerTerms:
         """A ranker that was trained on the events before a time alone, with a table of its own."""
         before = log.split(time, days=_ALL_DAYS)[0]
-        ranker = _finished(folder, before) if resume else None
+        ranker = _finished(folder) if resume else None
         if ranker is None:
             assert self.embeddings is not None
             table = SkipGram(**_embedding_options(self.embeddings), threads=1).fit(before)  # the same bits each time
@@ -278,13 +284,11 @@ def _inside(folder: Path | None, name: str) -> Path | None:
     return folder / name if folder is not None else None
 
 
-def _finished(folder: Path | None, log: EventLog) -> AttentionRanker | None:
-    """The ranker of a period that an earlier run finished for the same log; None where there is none."""
+def _finished(folder: Path | None) -> AttentionRanker | None:
+    """The ranker of a period that an earlier run finished; None where there is none."""
     if folder is None or not (folder / "ranker" / "manifest.json").is_file():
         return None
-    opened = open_model_folder(folder / "ranker")
-    ranker = AttentionRanker.load_folder(*opened, None)
-    return ranker if all(ranker.trained_on.get(name) == fact for name, fact in log.facts().items()) else None
+    return AttentionRanker.load_folder(*open_model_folder(folder / "ranker"), None)
 
 
 def _embedding_options(table: ItemEmbeddings) -> dict[str, Any]:
