@@ -43,13 +43,13 @@ def connect(address: str) -> Iterator[None]:
         import ray
     except ImportError as error:
         raise MissingExtraError("ray", "cluster") from error
+    _check_address(address)
     if ray.is_initialized():
         # Whoever connected (a notebook, a job of several stages) also disconnects.
         _check_versions()
         with _copies_forgotten():
             yield
         return
-    _check_address(address)
     # What the engine says about itself is in its own log files; errors come as exceptions.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     for name in ("ray.data", "ray.train"):
