@@ -98,10 +98,24 @@ class MixedRanker(Ranker):
         self.ranker = self._new_ranker().fit(log, items, checkpoints=whole, resume=resume)
         self.stage = None
         if mixture is not None:
-            length = window_length(histories.times)
-            snapshot = Snapshot.of(histories, len(self.items), self.last_time + 1, length)
-            self.stage = Stage(mixture, snapshot, self._own_terms())
+            self.stage = self._stage_over(mixture, histories, window_length(histories.times))
         return self
+
+    def _stage_over(self, mixture: Mixture, histories: Histories, window: int) -> Stage:
+        return Stage.of(mixture, histories, len(self.items), self.last_time + 1, window, self._own_terms())
+
+    def _recount(self, histories: Histories) -> None:
+        """The counts of the ranker under the last stage, and counts and co-occurrence of the last stage."""
+        self.ranker = copy.copy(self.ranker)
+        self._share_with(self.ranker)
+        self.ranker._recount(histories)
+        if self.stage is not None:
+            self.stage = self._stage_over(self.stage.mixture, histories, self.stage.snapshot.window)
+
+    def _share_with(self, ranker: AttentionRanker) -> None:
+        """Have the ranker under the last stage know the same catalogue and counts."""
+        for name in ("items", "attributes", "embeddings", "kinds", "last_time", "log_shares", "trained_on"):
+            setattr(ranker, name, getattr(self, name))
 
     @property
     def report(self) -> TrainingReport | None:
@@ -222,8 +236,7 @@ class MixedRanker(Ranker):
     def _read(self, folder: Folder, settings: dict[str, Any]) -> None:
         known = settings["ranker"]
         self.ranker = ranker = AttentionRanker(**known["config"])
-        for name in ("items", "attributes", "embeddings", "kinds", "last_time", "log_shares", "trained_on"):
-            setattr(ranker, name, getattr(self, name))
+        self._share_with(ranker)
         ranker.gamma = known["gamma"]
         ranker._read(folder, known)
         self.stage = None

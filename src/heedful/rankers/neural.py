@@ -183,8 +183,8 @@ class NeuralRanker(Ranker):
         """Everything before the first step: catalogue, resolved config, an untrained model; the log's histories."""
         histories = self._learn_catalogue(log, items)
         if self.config.history_kinds:
-            wanted = log.kind_codes((*self.config.history_kinds, *self.config.target_kinds))
-            histories = histories.where(np.isin(histories.kinds, wanted))
+            log.kind_codes((*self.config.history_kinds, *self.config.target_kinds))
+            histories = self._of_kinds(histories)
         self.config = _resolve(self.config, histories)
         self.gamma, self.at_time, self._mean = self.config.gamma, {}, mean_vector(items.vectors)
         names = self.config.features
@@ -196,6 +196,21 @@ class NeuralRanker(Ranker):
         self.model.to(device)
         self._see(items, _span(histories.times), codes, device)
         return histories
+
+    def _of_kinds(self, histories: Histories) -> Histories:
+        """The actions of kinds that histories or targets are made of."""
+        if not self.config.history_kinds:
+            return histories
+        wanted = self.kind_codes((*self.config.history_kinds, *self.config.target_kinds))
+        return histories.where(np.isin(histories.kinds, wanted))
+
+    def _recount(self, histories: Histories) -> None:
+        """Popularity over time as of the end of the log, in windows as long as those of training."""
+        assert self.embeddings is not None
+        if self.at_time:
+            popularity = PopularityIndex(self._of_kinds(histories), len(self.items), span=self.inputs.span)
+            self.at_time = self._at_end(popularity)
+        self._see(self.embeddings, self.inputs.span, self.inputs.codes, self.inputs.device)
 
     def sampler(
         self, log: EventLog, histories: Histories, popularity: PopularityIndex | None, workers: Workers | None = None
