@@ -274,23 +274,28 @@ class RankerTerms:
         """The score less that of the reference, what of it is due to the user, and the rest; float32 [C, 3]."""
         own, asked = histories.with_rows(self.rows), candidates.with_rows(self.rows)
         known = asked.rows >= 0
-        score = self.ranker.score_rows(own, asked, pool_gamma=0.0)
+        score, zero = self._scores(own, asked)
         everyone = self.ranker.score_for_everyone(np.maximum(asked.rows, 0), pool_gamma=0.0)
-        zero = self._zero(own)[asked.owners]
+        zero = zero[asked.owners]
         least = np.float32(UNKNOWN_SCORE / 2)
         columns = np.stack([score - zero, score - everyone, everyone - zero], axis=1)
         columns[~known | (score <= least)] = (-_MOST / 4, 0.0, -_MOST / 4)
         # The last digits of matrix products depend on the batch, and at a threshold trees would enlarge them.
         return np.asarray(columns.clip(-_MOST, _MOST).round(_DECIMALS), np.float32)
 
-    def _zero(self, histories: Histories) -> np.ndarray:
-        """Log of the mean exponential score of the reference for each user, float32 [B]."""
+    def _scores(self, histories: Histories, candidates: Candidates) -> tuple[np.ndarray, np.ndarray]:
+        """Scores of the candidates, float32 [C], and log of the mean exponential score of the reference, float32 [B]."""
+        # One pass over the histories for both.
+        lists = np.split(candidates.rows, candidates.offsets[1:-1])
+        both = Candidates.of([np.concatenate([rows, self._reference]) for rows in lists])
+        scores = self.ranker.score_rows(histories, both, pool_gamma=0.0)
+        is_asked = np.arange(len(scores)) < np.repeat(both.offsets[1:] - len(self._reference), both.lengths)
         if not len(self._reference):
-            return np.zeros(len(histories), np.float32)
-        asked = Candidates.same_for_all(len(histories), self._reference)
-        scores = self.ranker.score_rows(histories, asked, pool_gamma=0.0).reshape(len(histories), -1)
-        most = scores.max(axis=1, keepdims=True)
-        return np.asarray(most[:, 0] + np.log(np.exp(scores - most).mean(axis=1)), np.float32)
+            return scores, np.zeros(len(histories), np.float32)
+        of_reference = scores[~is_asked].reshape(len(histories), -1)
+        most = of_reference.max(axis=1, keepdims=True)
+        zero = most[:, 0] + np.log(np.exp(of_reference - most).mean(axis=1))
+        return scores[is_asked], np.asarray(zero, np.float32)
 
 
 def _inside(folder: Path | None, name: str) -> Path | None:
