@@ -47,9 +47,7 @@ def unordered(log):
 def counts(log):
     return {
         item: (int(events), int(users))
-        for item, events, users in zip(
-            log.catalog.items.ids.to_pylist(), log.catalog.events, log.catalog.users, strict=True
-        )
+        for item, events, users in zip(log.catalog.items.ids.to_pylist(), log.catalog.events, log.catalog.users, strict=True)
     }
 
 

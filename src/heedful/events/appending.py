@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from heedful.errors import InputError
 from heedful.events.encoding import ArrayFile
@@ -202,9 +201,7 @@ def _known(old: Histories, new: Histories) -> np.ndarray:
     return known[len(before.items) :]
 
 
-def _write_arrays(
-    folder: Path, log: EventLog, addition: _Addition
-) -> tuple[tuple[np.ndarray, np.ndarray], int]:
+def _write_arrays(folder: Path, log: EventLog, addition: _Addition) -> tuple[tuple[np.ndarray, np.ndarray], int]:
     """Write the histories; ((events, distinct users) of each item, number of events added)."""
     n_items = len(addition.items)
     events, users = (np.concatenate([known, np.zeros(n_items - len(known), np.int64)])

@@ -31,6 +31,7 @@ from heedful.model.popularity import PopularityIndex
 from heedful.model.score import ScoreModel, Term
 from heedful.model.side_features import FeatureCodes, FeatureVectors
 from heedful.rankers.base import Ranker
+from heedful.rankers.continuing import gentler, longer_values, take_weights
 from heedful.rankers.scoring import catalogue_logits, inputs_of, list_logits
 from heedful.training.checkpoint import write_tensors
 from heedful.training.forward import TrainingForward
@@ -150,6 +151,7 @@ class NeuralRanker(Ranker):
         checkpoints: Path | None = None,
         resume: bool = False,
         workers: Workers | None = None,
+        start: Self | None = None,
     ) -> Self:
         """Train on a log.
 
@@ -159,43 +161,66 @@ class NeuralRanker(Ranker):
             checkpoints: folder for the checkpoint of each validation.
             resume: go on from that checkpoint, with the very same result as an uninterrupted run.
             workers: the processes of which this is one (see `heedful.cluster`); None: alone.
+            start: go on from the weights of this ranker, in fewer and smaller steps; see `heedful.rankers.continuing`.
 
         Raises:
             TrainingError: nothing to learn from, or a loss that is not finite.
             InputError: the table has none of the log's items.
+            ConfigError: `start` has weights of other shapes.
         """
-        histories = self.begin(log, items)
+        histories = self.begin(log, items, start)
         popularity = None
         if _needs_popularity(self.model):
             build = partial(PopularityIndex, histories, len(self.items))
             popularity = workers.once(build) if workers else build()
-        data = json.dumps([items.content_hash, log.facts()]) if checkpoints is not None else ""
+        known = [start.trained_on, start.n_parameters] if start is not None else []
+        data = json.dumps([items.content_hash, log.facts(), *known], default=str) if checkpoints is not None else ""
         run = TrainingLoop(
             self.model, TrainingForward(self.model, self.inputs), self.sampler(log, histories, popularity, workers),
-            self.config, data=data, folder=checkpoints, workers=workers,
+            self.config if start is None else gentler(self.config), data=data, folder=checkpoints, workers=workers,
         )  # fmt: skip
         self.report = run.run(f"training {self.name}", resume=resume)
         self.model.eval()
         self.at_time = self._at_end(popularity) if popularity is not None else {}
         return self
 
-    def begin(self, log: EventLog, items: ItemEmbeddings) -> Histories:
-        """Everything before the first step: catalogue, resolved config, an untrained model; the log's histories."""
-        histories = self._learn_catalogue(log, items)
-        if self.config.history_kinds:
-            wanted = log.kind_codes((*self.config.history_kinds, *self.config.target_kinds))
-            histories = histories.where(np.isin(histories.kinds, wanted))
+    def begin(self, log: EventLog, items: ItemEmbeddings, start: Self | None = None) -> Histories:
+        """Everything before the first step: catalogue, resolved config, the weights to begin with; the log's histories."""
+        histories = self._known_histories(log, items)
         self.config = _resolve(self.config, histories)
-        self.gamma, self.at_time, self._mean = self.config.gamma, {}, mean_vector(items.vectors)
+        self.gamma, self.at_time = self.config.gamma, {}
+        self._mean = mean_vector(items.vectors) if start is None else start._mean
         names = self.config.features
         codes = FeatureCodes.learn(self.items.ids, self.attributes, names) if names else None
+        if codes is not None and start is not None and start.inputs.codes is not None:
+            codes = FeatureCodes.of(self.items.ids, self.attributes, longer_values(start.inputs.codes, codes))
         with torch.random.fork_rng():
             torch.manual_seed(self.config.seed)
             self.model = self._new_model(items.width, codes)
+        if start is not None:
+            take_weights(self.model, start.model)
         device = as_device(self.config.device)
         self.model.to(device)
         self._see(items, _span(histories.times), codes, device)
         return histories
+
+    def _known_histories(self, log: EventLog, items: ItemEmbeddings) -> Histories:
+        """The log's histories in rows of a table, of the kinds that the ranker reads; it takes over the catalogue."""
+        histories = self._learn_catalogue(log, items)
+        if not self.config.history_kinds:
+            return histories
+        wanted = log.kind_codes((*self.config.history_kinds, *self.config.target_kinds))
+        return histories.where(np.isin(histories.kinds, wanted))
+
+    def recount(self, log: EventLog) -> None:
+        """Take all counts from a newer log; what is learnt, the items and their attributes stay."""
+        assert self.embeddings is not None
+        attributes = self.attributes
+        histories = self._known_histories(log, self.embeddings)
+        self.attributes = attributes
+        self._see(self.embeddings, _span(histories.times), self.inputs.codes, self.inputs.device)
+        if self.at_time:
+            self.at_time = self._at_end(PopularityIndex(histories, len(self.items)))
 
     def sampler(
         self, log: EventLog, histories: Histories, popularity: PopularityIndex | None, workers: Workers | None = None
