@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import sqlite3
@@ -125,7 +126,7 @@ def test_an_unusual_feed_is_refused_unless_it_is_accepted(shop: Path, feed: Any,
         run(shop, feed())
     current = Shop(shop / "shop").current()
     assert current is not None and current.number == 1
-    assert reason.split(";")[0] in last_update(shop)["reason"]
+    assert re.search(reason, last_update(shop)["reason"])
     if "future" not in reason:
         assert run(shop, feed(), accept_feed=True).number == 2
 
@@ -138,7 +139,7 @@ def test_a_worse_model_is_refused_and_the_served_one_stays(shop: Path, monkeypat
         return {name: value if name == SERVED else np.zeros_like(value) for name, value in values.items()}
 
     monkeypatch.setattr(nightly.Trial, "measure", worse)
-    with pytest.raises(RefusedError, match="no model is good enough .* worse by more than 2 %"):
+    with pytest.raises(RefusedError, match=r"no model is good enough .* worse by more than 2 %"):
         run(shop, day_of(8))
     current = Shop(shop / "shop").current()
     assert current is not None and current.number == 1

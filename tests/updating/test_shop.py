@@ -33,7 +33,7 @@ def test_the_latest_is_in_service_and_the_way_back_leads_one_version_down(tmp_pa
     with pytest.raises(ConfigError, match="no such version"):
         shop.roll_back()
     assert shop.roll_back(3).number == current(shop) == 3
-    with pytest.raises(ConfigError, match="no such version.*expected: 1, 2, 3"):
+    with pytest.raises(ConfigError, match=r"no such version.*expected: 1, 2, 3"):
         shop.roll_back(9)
 
 
@@ -73,5 +73,5 @@ def test_a_link_that_leads_nowhere_says_what_to_do(tmp_path: Path) -> None:
     publish(shop, 1)
     (tmp_path / "current").unlink()
     (tmp_path / "current").symlink_to("versions/0007")
-    with pytest.raises(FolderError, match="leads nowhere.*heedful rollback"):
+    with pytest.raises(FolderError, match=r"leads nowhere.*heedful rollback"):
         shop.current()
