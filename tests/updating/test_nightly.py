@@ -118,7 +118,7 @@ def bot() -> pa.Table:
         (lambda: pa.concat_tables([day_of(8), bot()]), "user 'crawler' has 1.. events a day, as a bot would"),
         (lambda: day_of(8, events=1000), "9.. events a day; at most 2"),
         (lambda: day_of(8, events=30), "(30|2.) events a day; at least 1"),
-        (lambda: day_of(40_000), "events of the future"),
+        (lambda: day_of(20_000), "events of the future"),
     ],
 )
 def test_an_unusual_feed_is_refused_unless_it_is_accepted(shop: Path, feed: Any, reason: str) -> None:

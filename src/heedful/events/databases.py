@@ -154,7 +154,8 @@ def highest_number(url: TableUrl, column: str) -> int:
 
     """
     table = ".".join(identifier(part) for part in _table_parts(url.table))
-    question = f"SELECT max({identifier(column)}) FROM {table}"
+    # With the name of the table, SQLite cannot take an unknown column for a text.
+    question = f"SELECT max(numbered.{identifier(column)}) FROM {table} AS numbered"
     ask = {"duckdb": _ask_duckdb, "sqlite": _ask_sqlite, "postgresql": _ask_postgresql}[url.system]
     value = ask(url, question)
     if value is not None and (isinstance(value, bool) or not isinstance(value, int)):

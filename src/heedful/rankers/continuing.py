@@ -1,4 +1,4 @@
-"""Training that goes on from yesterday's weights: which of them it takes over, and how much shorter it is."""
+"""How long a ranker is trained, from nothing or on from yesterday's weights, and which of these it takes over."""
 
 from __future__ import annotations
 
@@ -6,19 +6,38 @@ import math
 from dataclasses import replace
 from typing import TypeVar
 
+import numpy as np
 import torch
 
 from heedful.errors import ConfigError
+from heedful.events.histories import Histories
 from heedful.model.score import ScoreModel
 from heedful.model.side_features import FeatureCodes
 from heedful.training.recipe import TrainingConfig
 
-__all__ = ["gentler", "longer_values", "take_weights"]
+__all__ = ["gentler", "longer_values", "resolved", "take_weights"]
 
 C = TypeVar("C", bound=TrainingConfig)
 
+# Updates when none are asked for: some passes over the users, within limits. More updates on a small log overfit.
+_PASSES, _FEWEST_STEPS, _MOST_STEPS = 2, 700, 5000
+# The plateau schedule of section 4.3 validates every 5,000 updates, a 125th of an epoch of 40 million users. On a smaller
+# log it validates after each epoch, but not so often that the noise of the loss decides.
+_PLATEAU_UPDATES = (100, 5000)
 # Of the steps and of the learning rate of a training from nothing.
 _STEPS, _RATE = 0.2, 0.4
+
+
+def resolved(config: C, histories: Histories) -> C:
+    """Fill in the options that depend on the size of the log."""
+    users = int(np.count_nonzero(histories.lengths >= 2))
+    validation = config.validation_users or min(2000, users // 20)
+    steps = config.steps
+    if not steps and config.schedule == "linear":
+        steps = min(max(_PASSES * users // config.batch_users, _FEWEST_STEPS), _MOST_STEPS)
+    in_epoch = int(np.clip(users // config.batch_users, *_PLATEAU_UPDATES))
+    every = config.validate_every or (max(steps // 10, 1) if steps else in_epoch)
+    return replace(config, steps=steps, validate_every=every, validation_users=min(validation, users // 2))
 
 
 def gentler(config: C) -> C:
