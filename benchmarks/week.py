@@ -36,8 +36,8 @@ from heedful.evaluation.options import EvaluationConfig
 from heedful.events.log import EventLog
 from heedful.events.preparing import prepare
 from heedful.rankers.base import Ranker
+from heedful.rankers.catching_up import caught_up
 from heedful.rankers.periods import copy_periods, periods_beside
-from heedful.rankers.refreshing import caught_up
 from heedful.rankers.registry import MODELS, load_ranker
 
 DAY = 86_400

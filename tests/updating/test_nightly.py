@@ -139,7 +139,7 @@ def test_a_worse_model_is_refused_and_the_served_one_stays(shop: Path, monkeypat
         return {name: value if name == SERVED else np.zeros_like(value) for name, value in values.items()}
 
     monkeypatch.setattr(nightly.Trial, "measure", worse)
-    with pytest.raises(RefusedError, match=r"no model is good enough .* worse by more than 2 %"):
+    with pytest.raises(RefusedError, match=r"no model is good enough .* worse by more than 90 %"):
         run(shop, day_of(8))
     current = Shop(shop / "shop").current()
     assert current is not None and current.number == 1
@@ -257,7 +257,7 @@ def test_a_killed_night_goes_on_and_ends_the_same(shop: Path, step: str, unharme
 
 def test_a_mixed_model_goes_on_night_by_night(tmp_path: Path) -> None:
     run(tmp_path, days(0, 8), model="mixed")
-    version = run(tmp_path, day_of(8), model="mixed", harm=90)
+    version = run(tmp_path, day_of(8), model="mixed")
     assert version.facts["outcome"] == "new"
     assert list((version.path / "model.periods").iterdir())
     assert load_ranker(version.model).name == "mixed"
@@ -267,12 +267,12 @@ def test_the_commands(tmp_path: Path) -> None:
     settings = settings_file(tmp_path)
     feed = feed_folder(tmp_path / "feed", 8)
     command = ["update", tmp_path / "shop", "--events", feed, "--config", settings, "--model", "attention"]
-    done = heedful(*command, "--fewest-test-users", 5)
+    done = heedful(*command, "--fewest-test-users", 5, "--harm", 90)
     assert done.returncode == 0, done.stderr
     feed_folder(feed, 9)
-    done = heedful(*command, "--fewest-test-users", 5)
+    done = heedful(*command, "--fewest-test-users", 5, "--harm", 90)
     assert done.returncode == 0, done.stderr
-    refused = heedful(*command, "--fewest-test-users", 5)
+    refused = heedful(*command, "--fewest-test-users", 5, "--harm", 90)
     assert refused.returncode == 1
     assert "the feed is empty" in refused.stderr
     back = heedful("rollback", tmp_path / "shop")
@@ -281,6 +281,6 @@ def test_the_commands(tmp_path: Path) -> None:
     current = Shop(tmp_path / "shop").current()
     assert current is not None and current.number == 1
     # The refused and the rolled-back night come again.
-    done = heedful(*command, "--fewest-test-users", 5)
+    done = heedful(*command, "--fewest-test-users", 5, "--harm", 90)
     assert done.returncode == 0, done.stderr
     assert [version.number for version in Shop(tmp_path / "shop").versions()] == [1, 2, 3]

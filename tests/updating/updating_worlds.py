@@ -43,7 +43,7 @@ device = "cpu"
 stage_users = 40
 stage_windows = 1
 """
-QUICK: dict[str, Any] = {"model": "attention", "fewest_test_users": 5}
+QUICK: dict[str, Any] = {"model": "attention", "fewest_test_users": 5, "harm": 90}
 
 
 def day_of(number: int, *, users: int = 60, items: int = 40, events: int = 200) -> pa.Table:

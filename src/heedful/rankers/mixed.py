@@ -113,29 +113,28 @@ class MixedRanker(Ranker):
         whole = _inside(checkpoints, "whole")
         begin = start.ranker if start is not None else None
         self.ranker = self._new_ranker().fit(log, items, checkpoints=whole, resume=resume, start=begin)
-        self.stage = self._stage(histories, mixture)
+        self.stage = None
+        if mixture is not None:
+            self.stage = self._stage_over(mixture, histories, window_length(histories.times))
         if kept is not None:
             kept.remove_unused()
         return self
 
-    def _stage(self, histories: Histories, mixture: Mixture | None) -> Stage | None:
-        if mixture is None:
-            return None
-        length = window_length(histories.times)
-        snapshot = Snapshot.of(histories, len(self.items), self.last_time + 1, length)
-        return Stage(mixture, snapshot, self._own_terms())
+    def _stage_over(self, mixture: Mixture, histories: Histories, window: int) -> Stage:
+        return Stage.of(mixture, histories, len(self.items), self.last_time + 1, window, self._own_terms())
 
-    def recount(self, log: EventLog, ranker: AttentionRanker) -> None:
-        """Take all counts from a newer log; what is learnt, the items and their attributes stay.
+    def _recount(self, histories: Histories) -> None:
+        """The counts of the ranker under the last stage, and counts and co-occurrence of the last stage."""
+        self.ranker = copy.copy(self.ranker)
+        self._share_with(self.ranker)
+        self.ranker._recount(histories)
+        if self.stage is not None:
+            self.stage = self._stage_over(self.stage.mixture, histories, self.stage.snapshot.window)
 
-        Args:
-            log: all events.
-            ranker: the ranker under the last stage with the counts of that log.
-        """
-        attributes = self.attributes
-        histories = self._learn_catalogue(log, self.embeddings)
-        self.attributes, self.ranker = attributes, ranker
-        self.stage = self._stage(histories, self.stage.mixture if self.stage is not None else None)
+    def _share_with(self, ranker: AttentionRanker) -> None:
+        """Have the ranker under the last stage know the same catalogue and counts."""
+        for name in ("items", "attributes", "embeddings", "kinds", "last_time", "log_shares", "trained_on"):
+            setattr(ranker, name, getattr(self, name))
 
     @property
     def report(self) -> TrainingReport | None:
@@ -283,8 +282,7 @@ class MixedRanker(Ranker):
     def _read(self, folder: Folder, settings: dict[str, Any]) -> None:
         known = settings["ranker"]
         self.ranker = ranker = AttentionRanker(**known["config"])
-        for name in ("items", "attributes", "embeddings", "kinds", "last_time", "log_shares", "trained_on"):
-            setattr(ranker, name, getattr(self, name))
+        self._share_with(ranker)
         ranker.gamma = known["gamma"]
         ranker._read(folder, known)
         self.stage = None
@@ -322,23 +320,28 @@ class RankerTerms:
         """The score less that of the reference, what of it is due to the user, and the rest; float32 [C, 3]."""
         own, asked = histories.with_rows(self.rows), candidates.with_rows(self.rows)
         known = asked.rows >= 0
-        score = self.ranker.score_rows(own, asked, pool_gamma=0.0)
+        score, zero = self._scores(own, asked)
         everyone = self.ranker.score_for_everyone(np.maximum(asked.rows, 0), pool_gamma=0.0)
-        zero = self._zero(own)[asked.owners]
+        zero = zero[asked.owners]
         least = np.float32(UNKNOWN_SCORE / 2)
         columns = np.stack([score - zero, score - everyone, everyone - zero], axis=1)
         columns[~known | (score <= least)] = (-_MOST / 4, 0.0, -_MOST / 4)
         # The last digits of matrix products depend on the batch, and at a threshold trees would enlarge them.
         return np.asarray(columns.clip(-_MOST, _MOST).round(_DECIMALS), np.float32)
 
-    def _zero(self, histories: Histories) -> np.ndarray:
-        """Log of the mean exponential score of the reference for each user, float32 [B]."""
+    def _scores(self, histories: Histories, candidates: Candidates) -> tuple[np.ndarray, np.ndarray]:
+        """Scores of the candidates, float32 [C], and log of the mean exponential score of the reference, float32 [B]."""
+        # One pass over the histories for both.
+        lists = np.split(candidates.rows, candidates.offsets[1:-1])
+        both = Candidates.of([np.concatenate([rows, self._reference]) for rows in lists])
+        scores = self.ranker.score_rows(histories, both, pool_gamma=0.0)
+        is_asked = np.arange(len(scores)) < np.repeat(both.offsets[1:] - len(self._reference), both.lengths)
         if not len(self._reference):
-            return np.zeros(len(histories), np.float32)
-        asked = Candidates.same_for_all(len(histories), self._reference)
-        scores = self.ranker.score_rows(histories, asked, pool_gamma=0.0).reshape(len(histories), -1)
-        most = scores.max(axis=1, keepdims=True)
-        return np.asarray(most[:, 0] + np.log(np.exp(scores - most).mean(axis=1)), np.float32)
+            return scores, np.zeros(len(histories), np.float32)
+        of_reference = scores[~is_asked].reshape(len(histories), -1)
+        most = of_reference.max(axis=1, keepdims=True)
+        zero = most[:, 0] + np.log(np.exp(of_reference - most).mean(axis=1))
+        return scores[is_asked], np.asarray(zero, np.float32)
 
 
 def _inside(folder: Path | None, name: str) -> Path | None:
@@ -346,7 +349,7 @@ def _inside(folder: Path | None, name: str) -> Path | None:
 
 
 def _caught_up(ranker: AttentionRanker, log: EventLog) -> AttentionRanker:
-    from heedful.rankers.refreshing import caught_up  # which knows this module's ranker, too
+    from heedful.rankers.catching_up import caught_up  # which knows this module's ranker, too
 
     return caught_up(ranker, log)
 

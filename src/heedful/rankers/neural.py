@@ -181,7 +181,10 @@ class NeuralRanker(Ranker):
 
     def begin(self, log: EventLog, items: ItemEmbeddings, start: Self | None = None) -> Histories:
         """Everything before the first step: catalogue, resolved config, the weights to begin with; the log's histories."""
-        histories = self._known_histories(log, items)
+        histories = self._learn_catalogue(log, items)
+        if self.config.history_kinds:
+            log.kind_codes((*self.config.history_kinds, *self.config.target_kinds))
+            histories = self._of_kinds(histories)
         self.config = resolved(self.config, histories)
         self.gamma, self.at_time = self.config.gamma, {}
         self._mean = mean_vector(items.vectors) if start is None else start._mean
@@ -199,23 +202,20 @@ class NeuralRanker(Ranker):
         self._see(items, _span(histories.times), codes, device)
         return histories
 
-    def _known_histories(self, log: EventLog, items: ItemEmbeddings) -> Histories:
-        """The log's histories in rows of a table, of the kinds that the ranker reads; it takes over the catalogue."""
-        histories = self._learn_catalogue(log, items)
+    def _of_kinds(self, histories: Histories) -> Histories:
+        """The actions of kinds that histories or targets are made of."""
         if not self.config.history_kinds:
             return histories
-        wanted = log.kind_codes((*self.config.history_kinds, *self.config.target_kinds))
+        wanted = self.kind_codes((*self.config.history_kinds, *self.config.target_kinds))
         return histories.where(np.isin(histories.kinds, wanted))
 
-    def recount(self, log: EventLog) -> None:
-        """Take all counts from a newer log; what is learnt, the items and their attributes stay."""
+    def _recount(self, histories: Histories) -> None:
+        """Popularity over time as of the end of the log, in windows as long as those of training."""
         assert self.embeddings is not None
-        attributes = self.attributes
-        histories = self._known_histories(log, self.embeddings)
-        self.attributes = attributes
-        self._see(self.embeddings, _span(histories.times), self.inputs.codes, self.inputs.device)
         if self.at_time:
-            self.at_time = self._at_end(PopularityIndex(histories, len(self.items)))
+            popularity = PopularityIndex(self._of_kinds(histories), len(self.items), span=self.inputs.span)
+            self.at_time = self._at_end(popularity)
+        self._see(self.embeddings, self.inputs.span, self.inputs.codes, self.inputs.device)
 
     def sampler(
         self, log: EventLog, histories: Histories, popularity: PopularityIndex | None, workers: Workers | None = None

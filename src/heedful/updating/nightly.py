@@ -28,8 +28,8 @@ from heedful.events.times import iso
 from heedful.folders import open_folder, write_atomically
 from heedful.progress import say
 from heedful.rankers.base import Ranker
+from heedful.rankers.catching_up import caught_up
 from heedful.rankers.periods import copy_periods
-from heedful.rankers.refreshing import caught_up
 from heedful.rankers.registry import load_ranker
 from heedful.rankers.saving import KIND as MODEL
 from heedful.updating.choosing import NEW, REFRESHED, SERVED, Choice, Trial, choose, find_cut
@@ -264,10 +264,11 @@ class _Job:
     def _refresh(self, base: Version) -> None:
         """The weights of the version before, with the counts and the items of today."""
         ranker, out = caught_up(load_ranker(base.model), self._grown), self._work / "model"
-        assert ranker.embeddings is not None
-        ranker.embeddings.save(self._work / "embeddings", overwrite=True)
-        # By reference to this version's own copy: the version before will be removed some day.
-        ranker.embeddings = ItemEmbeddings.load(self._work / "embeddings")
+        table = ranker.embeddings or ItemEmbeddings.load(base.embeddings)
+        table.save(self._work / "embeddings", overwrite=True)
+        if ranker.embeddings is not None:
+            # By reference to this version's own copy: the version before will be removed some day.
+            ranker.embeddings = ItemEmbeddings.load(self._work / "embeddings")
         ranker.save(out, overwrite=True)
         copy_periods(base.model, out)
         finished("model")

@@ -63,7 +63,7 @@ class TwoStage(PublicRanker):
         )
         mixture = Mixture.fit(rows.columns, rows.labels, rows.expected, rows.names, linear=False, seed=config.seed)
         end, length = self.last_time + 1, window_length(histories.times)
-        self.stage = Stage(mixture, Snapshot.of(histories, n_items, end, length), Counts())
+        self.stage = Stage.of(mixture, histories, n_items, end, length, Counts())
 
     def _logits(self, histories: Histories, candidates: Candidates) -> np.ndarray:
         return self.stage.scores(histories, candidates)

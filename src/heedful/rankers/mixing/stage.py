@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories
 from heedful.progress import say
 from heedful.rankers.mixing.examples import draw_examples
+from heedful.rankers.mixing.item_features import SEASON, is_seasonal
 from heedful.rankers.mixing.mixture import Mixture
 from heedful.rankers.mixing.snapshot import Snapshot
 from heedful.rankers.mixing.windows import Windowed, last_windows, window_length, windowed
@@ -75,6 +76,12 @@ class Stage:
     snapshot: Snapshot
     terms: Terms
 
+    @classmethod
+    def of(cls, mixture: Mixture, histories: Histories, n_items: int, now: int, window: int, terms: Terms) -> Self:
+        """A mixture over what a log tells up to a time, in the columns that it was fitted to; see `Snapshot.of`."""
+        seasonal = f"popularity_over_time.{SEASON}" in mixture.names
+        return cls(mixture, Snapshot.of(histories, n_items, now, window, seasonal=seasonal), terms)
+
     def scores(self, histories: Histories, candidates: Candidates) -> np.ndarray:
         """Estimates of log P(item | user) up to a constant of the user, float32 [C]."""
         return self.mixture.scores(self._columns(histories, candidates))
@@ -119,11 +126,15 @@ def training_rows(
     length = window_length(histories.times)
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     names: tuple[str, ...] = ()
-    for number, window in enumerate(last_windows(histories.times, length, windows), 1):
+    periods = last_windows(histories.times, length, windows)
+    # All periods have the same columns, those of the earliest.
+    seasonal = bool(periods) and is_seasonal(histories.times, periods[-1].start)
+    for number, window in enumerate(periods, 1):
         split = _some_users(windowed(histories, n_items, window), max(users // windows, 1), randoms)
         if len(split.users):
             say(f"window {number} of {windows}: {len(split.users):,} users in {length / 86_400:.3g} days")
-            snapshot, terms = Snapshot.of(histories, n_items, window.start, length), terms_before(window.start)
+            snapshot = Snapshot.of(histories, n_items, window.start, length, seasonal=seasonal)
+            terms = terms_before(window.start)
             names = (*snapshot.names, *terms.names)
             parts.append(_rows(split, snapshot, terms, randoms))
     if not parts:
