@@ -12,7 +12,6 @@ from heedful.events.log import EventLog
 from heedful.rankers import mixed
 from heedful.rankers.attention import AttentionRanker
 from heedful.rankers.catching_up import caught_up
-from heedful.rankers.heuristics import LastItem
 from heedful.rankers.mixed import MixedRanker
 from heedful.rankers.periods import Periods, copy_periods, periods_beside
 from heedful.rankers.popularity import Popularity
@@ -163,13 +162,6 @@ def test_a_refreshed_ranker_knows_new_items():
     row = int(fresh.items.rows([lacking])[0])
     assert fresh.users_of_item[row] > 0
     assert np.isfinite(scores(fresh, log)).all()
-
-
-def test_a_ranker_that_is_its_counts_is_trained_again():
-    before, log = two_nights()
-    ranker = LastItem().fit(before, table_of(before.catalog.items.ids))
-    with pytest.raises(ConfigError, match="cannot be refreshed"):
-        refreshed(ranker, log)
 
 
 def test_the_commands_go_on(tmp_path):

@@ -1,13 +1,14 @@
 """`continue_embeddings`: yesterday's vectors trained on with today's log, in the same space.
 
 Items keep their rows and start from their vectors and context vectors. New items come after them and start where
-`heedful.embeddings.onboarding` puts them: fitted to what they occur with and to their attributes. Few passes follow, so
-that what was learnt moves little. Shape suffixes: I items of the table, C rows of the log's catalogue.
+`heedful.embeddings.onboarding` puts them: fitted to what they occur with and to their attributes. Few passes at a low
+rate follow, so that what was learnt moves little. Shape suffixes: I items of the table, C rows of the log's catalogue.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -32,14 +33,16 @@ from heedful.events.log import EventLog
 
 __all__ = ["continue_embeddings"]
 
-# Of the passes of a training from nothing. At a lower rate than its own, new items do not get far enough in so few.
-_EPOCHS = 0.2
+# Of the passes and of the learning rate of a training from nothing. At its whole rate the vectors move further than the
+# few passes can settle again.
+_EPOCHS, _RATE = 0.2, 0.4
 
 
 def continue_embeddings(table: ItemEmbeddings, log: EventLog, **options: Any) -> ItemEmbeddings:
     """Train a table further with a log that has grown.
 
-    The passes are a fifth of those of a training from nothing, which is what the options describe. Every item of the log that the table lacks gets a row, however few actions it has.
+    Passes and learning rate are a fifth and two fifths of those of a training from nothing, which is what the options
+    describe. Every item of the log that the table lacks gets a row, however few actions it has.
 
     Args:
         table: a table with context vectors.
@@ -60,10 +63,11 @@ def continue_embeddings(table: ItemEmbeddings, log: EventLog, **options: Any) ->
         raise TrainingError("there is nothing to learn from", got="no action of these kinds", fix="name other kinds")
     epochs = max(math.ceil(_EPOCHS * (config.epochs or epochs_for(int(counts_I.sum())))), 1)
     assert longer.contexts is not None
-    tables = padded_tables(longer.vectors, longer.contexts, counts_I, config)
+    lower = replace(config, learning_rate=_RATE * config.learning_rate, min_learning_rate=_RATE * config.min_learning_rate)
+    tables = padded_tables(longer.vectors, longer.contexts, counts_I, lower)
     keep_I = keep_probability(counts_I, config.subsample)
     source = source_of(log, used_kinds, rows_C.astype(np.int32), keep_I)
-    run = TrainingRun(source, tables, plan_of(config, epochs, log.n_events), epochs)
+    run = TrainingRun(source, tables, plan_of(lower, epochs, log.n_events), epochs)
     run.train(threads_of(config.threads))
     return ItemEmbeddings.from_arrays(
         longer.items,
