@@ -24,6 +24,7 @@ from heedful.events.histories import Histories
 from heedful.events.ids import listed
 from heedful.events.log import EventLog, count_items
 from heedful.events.mapped import load_items, save_items
+from heedful.events.targets import Targets
 from heedful.events.times import seconds_of
 from heedful.events.vocabulary import Vocabulary
 from heedful.folders import Folder, new_folder
@@ -84,6 +85,25 @@ class Ranker(ABC):
     def users_of_item(self) -> np.ndarray:
         """Distinct users of each item in the training log, int64 [I]; 0 for an item that only the table has."""
         return self.log_shares.users
+
+    @property
+    def targets(self) -> Targets:
+        """What the ranker was trained for: which items count as targets, and which as seen."""
+        return Targets.of(self.config, self.kinds)
+
+    def seen(self, histories: Histories) -> Candidates:
+        """The items of B histories that count as seen, in rows of this ranker; a row may be there several times."""
+        return Candidates(histories.offsets, histories.items).where(self.targets.is_seen(histories.kinds))
+
+    def read(self, histories: Histories) -> Histories:
+        """The histories with only the actions of kinds that the ranker was trained on (`history_kinds`)."""
+        named = getattr(self.config, "history_kinds", ())
+        if not named:
+            return histories
+        # What counts as a target is a part of the history afterwards.
+        wanted = {*named, *getattr(self.config, "target_kinds", ())}
+        codes = [code for code, kind in enumerate(self.kinds) if kind in wanted]
+        return histories.where(np.isin(histories.kinds, codes))
 
     @property
     def uses_prior(self) -> bool:
@@ -162,7 +182,7 @@ class Ranker(ABC):
             order = np.lexsort((times, owner))
             rows, times, kinds = rows[order], times[order], kinds[order]
         histories = Histories(offsets, np.maximum(rows, 0).astype(np.int32), times, kinds)
-        return histories.where(rows >= 0)
+        return self.read(histories.where(rows >= 0))
 
     def kind_codes(self, names: Sequence[str | None]) -> np.ndarray:
         """Codes of event kinds, uint8; one that the training log lacks, or None, counts as its most frequent kind."""
@@ -171,6 +191,7 @@ class Ranker(ABC):
 
     def score_rows(self, histories: Histories, candidates: Candidates, *, pool_gamma: float | None = 0.0) -> np.ndarray:
         """Score candidates for B users, all in item rows of this ranker (-1: unknown); float32 [C]."""
+        histories = self.read(histories)
         known = candidates.rows >= 0
         rows = Candidates(candidates.offsets, np.where(known, candidates.rows, 0))
         scores = np.empty(len(known), np.float32)
@@ -185,6 +206,7 @@ class Ranker(ABC):
 
     def score_catalogue(self, histories: Histories, *, pool_gamma: float | None = 0.0) -> np.ndarray:
         """Score every item for each of B users, float32 [B, I]."""
+        histories = self.read(histories)
         scores = self._catalogue_logits(histories).astype(np.float32) + self.prior(pool_gamma)
         return np.where(histories.lengths[:, None] == 0, self.log_shares[:], scores)
 
@@ -254,6 +276,8 @@ class Ranker(ABC):
         Raises:
             InputError: the table has none of the log's items.
         """
+        for name in ("target_kinds", "seen_kinds", "history_kinds"):
+            log.kind_codes(getattr(self.config, name, ()))  # refuses a kind that the log does not have
         self.kinds, self.embeddings = log.kinds, embeddings
         self.last_time = int(log.histories.times.max()) if log.n_events else 0
         self.trained_on = {**log.facts(), "content_hash": log.folder.content_hash if log.folder else None}
@@ -267,7 +291,7 @@ class Ranker(ABC):
         same = histories is log.histories
         users = np.asarray(log.catalog.users) if same else count_items(histories, len(self.items))[1]
         self.log_shares = LogShares(users)
-        return histories
+        return self.read(histories)
 
     def _settings(self) -> dict[str, Any]:
         """More plain values to be saved beside the config."""

@@ -127,7 +127,7 @@ class MixedRanker(Ranker):
         try:
             rows = training_rows(
                 histories, len(self.items), terms_before,
-                windows=config.stage_windows, users=config.stage_users, seed=config.seed,
+                windows=config.stage_windows, users=config.stage_users, seed=config.seed, targets=self.targets,
             )  # fmt: skip
             return Mixture.fit(rows.columns, rows.labels, rows.expected, rows.names, seed=config.seed)
         except (TrainingError, InputError) as error:

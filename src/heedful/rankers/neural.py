@@ -73,7 +73,6 @@ class NeuralConfig(TrainingConfig):
         (),
         "item attributes used as categories: a learnt vector of each value is added to the embedding; item_id: one an item",
     )
-    target_kinds: tuple[str, ...] = option((), "event kinds that count as targets; none: all")
     history_kinds: tuple[str, ...] = option((), "event kinds that make up the history; none: all")
 
     def __post_init__(self) -> None:
@@ -182,9 +181,6 @@ class NeuralRanker(Ranker):
     def begin(self, log: EventLog, items: ItemEmbeddings) -> Histories:
         """Everything before the first step: catalogue, resolved config, an untrained model; the log's histories."""
         histories = self._learn_catalogue(log, items)
-        if self.config.history_kinds:
-            wanted = log.kind_codes((*self.config.history_kinds, *self.config.target_kinds))
-            histories = histories.where(np.isin(histories.kinds, wanted))
         self.config = _resolve(self.config, histories)
         self.gamma, self.at_time, self._mean = self.config.gamma, {}, mean_vector(items.vectors)
         names = self.config.features
@@ -208,9 +204,8 @@ class NeuralRanker(Ranker):
             validation_users=config.validation_users, seed=config.seed,
             horizon=max(_DAY, self.inputs.span / _HORIZONS), since=_since(times),
         )  # fmt: skip
-        targets = np.isin(histories.kinds, log.kind_codes(config.target_kinds or log.kinds))
         worker = (workers.rank, workers.size) if workers else None
-        return InstanceSampler(histories, targets, self.users_of_item, sampling, popularity=popularity, worker=worker)
+        return InstanceSampler(histories, self.targets, self.users_of_item, sampling, popularity=popularity, worker=worker)
 
     def _new_model(self, width: int, codes: FeatureCodes | None) -> ScoreModel:
         counts = [len(values) for values in codes.values.values()] if codes else []

@@ -14,6 +14,7 @@ import numpy as np
 from heedful.config import Config, option, require
 from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories
+from heedful.events.targets import TargetConfig
 from heedful.folders import Folder
 from heedful.rankers.external.base import PublicRanker
 from heedful.rankers.mixing.mixture import Mixture
@@ -27,7 +28,7 @@ _CHUNK_USERS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class TwoStageConfig(Config):
+class TwoStageConfig(TargetConfig):
     """What is learnt from."""
 
     seed: int = option(1, "seed of users, negatives and trees")
@@ -36,6 +37,7 @@ class TwoStageConfig(Config):
 
     def __post_init__(self) -> None:
         """Check every option."""
+        super().__post_init__()
         require(self.windows >= 1, "windows", got=self.windows, expected="1 or more")
         require(self.users >= self.windows, "users", got=self.users, expected="one for each window or more")
 
@@ -59,8 +61,9 @@ class TwoStage(PublicRanker):
     def _learn(self, histories: Histories) -> None:
         config, n_items = self.config, len(self.items)
         rows = training_rows(
-            histories, n_items, lambda time: Counts(), windows=config.windows, users=config.users, seed=config.seed
-        )
+            histories, n_items, lambda time: Counts(), windows=config.windows, users=config.users, seed=config.seed,
+            targets=self.targets,
+        )  # fmt: skip
         mixture = Mixture.fit(rows.columns, rows.labels, rows.expected, rows.names, linear=False, seed=config.seed)
         end, length = self.last_time + 1, window_length(histories.times)
         self.stage = Stage(mixture, Snapshot.of(histories, n_items, end, length), Counts())

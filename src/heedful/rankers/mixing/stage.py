@@ -14,6 +14,7 @@ import numpy as np
 from heedful.errors import TrainingError
 from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories
+from heedful.events.targets import Targets
 from heedful.progress import say
 from heedful.rankers.mixing.examples import draw_examples
 from heedful.rankers.mixing.mixture import Mixture
@@ -101,6 +102,7 @@ def training_rows(
     windows: int,
     users: int,
     seed: int,
+    targets: Targets,
 ) -> Rows:
     """Examples from the last windows of a log, with all columns as of the start of their window.
 
@@ -111,26 +113,27 @@ def training_rows(
         windows: how many of the log's last windows are learnt from.
         users: at most so many users are drawn from all windows together.
         seed: of the drawing of users and negatives.
+        targets: which items are positives.
 
     Raises:
-        TrainingError: nobody with a history took a known item that was new to them in these windows.
+        TrainingError: nobody with a history took a known item that is a target in these windows.
     """
     randoms = np.random.default_rng(seed)
     length = window_length(histories.times)
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     names: tuple[str, ...] = ()
     for number, window in enumerate(last_windows(histories.times, length, windows), 1):
-        split = _some_users(windowed(histories, n_items, window), max(users // windows, 1), randoms)
+        split = _some_users(windowed(histories, n_items, window, targets), max(users // windows, 1), randoms)
         if len(split.users):
             say(f"window {number} of {windows}: {len(split.users):,} users in {length / 86_400:.3g} days")
             snapshot, terms = Snapshot.of(histories, n_items, window.start, length), terms_before(window.start)
             names = (*snapshot.names, *terms.names)
-            parts.append(_rows(split, snapshot, terms, randoms))
+            parts.append(_rows(split, snapshot, terms, randoms, targets))
     if not parts:
         raise TrainingError(
             "there is nothing to fit the mixture to",
-            got=f"no new items of known users in the last {windows} windows of {length} seconds",
-            expected="a log in which users come back and take something new",
+            got=f"no targets of known users in the last {windows} windows of {length} seconds",
+            expected=f"a log in which users come back and take items: {targets.target}",
         )
     columns, labels, expected = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     return Rows(columns, labels, expected, names)
@@ -140,11 +143,11 @@ def _some_users(split: Windowed, most: int, randoms: np.random.Generator) -> Win
     if len(split.users) <= most:
         return split
     some = np.sort(randoms.choice(len(split.users), most, replace=False))
-    return Windowed(split.window, split.users[some], split.histories.take(some), split.positives.take(some))
+    return split.take(some)
 
 
 def _rows(
-    split: Windowed, snapshot: Snapshot, terms: Terms, randoms: np.random.Generator
+    split: Windowed, snapshot: Snapshot, terms: Terms, randoms: np.random.Generator, targets: Targets
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    drawn = draw_examples(split.histories, split.positives, snapshot.items.users, randoms)
+    drawn = draw_examples(split.seen, split.positives, snapshot.items.users, randoms, targets.target)
     return columns_of(snapshot, terms, split.histories, drawn.candidates), drawn.labels, drawn.expected

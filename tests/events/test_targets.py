@@ -1,0 +1,33 @@
+"""What is asked for: new items, repeats or both, by kinds of events."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from heedful.errors import ConfigError
+from heedful.events.targets import TargetConfig, Targets
+
+KINDS = ("view", "purchase", "return")
+
+
+def test_kinds_by_name_become_codes() -> None:
+    config = TargetConfig(target="all", target_kinds=("purchase",), seen_kinds=("purchase", "return"))
+    targets = Targets.of(config, KINDS)
+    assert targets.is_target(np.array([0, 1, 2])).tolist() == [False, True, False]
+    assert targets.is_seen(np.array([0, 1, 2])).tolist() == [False, True, True]
+    everything = Targets.of(TargetConfig(), KINDS)
+    assert (
+        everything == Targets() and everything.is_target(np.array([0, 7])).all() and everything.is_seen(np.array([2])).all()
+    )
+
+
+def test_new_items_repeats_and_both() -> None:
+    touched, seen = np.array([1, 2, 3, 4]), np.array([9, 4, 2])
+    found = {target: Targets(target).counts(touched, seen).tolist() for target in ("new", "repeat", "all")}  # type: ignore[arg-type]
+    assert found == {"new": [True, False, True, False], "repeat": [False, True, False, True], "all": [True] * 4}
+
+
+def test_an_unknown_target_is_refused() -> None:
+    with pytest.raises(ConfigError, match="'target' is out of range; got: 'old'; expected: new or repeat or all"):
+        TargetConfig(target="old")  # type: ignore[arg-type]
