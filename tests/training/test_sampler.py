@@ -455,7 +455,7 @@ def test_negatives_of_the_own_items_are_drawn_as_often_as_the_loss_believes() ->
     for history, now, rows, offset in zip(both.history.rows, both.now, both.candidates, both.popularity.offset, strict=True):
         own = set(history[: np.count_nonzero(history)].tolist())
         for row, value in zip(rows.tolist(), offset.tolist(), strict=True):
-            features, log_share = index.features(np.array([row]), np.array([now]))
+            _, log_share = index.features(np.array([row]), np.array([now]))
             drawn = math.exp(float(log_share[0]) - value)
             known.setdefault(row in own, []).append(drawn)
     # An own item is drawn at least by its share of half of the draws; another one by popularity in the other half.
@@ -472,10 +472,8 @@ def test_viewed_items_can_be_positives_where_only_purchases_are_seen() -> None:
         [[0, 0, 1]] * n,
     )
     options = {"split": "random_time", "horizon": 6 * DAY, "validation_users": 0}
-    assert all(
-        positives == [(past[-1] + 1) % n]
-        for past, positives, _, _ in instances_of(epoch_of(sampler_of(histories, n, **options)))
-    )
+    found = instances_of(epoch_of(sampler_of(histories, n, **options)))
+    assert all(positives == [(past[-1] + 1) % n] for past, positives, _, _ in found)
     bought = Targets(wanted=(1,), seen=(1,))
     found = instances_of(epoch_of(sampler_of(histories, n, targets=bought, **options)))
     assert len(found) > 10 and all(positives == [past[-1]] for past, positives, _, _ in found)

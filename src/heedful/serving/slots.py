@@ -38,8 +38,8 @@ class Slot(Config):
     where: str = option("", "SQL condition over the items' attributes, item_id and users; empty: every item")
     rule: str = option(
         "popular",
-        "how candidates are pre-selected: popular, newest, best_rated, editorial (that list alone) or again (what the user has "
-        "seen)",
+        "how candidates are pre-selected: popular, newest, best_rated, editorial (that list alone) or again (what the user "
+        "has seen)",
     )
     column: str = option("", "attribute that newest (listing date) and best_rated (average rating) sort by")
     max_candidates: int = option(500, "candidates that the rule leaves for the treatments to choose from")
