@@ -6,7 +6,7 @@ import numpy as np
 
 from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories
-from heedful.rankers.mixing.cooccurrence import Partners, cosine_partners, ease_partners
+from heedful.rankers.mixing.cooccurrence import Partners, bm25_partners, cosine_partners, ease_partners
 from ranking_worlds import histories_of, random_log
 
 N_ITEMS = 40
@@ -36,6 +36,16 @@ def test_cosines_are_their_formula() -> None:
     expected = x.T @ x / np.outer(np.linalg.norm(x, axis=0), np.linalg.norm(x, axis=0))
     np.fill_diagonal(expected, 0)
     np.testing.assert_allclose(dense(cosine_partners(histories, weights, N_ITEMS, N_ITEMS)), expected, atol=1e-5)
+
+
+def test_bm25_is_its_formula() -> None:
+    histories = past()
+    x = matrix(histories, np.ones(len(histories.items)))
+    length = 0.25 + 0.75 * x.sum(0) / x.sum(0).mean()
+    weighted = x * 2.2 / (1.2 * length + 1) * (np.log(N_ITEMS + 1) - np.log1p(x.sum(1)))[:, None]
+    expected = weighted.T @ weighted
+    np.fill_diagonal(expected, 0)
+    np.testing.assert_allclose(dense(bm25_partners(histories, N_ITEMS, N_ITEMS)), expected, rtol=1e-4)
 
 
 def test_only_the_strongest_partners_are_kept() -> None:

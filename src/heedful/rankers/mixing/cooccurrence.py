@@ -16,7 +16,11 @@ import torch
 from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories
 
-__all__ = ["Partners", "cosine_partners", "ease_partners", "strongest"]
+__all__ = ["Partners", "bm25_partners", "cosine_partners", "ease_partners", "strongest"]
+
+# The usual constants of BM25.
+_BM25_K1 = 1.2
+_BM25_B = 0.75
 
 
 @dataclass(frozen=True)
@@ -88,16 +92,36 @@ def cosine_partners(past: Histories, weights: np.ndarray, n_items: int, keep: in
         n_items: I.
         keep: K.
     """
+    lengths = np.sqrt(np.bincount(past.items, weights.astype(np.float64) ** 2, minlength=n_items))
+    return _closest_columns(past, weights, np.maximum(lengths, 1e-9), keep)
+
+
+def bm25_partners(past: Histories, n_items: int, keep: int) -> Partners:
+    """Products of the items' columns weighted as words of documents are (Robertson and Zaragoza 2009), without itself.
+
+    Users with many items, and items with many users, count less.
+
+    Args:
+        past: distinct items of each user, E in all.
+        n_items: I.
+        keep: K.
+    """
+    users = np.bincount(past.items, minlength=n_items)
+    rare = np.log(n_items + 1) - np.log1p(np.repeat(past.lengths, past.lengths))
+    length = 1 - _BM25_B + _BM25_B * users / max(users.mean(), 1e-9)
+    weights = rare * (_BM25_K1 + 1) / (_BM25_K1 * length[past.items] + 1)
+    return _closest_columns(past, weights.astype(np.float32), np.ones(n_items), keep)
+
+
+def _closest_columns(past: Histories, weights: np.ndarray, lengths: np.ndarray, keep: int) -> Partners:
+    """The K other columns with which the product of each column, over both lengths, is highest."""
     owner = np.repeat(np.arange(len(past)), past.lengths)
     order = np.argsort(past.items, kind="stable")
-    offsets = np.searchsorted(past.items[order], np.arange(n_items + 1))
-    lengths = np.sqrt(np.bincount(past.items, weights.astype(np.float64) ** 2, minlength=n_items))
-    items = np.full((n_items, keep), -1, np.int32)
-    cosines = np.zeros((n_items, keep), np.float32)
-    _best_cosines(
-        offsets, owner[order], weights[order], past.offsets, past.items, weights, np.maximum(lengths, 1e-9), items, cosines
-    )
-    return Partners(items, cosines)
+    offsets = np.searchsorted(past.items[order], np.arange(len(lengths) + 1))
+    items = np.full((len(lengths), keep), -1, np.int32)
+    products = np.zeros((len(lengths), keep), np.float32)
+    _best_products(offsets, owner[order], weights[order], past.offsets, past.items, weights, lengths, items, products)
+    return Partners(items, products)
 
 
 def ease_partners(past: Histories, n_items: int, *, top: int, penalty: float, keep: int) -> Partners:
@@ -181,7 +205,7 @@ def _add_up(
 
 
 @numba.njit(nogil=True, cache=True)
-def _best_cosines(
+def _best_products(
     item_offsets: Any,
     users: Any,
     user_weights: Any,
@@ -190,7 +214,7 @@ def _best_cosines(
     weights: Any,
     lengths: Any,
     best: Any,
-    cosines: Any,
+    products: Any,
 ) -> None:
     n_items, keep = best.shape
     sums = np.zeros(n_items, np.float32)
@@ -214,7 +238,7 @@ def _best_cosines(
         order = chosen[np.argsort(-strength[chosen], kind="mergesort")]
         for k in range(len(order)):
             best[item, k] = others[order[k]]
-            cosines[item, k] = strength[order[k]]
+            products[item, k] = strength[order[k]]
         sums[others] = 0
 
 

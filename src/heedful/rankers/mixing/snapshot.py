@@ -15,7 +15,14 @@ import numpy as np
 
 from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories
-from heedful.rankers.mixing.cooccurrence import Partners, cosine_partners, ease_partners, strongest
+from heedful.rankers.mixing.cooccurrence import (
+    Partners,
+    bm25_partners,
+    cosine_partners,
+    ease_partners,
+    strongest,
+)
+from heedful.rankers.mixing.factors import Factors
 from heedful.rankers.mixing.item_features import ItemFeatures, item_features
 from heedful.rankers.mixing.user_features import USER_FEATURES, user_features
 
@@ -45,12 +52,14 @@ class Snapshot:
         window: seconds of a training window, in whose multiples recency is measured.
         items: counts and ages of the items.
         partners: co-occurrence by name.
+        factors: tastes that items share.
     """
 
     now: int
     window: int
     items: ItemFeatures
     partners: dict[str, Partners]
+    factors: Factors
 
     @classmethod
     def of(cls, histories: Histories, n_items: int, now: int, window: int) -> Self:
@@ -62,8 +71,10 @@ class Snapshot:
             "ease": ease_partners(past, n_items, top=_EASE_ITEMS, penalty=_EASE_PENALTY, keep=_PARTNERS),
             "cosine": cosine_partners(past, once, n_items, _PARTNERS),
             "recent_cosine": cosine_partners(past, _recency(past, now, window), n_items, _PARTNERS),
+            "bm25": bm25_partners(past, n_items, _PARTNERS),
         }
-        return cls(now, window, item_features(before, n_items, now, window), partners)
+        items = item_features(before, n_items, now, window)
+        return cls(now, window, items, partners, Factors.of(past, n_items))
 
     @cached_property
     def rise(self) -> np.ndarray:
@@ -79,7 +90,7 @@ class Snapshot:
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the columns, "group.feature", F."""
-        together = (f"{name}_{kind}" for name in self.partners for kind in _PASTS)
+        together = (*(f"{name}_{kind}" for name in self.partners for kind in _PASTS), *Factors.names)
         return (
             *(f"popularity_over_time.{name}" for name in self.items.names),
             *(f"user.{name}" for name in USER_FEATURES),
@@ -97,7 +108,8 @@ class Snapshot:
     def _together(self, past: Histories, candidates: Candidates) -> np.ndarray:
         weights = past_weights(past, self.now, self.window)
         weights_EW = np.stack([weights[kind] for kind in _PASTS], axis=1)
-        return np.concatenate([partners.scores(past, weights_EW, candidates) for partners in self.partners.values()], axis=1)
+        sums = [partners.scores(past, weights_EW, candidates) for partners in self.partners.values()]
+        return np.concatenate([*sums, self.factors.scores(past, candidates)], axis=1)
 
     def extended(self, n_items: int) -> Snapshot:
         """With further items, of which nothing is known but what holds for the newest tenth of the others.
@@ -117,13 +129,14 @@ class Snapshot:
             np.concatenate([self.items.born, none + self.now]),
         )
         partners = {name: partners.extended(n_items) for name, partners in self.partners.items()}
-        return Snapshot(self.now, self.window, items, partners)
+        return Snapshot(self.now, self.window, items, partners, self.factors.extended(n_items))
 
     def save(self, folder: Path) -> None:
         """Write the arrays and the two times into a new folder."""
         folder.mkdir()
         arrays = {"values": self.items.values, "users": self.items.users, "recent_users": self.items.recent_users}
         arrays |= {"born": self.items.born, "times": np.array([self.now, self.window])}
+        arrays |= {"factors": self.factors.items, "factor_scale": self.factors.scale}
         for name, partners in self.partners.items():
             arrays |= {f"{name}_items": partners.items, f"{name}_weights": partners.weights}
         for name, array in arrays.items():
@@ -143,7 +156,7 @@ class Snapshot:
         )
         partners = {name: Partners(mapped(f"{name}_items"), mapped(f"{name}_weights")) for name in names["partners"]}
         now, window = mapped("times").tolist()
-        return cls(now, window, items, partners)
+        return cls(now, window, items, partners, Factors(mapped("factors"), mapped("factor_scale")))
 
 
 def past_weights(past: Histories, now: int, window: int) -> dict[str, np.ndarray]:
