@@ -26,8 +26,7 @@ from heedful.progress import say
 from heedful.rankers.attention import AttentionConfig, AttentionRanker
 from heedful.rankers.base import UNKNOWN_SCORE, Ranker, parts_of
 from heedful.rankers.mixing.mixture import RANKER_SCORE, Mixture
-from heedful.rankers.mixing.snapshot import Snapshot
-from heedful.rankers.mixing.stage import Stage, training_rows
+from heedful.rankers.mixing.stage import Known, Stage, training_rows
 from heedful.rankers.mixing.windows import window_length
 from heedful.rankers.saving import open_model_folder
 from heedful.training.loop import TrainingReport
@@ -99,8 +98,8 @@ class MixedRanker(Ranker):
         self.stage = None
         if mixture is not None:
             length = window_length(histories.times)
-            snapshot = Snapshot.of(histories, len(self.items), self.last_time + 1, length)
-            self.stage = Stage(mixture, snapshot, self._own_terms())
+            known = Known.of(histories, len(self.items), self.last_time + 1, length, self.targets)
+            self.stage = Stage(mixture, known, self._own_terms())
         return self
 
     @property
@@ -216,8 +215,7 @@ class MixedRanker(Ranker):
     def _write(self, folder: Path) -> None:
         self.ranker._write(folder)
         if self.stage is not None:
-            self.stage.mixture.save(folder)
-            self.stage.snapshot.save(folder / "snapshot")
+            self.stage.save(folder)
 
     def _read(self, folder: Folder, settings: dict[str, Any]) -> None:
         known = settings["ranker"]
@@ -228,8 +226,7 @@ class MixedRanker(Ranker):
         ranker._read(folder, known)
         self.stage = None
         if settings["has_stage"]:
-            mixture = Mixture.load(folder.path)
-            self.stage = Stage(mixture, Snapshot.load(folder.path / "snapshot"), self._own_terms())
+            self.stage = Stage.load(folder.path, self._own_terms())
 
     def with_ranker(self, ranker: AttentionRanker) -> Self:
         """The same last stage over a ranker with more items, which it knows nothing else of."""
@@ -237,8 +234,7 @@ class MixedRanker(Ranker):
         longer.items, longer.attributes, longer.embeddings = ranker.items, ranker.attributes, ranker.embeddings
         longer.log_shares, longer.newcomers_from, longer.ranker = ranker.log_shares, ranker.newcomers_from, ranker
         if self.stage is not None:
-            snapshot = self.stage.snapshot.extended(len(ranker.items))
-            longer.stage = Stage(self.stage.mixture, snapshot, longer._own_terms())
+            longer.stage = self.stage.extended(len(ranker.items), longer._own_terms())
         return longer
 
 

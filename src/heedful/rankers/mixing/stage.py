@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Protocol, Self
 
 import numpy as np
 
@@ -18,10 +19,14 @@ from heedful.events.targets import Targets
 from heedful.progress import say
 from heedful.rankers.mixing.examples import draw_examples
 from heedful.rankers.mixing.mixture import Mixture
+from heedful.rankers.mixing.pair_features import REPEAT_FEATURES, Repeats
 from heedful.rankers.mixing.snapshot import Snapshot
 from heedful.rankers.mixing.windows import Windowed, last_windows, window_length, windowed
 
-__all__ = ["Counts", "Rows", "Stage", "Terms", "columns_of", "training_rows"]
+__all__ = ["Counts", "Known", "Rows", "Stage", "Terms", "columns_of", "training_rows"]
+
+
+_REPEATS = "repeats.npz"
 
 
 class Terms(Protocol):
@@ -63,18 +68,89 @@ class Rows:
 
 
 @dataclass(frozen=True)
+class Known:
+    """What a log tells up to a time.
+
+    Attributes:
+        snapshot: counts and co-occurrence.
+        repeats: of items that users take again; None where new items alone are asked for.
+    """
+
+    snapshot: Snapshot
+    repeats: Repeats | None = None
+
+    @classmethod
+    def of(cls, histories: Histories, n_items: int, now: int, window: int, targets: Targets) -> Self:
+        """Count what had happened before `now` in a log, in rows of `n_items` items."""
+        repeats = None if targets.target == "new" else Repeats.of(histories, n_items, now, window)
+        return cls(Snapshot.of(histories, n_items, now, window), repeats)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the columns, "group.column", F."""
+        more = REPEAT_FEATURES if self.repeats is not None else ()
+        return (*self.snapshot.names, *(f"repeat.{name}" for name in more))
+
+    def columns(self, histories: Histories, candidates: Candidates) -> np.ndarray:
+        """Columns for the candidates of B users, float32 [C, F]; their histories end before the time."""
+        counts = self.snapshot.features(histories, candidates)
+        if self.repeats is None:
+            return counts
+        return np.concatenate([counts, self.repeats.columns(histories, candidates)], axis=1)
+
+    def extended(self, n_items: int) -> Known:
+        """With further items, as `Snapshot.extended`."""
+        return Known(self.snapshot.extended(n_items), self.repeats.extended(n_items) if self.repeats else None)
+
+    def save(self, folder: Path) -> None:
+        """Write everything into an existing folder."""
+        self.snapshot.save(folder / "snapshot")
+        if self.repeats is not None:
+            self.repeats.save(folder / _REPEATS)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote."""
+        repeats = Repeats.load(folder / _REPEATS) if (folder / _REPEATS).exists() else None
+        return cls(Snapshot.load(folder / "snapshot"), repeats)
+
+
+@dataclass(frozen=True)
 class Stage:
     """The columns of candidates, and the mixture of them.
 
     Attributes:
         mixture: what makes one score of the columns.
-        snapshot: counts and co-occurrence up to the end of the log.
+        known: counts and co-occurrence up to the end of the log.
         terms: the ranker that knows the log up to its end.
     """
 
     mixture: Mixture
-    snapshot: Snapshot
+    known: Known
     terms: Terms
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """Counts and co-occurrence up to the end of the log."""
+        return self.known.snapshot
+
+    def extended(self, n_items: int, terms: Terms) -> Stage:
+        """With further items, of which the terms know more."""
+        return Stage(self.mixture, self.known.extended(n_items), terms)
+
+    def save(self, folder: Path) -> None:
+        """Write everything but the terms into an existing folder."""
+        self.mixture.save(folder)
+        self.known.save(folder)
+
+    @classmethod
+    def load(cls, folder: Path, terms: Terms, *, linear: bool = True) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            FolderError: a file is missing or damaged.
+        """
+        return cls(Mixture.load(folder, linear=linear), Known.load(folder), terms)
 
     def scores(self, histories: Histories, candidates: Candidates) -> np.ndarray:
         """Estimates of log P(item | user) up to a constant of the user, float32 [C]."""
@@ -85,13 +161,12 @@ class Stage:
         return self.mixture.contributions(self._columns(histories, candidates))
 
     def _columns(self, histories: Histories, candidates: Candidates) -> np.ndarray:
-        return columns_of(self.snapshot, self.terms, histories, candidates)
+        return columns_of(self.known, self.terms, histories, candidates)
 
 
-def columns_of(snapshot: Snapshot, terms: Terms, histories: Histories, candidates: Candidates) -> np.ndarray:
+def columns_of(known: Known, terms: Terms, histories: Histories, candidates: Candidates) -> np.ndarray:
     """All columns of some candidates, float32 [C, F]."""
-    counts = snapshot.features(histories, candidates)
-    return np.concatenate([counts, terms.columns(histories, candidates)], axis=1)
+    return np.concatenate([known.columns(histories, candidates), terms.columns(histories, candidates)], axis=1)
 
 
 def training_rows(
@@ -126,9 +201,10 @@ def training_rows(
         split = _some_users(windowed(histories, n_items, window, targets), max(users // windows, 1), randoms)
         if len(split.users):
             say(f"window {number} of {windows}: {len(split.users):,} users in {length / 86_400:.3g} days")
-            snapshot, terms = Snapshot.of(histories, n_items, window.start, length), terms_before(window.start)
-            names = (*snapshot.names, *terms.names)
-            parts.append(_rows(split, snapshot, terms, randoms, targets))
+            known = Known.of(histories, n_items, window.start, length, targets)
+            terms = terms_before(window.start)
+            names = (*known.names, *terms.names)
+            parts.append(_rows(split, known, terms, randoms, targets))
     if not parts:
         raise TrainingError(
             "there is nothing to fit the mixture to",
@@ -147,7 +223,7 @@ def _some_users(split: Windowed, most: int, randoms: np.random.Generator) -> Win
 
 
 def _rows(
-    split: Windowed, snapshot: Snapshot, terms: Terms, randoms: np.random.Generator, targets: Targets
+    split: Windowed, known: Known, terms: Terms, randoms: np.random.Generator, targets: Targets
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    drawn = draw_examples(split.seen, split.positives, snapshot.items.users, randoms, targets.target)
-    return columns_of(snapshot, terms, split.histories, drawn.candidates), drawn.labels, drawn.expected
+    drawn = draw_examples(split.seen, split.positives, known.snapshot.items.users, randoms, targets.target)
+    return columns_of(known, terms, split.histories, drawn.candidates), drawn.labels, drawn.expected
