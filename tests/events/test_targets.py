@@ -7,6 +7,7 @@ import pytest
 
 from heedful.errors import ConfigError
 from heedful.events.targets import TargetConfig, Targets
+from heedful.rankers.attention import AttentionConfig
 
 KINDS = ("view", "purchase", "return")
 
@@ -17,9 +18,8 @@ def test_kinds_by_name_become_codes() -> None:
     assert targets.is_target(np.array([0, 1, 2])).tolist() == [False, True, False]
     assert targets.is_seen(np.array([0, 1, 2])).tolist() == [False, True, True]
     everything = Targets.of(TargetConfig(), KINDS)
-    assert (
-        everything == Targets() and everything.is_target(np.array([0, 7])).all() and everything.is_seen(np.array([2])).all()
-    )
+    assert everything == Targets(n_kinds=3)
+    assert everything.is_target(np.array([0, 7])).all() and everything.is_seen(np.array([2])).all()
 
 
 def test_new_items_repeats_and_both() -> None:
@@ -31,3 +31,17 @@ def test_new_items_repeats_and_both() -> None:
 def test_an_unknown_target_is_refused() -> None:
     with pytest.raises(ConfigError, match="'target' is out of range; got: 'old'; expected: new or repeat or all"):
         TargetConfig(target="old")  # type: ignore[arg-type]
+
+
+def test_kinds_that_speak_against_an_item_make_no_target() -> None:
+    targets = Targets.of(TargetConfig(negative_kinds=("return",)), KINDS)
+    codes = np.array([0, 1, 2])
+    assert targets.is_target(codes).tolist() == targets.speaks_for(codes).tolist() == [True, True, False]
+    assert targets.is_seen(np.array([2])).all()
+
+
+def test_a_history_of_one_kind_tells_no_kinds_apart() -> None:
+    assert Targets.of(TargetConfig(), ("view",)).n_kinds == 1
+    assert Targets.of(AttentionConfig(history_kinds=("purchase",)), KINDS).n_kinds == 1
+    some = Targets.of(AttentionConfig(history_kinds=("view",), target_kinds=("purchase",)), KINDS)
+    assert some.n_kinds == 3 and some.seen == (0, 1)

@@ -105,6 +105,11 @@ class Ranker(ABC):
         codes = [code for code, kind in enumerate(self.kinds) if kind in wanted]
         return histories.where(np.isin(histories.kinds, codes))
 
+    def speaking_for(self, histories: Histories) -> Histories:
+        """The histories without actions that speak against an item (`negative_kinds`)."""
+        targets = self.targets
+        return histories.where(targets.speaks_for(histories.kinds)) if targets.negative else histories
+
     @property
     def uses_prior(self) -> bool:
         """Whether `pool_gamma` changes the scores."""
@@ -185,9 +190,13 @@ class Ranker(ABC):
         return self.read(histories.where(rows >= 0))
 
     def kind_codes(self, names: Sequence[str | None]) -> np.ndarray:
-        """Codes of event kinds, uint8; one that the training log lacks, or None, counts as its most frequent kind."""
+        """Codes of event kinds, uint8.
+
+        One that the training log lacks, or None, counts as its most frequent kind that does not speak against an item.
+        """
         code_of = {kind: code for code, kind in enumerate(self.kinds)}
-        return np.array([code_of.get(name, 0) if name is not None else 0 for name in names], np.uint8)
+        usual = next((code for code in range(len(self.kinds)) if code not in self.targets.negative), 0)
+        return np.array([code_of.get(name, usual) if name is not None else usual for name in names], np.uint8)
 
     def score_rows(self, histories: Histories, candidates: Candidates, *, pool_gamma: float | None = 0.0) -> np.ndarray:
         """Score candidates for B users, all in item rows of this ranker (-1: unknown); float32 [C]."""
@@ -276,7 +285,7 @@ class Ranker(ABC):
         Raises:
             InputError: the table has none of the log's items.
         """
-        for name in ("target_kinds", "seen_kinds", "history_kinds"):
+        for name in ("target_kinds", "seen_kinds", "negative_kinds", "history_kinds"):
             log.kind_codes(getattr(self.config, name, ()))  # refuses a kind that the log does not have
         self.kinds, self.embeddings = log.kinds, embeddings
         self.last_time = int(log.histories.times.max()) if log.n_events else 0
@@ -288,8 +297,9 @@ class Ranker(ABC):
             self.items, self.attributes = embeddings.items, attributes_of(log, embeddings)
             histories = _in_table_rows(log, embeddings)
         # The catalogue knows the counts of its own log; counting a large one takes a good deal of memory.
-        same = histories is log.histories
-        users = np.asarray(log.catalog.users) if same else count_items(histories, len(self.items))[1]
+        counted = self.speaking_for(histories)
+        same = counted is log.histories
+        users = np.asarray(log.catalog.users) if same else count_items(counted, len(self.items))[1]
         self.log_shares = LogShares(users)
         return self.read(histories)
 

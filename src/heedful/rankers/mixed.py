@@ -226,7 +226,7 @@ class MixedRanker(Ranker):
         ranker._read(folder, known)
         self.stage = None
         if settings["has_stage"]:
-            self.stage = Stage.load(folder.path, self._own_terms())
+            self.stage = Stage.load(folder.path, self._own_terms(), self.targets)
 
     def with_ranker(self, ranker: AttentionRanker) -> Self:
         """The same last stage over a ranker with more items, which it knows nothing else of."""

@@ -166,7 +166,7 @@ class NeuralRanker(Ranker):
         histories = self.begin(log, items)
         popularity = None
         if _needs_popularity(self.model):
-            build = partial(PopularityIndex, histories, len(self.items))
+            build = partial(PopularityIndex, self.speaking_for(histories), len(self.items))
             popularity = workers.once(build) if workers else build()
         data = json.dumps([items.content_hash, log.facts()]) if checkpoints is not None else ""
         run = TrainingLoop(
@@ -217,8 +217,13 @@ class NeuralRanker(Ranker):
         vectors = ItemVectors(table.vectors, self._mean, self.config.scale, device)
         self.inputs = InputLayer(
             vectors, self.users_of_item, span=span, noise=self.config.noise, codes=codes,
-            learnt=self.model.side_features,
+            learnt=self.model.side_features, n_kinds=self._n_kinds() if "kinds" in self.model.terms else 0,
         )  # fmt: skip
+
+    def _n_kinds(self) -> int:
+        """Kinds of actions that the ranker tells apart; 0 where it reads one kind alone."""
+        n_kinds = self.targets.n_kinds
+        return n_kinds if n_kinds > 1 else 0
 
     def _at_end(self, popularity: PopularityIndex) -> dict[str, np.ndarray]:
         """`at_time` from the end of the log on, so that scoring needs no log."""

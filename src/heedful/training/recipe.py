@@ -46,7 +46,7 @@ PAPER: dict[str, Any] = {
 """Section 4.3."""
 
 DEFAULT: dict[str, Any] = {
-    "terms": ("attention", "item_interactions", "user_tower", "popularity_over_time"),
+    "terms": ("attention", "item_interactions", "user_tower", "popularity_over_time", "kinds"),
     "depth": 2,
     "hidden": 128,
     "null_tokens": 4,

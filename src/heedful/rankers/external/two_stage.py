@@ -81,4 +81,4 @@ class TwoStage(PublicRanker):
         self.stage.save(folder)
 
     def _read(self, folder: Folder, settings: dict[str, Any]) -> None:
-        self.stage = Stage.load(folder.path, Counts(), linear=False)
+        self.stage = Stage.load(folder.path, Counts(), self.targets, linear=False)

@@ -18,6 +18,7 @@ from heedful.events.histories import Histories
 from heedful.events.targets import Targets
 from heedful.progress import say
 from heedful.rankers.mixing.examples import draw_examples
+from heedful.rankers.mixing.kind_features import MOST_KINDS, Kinds
 from heedful.rankers.mixing.mixture import Mixture
 from heedful.rankers.mixing.pair_features import REPEAT_FEATURES, Repeats
 from heedful.rankers.mixing.snapshot import Snapshot
@@ -26,7 +27,7 @@ from heedful.rankers.mixing.windows import Windowed, last_windows, window_length
 __all__ = ["Counts", "Known", "Rows", "Stage", "Terms", "columns_of", "training_rows"]
 
 
-_REPEATS = "repeats.npz"
+_REPEATS, _KINDS = "repeats.npz", "kind_shares.npy"
 
 
 class Terms(Protocol):
@@ -74,45 +75,61 @@ class Known:
     Attributes:
         snapshot: counts and co-occurrence.
         repeats: of items that users take again; None where new items alone are asked for.
+        kinds: of kinds of actions; None in a log of one kind or of many.
+        targets: what is asked for; its `negative` kinds count in `kinds` alone.
     """
 
     snapshot: Snapshot
-    repeats: Repeats | None = None
+    repeats: Repeats | None
+    kinds: Kinds | None
+    targets: Targets
 
     @classmethod
     def of(cls, histories: Histories, n_items: int, now: int, window: int, targets: Targets) -> Self:
         """Count what had happened before `now` in a log, in rows of `n_items` items."""
+        some = 1 < targets.n_kinds <= MOST_KINDS
+        kinds = Kinds.of(histories, n_items, now, targets.n_kinds) if some else None
+        histories = _speaking_for(histories, targets)
         repeats = None if targets.target == "new" else Repeats.of(histories, n_items, now, window)
-        return cls(Snapshot.of(histories, n_items, now, window), repeats)
+        return cls(Snapshot.of(histories, n_items, now, window), repeats, kinds, targets)
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the columns, "group.column", F."""
-        more = REPEAT_FEATURES if self.repeats is not None else ()
-        return (*self.snapshot.names, *(f"repeat.{name}" for name in more))
+        repeats = REPEAT_FEATURES if self.repeats is not None else ()
+        kinds = self.kinds.names if self.kinds is not None else ()
+        return (*self.snapshot.names, *(f"repeat.{name}" for name in repeats), *(f"kind.{name}" for name in kinds))
 
     def columns(self, histories: Histories, candidates: Candidates) -> np.ndarray:
         """Columns for the candidates of B users, float32 [C, F]; their histories end before the time."""
-        counts = self.snapshot.features(histories, candidates)
-        if self.repeats is None:
-            return counts
-        return np.concatenate([counts, self.repeats.columns(histories, candidates)], axis=1)
+        counted = _speaking_for(histories, self.targets)
+        parts = [self.snapshot.features(counted, candidates)]
+        if self.repeats is not None:
+            parts.append(self.repeats.columns(counted, candidates))
+        if self.kinds is not None:
+            parts.append(self.kinds.columns(histories, candidates, self.snapshot.partners["cosine"]))
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
     def extended(self, n_items: int) -> Known:
         """With further items, as `Snapshot.extended`."""
-        return Known(self.snapshot.extended(n_items), self.repeats.extended(n_items) if self.repeats else None)
+        repeats = self.repeats.extended(n_items) if self.repeats is not None else None
+        kinds = self.kinds.extended(n_items) if self.kinds is not None else None
+        return Known(self.snapshot.extended(n_items), repeats, kinds, self.targets)
 
     def save(self, folder: Path) -> None:
         """Write everything into an existing folder."""
         self.snapshot.save(folder / "snapshot")
         if self.repeats is not None:
             self.repeats.save(folder / _REPEATS)
+        if self.kinds is not None:
+            self.kinds.save(folder / _KINDS)
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
+    def load(cls, folder: Path, targets: Targets) -> Self:
         """Read what `save` wrote."""
         repeats = Repeats.load(folder / _REPEATS) if (folder / _REPEATS).exists() else None
-        return cls(Snapshot.load(folder / "snapshot"), repeats)
+        kinds = Kinds.load(folder / _KINDS) if (folder / _KINDS).exists() else None
+        return cls(Snapshot.load(folder / "snapshot"), repeats, kinds, targets)
 
 
 @dataclass(frozen=True)
@@ -144,13 +161,13 @@ class Stage:
         self.known.save(folder)
 
     @classmethod
-    def load(cls, folder: Path, terms: Terms, *, linear: bool = True) -> Self:
+    def load(cls, folder: Path, terms: Terms, targets: Targets, *, linear: bool = True) -> Self:
         """Read what `save` wrote.
 
         Raises:
             FolderError: a file is missing or damaged.
         """
-        return cls(Mixture.load(folder, linear=linear), Known.load(folder), terms)
+        return cls(Mixture.load(folder, linear=linear), Known.load(folder, targets), terms)
 
     def scores(self, histories: Histories, candidates: Candidates) -> np.ndarray:
         """Estimates of log P(item | user) up to a constant of the user, float32 [C]."""
@@ -213,6 +230,10 @@ def training_rows(
         )
     columns, labels, expected = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     return Rows(columns, labels, expected, names)
+
+
+def _speaking_for(histories: Histories, targets: Targets) -> Histories:
+    return histories.where(targets.speaks_for(histories.kinds)) if targets.negative else histories
 
 
 def _some_users(split: Windowed, most: int, randoms: np.random.Generator) -> Windowed:
