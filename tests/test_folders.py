@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,31 @@ def test_overwrite(tmp_path: Path) -> None:
     ):
         make(tmp_path / "model", "new")
     assert open_folder(tmp_path / "model", kind="model").file("a.txt").read_text() == "content"
+    assert make(tmp_path / "model", "new", overwrite=True).file("a.txt").read_text() == "new"
+    assert names_in(tmp_path) == ["model"]
+
+
+def test_readers_find_the_old_one_or_the_new_one_at_any_time(tmp_path: Path) -> None:
+    make(tmp_path / "model")
+    done, missing = threading.Event(), []
+
+    def read() -> None:
+        while not done.is_set():
+            if not (tmp_path / "model" / "a.txt").exists():
+                missing.append(1)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for number in range(30):
+        make(tmp_path / "model", str(number), overwrite=True)
+    done.set()
+    reader.join()
+    assert not missing and names_in(tmp_path) == ["model"]
+
+
+def test_overwrite_where_folders_cannot_change_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folders, "_exchange", lambda one, other: False)
+    make(tmp_path / "model")
     assert make(tmp_path / "model", "new", overwrite=True).file("a.txt").read_text() == "new"
     assert names_in(tmp_path) == ["model"]
 

@@ -7,6 +7,7 @@ last, and one rename puts it in place. A run that is killed leaves only the temp
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import glob
 import hashlib
 import json
@@ -37,6 +38,8 @@ FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 # Files up to this size are hashed each time a folder is opened; larger ones are checked by size, and by hash in `verify`.
 HASHED_ON_OPEN_BYTES = 64 * 2**20
+# Of the system call renameat2 of Linux.
+_HERE, _EXCHANGE = -100, 2
 _RECORDED_PACKAGES = ("heedful", "numpy", "duckdb", "pyarrow", "numba", "torch", "safetensors", "cma", "optuna")
 
 
@@ -216,10 +219,19 @@ def _put_in_place(partial: Path, target: Path) -> None:
         partial.rename(target)
     else:
         aside = target.parent / f".{target.name}.partial-{os.getpid()}-replaced"
-        target.rename(aside)
-        partial.rename(target)
+        if _exchange(partial, target):
+            partial.rename(aside)
+        else:
+            target.rename(aside)
+            partial.rename(target)
         shutil.rmtree(aside, ignore_errors=True)
     _sync(target.parent)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two folders change places in one step, so that readers find one of them at any time; False: it cannot be done."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    return rename is not None and rename(_HERE, bytes(one), _HERE, bytes(other), _EXCHANGE) == 0
 
 
 def _remove_stale(target: Path) -> None:

@@ -358,6 +358,7 @@ COMMANDS = [
     "extend",
     "similar",
     "train",
+    "refresh",
     "score",
     "recommend",
     "explain",

@@ -24,6 +24,7 @@ _COMMANDS = {
     "extend": ("heedful.cli.onboard", "Embeddings and new items -> extended embeddings."),
     "similar": ("heedful.cli.embed", "The neighbours of an item, with titles."),
     "train": ("heedful.cli.train", "Sequences and embeddings -> model."),
+    "refresh": ("heedful.cli.refresh", "Model and newer sequences -> the same model with the counts of today."),
     "score": ("heedful.cli.rank", "Requests with candidates -> scores."),
     "recommend": ("heedful.cli.rank", "Requests -> the best of the catalogue."),
     "explain": ("heedful.cli.explain", "Why items have their scores: past items and attention."),

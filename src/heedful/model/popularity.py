@@ -93,6 +93,7 @@ class PopularityIndex:
     Args:
         histories: the training log in item rows.
         n_items: I.
+        span: length of the period that the windows are parts of, seconds; by default the log's own.
 
     Attributes:
         first: each user's first action with each item.
@@ -102,7 +103,7 @@ class PopularityIndex:
         span: length of the period, seconds.
     """
 
-    def __init__(self, histories: Histories, n_items: int) -> None:
+    def __init__(self, histories: Histories, n_items: int, *, span: float | None = None) -> None:
         items, times = np.asarray(histories.items), np.asarray(histories.times)
         first = _first_actions(np.asarray(histories.offsets), items, n_items)
         self.first = Actions.of(items[first], times[first], n_items)
@@ -112,7 +113,8 @@ class PopularityIndex:
         in_time = np.argsort(births, kind="stable")
         self.births, self.born = births[in_time], known[in_time]
         self.end = int(times.max()) + 1 if len(times) else 0
-        self.span = float(max(self.end - int(times.min()), 1)) if len(times) else 1.0
+        own = float(max(self.end - int(times.min()), 1)) if len(times) else 1.0
+        self.span = own if span is None else span
         self._windows = (self.span / 2.0 ** np.arange(1, _WINDOWS + 1)).astype(np.int64)
 
     def save(self, folder: Path) -> None:

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from heedful.config import Config
 from heedful.embeddings.table import ItemEmbeddings
-from heedful.errors import FolderError, InputError
+from heedful.errors import ConfigError, FolderError, InputError
 from heedful.events.candidates import Candidates
 from heedful.events.catalog import describe
 from heedful.events.histories import Histories
@@ -53,6 +53,8 @@ class Ranker(ABC):
         trained_on: sizes, kinds, period and content hash of the training log.
         embeddings: the item embeddings, None for a ranker that needs none.
         newcomers_from: the row from which on items came after training, with an extension; None where none did.
+        content_hash: of the folder that it was loaded from; None for one that was not loaded.
+        refreshed_from: the model and the log that its counts were made from, see `refreshed`; None: as trained.
     """
 
     name: ClassVar[str]
@@ -73,6 +75,8 @@ class Ranker(ABC):
     trained_on: dict[str, Any]
     embeddings: ItemEmbeddings | None = None
     newcomers_from: int | None = None
+    content_hash: str | None = None
+    refreshed_from: dict[str, Any] | None = None
 
     def __init__(self, **options: Any) -> None:
         self.config = self.config_class.from_dict(options)
@@ -279,6 +283,21 @@ class Ranker(ABC):
 
     # What fitting and folders need
 
+    def _recount(self, histories: Histories) -> None:
+        """Renew what was counted, not learnt, beside `log_shares` and `last_time`, which are those of a newer log.
+
+        Args:
+            histories: that log in rows and kinds of this ranker, with the actions that it reads.
+
+        Raises:
+            ConfigError: all that it knows is learnt from one log.
+        """
+        raise ConfigError(
+            f"{self.name} cannot be refreshed", got="a ranker that learns all it knows from one log",
+            expected="mixed, attention, averaging, recent-popularity, popularity, last-item or weighted-sum",
+            fix="train it again on the newer log",
+        )  # fmt: skip
+
     def _learn_catalogue(self, log: EventLog, embeddings: ItemEmbeddings | None) -> Histories:
         """Take over the catalogue and return the log's histories in this ranker's rows.
 
@@ -334,13 +353,15 @@ class Ranker(ABC):
                 "last_time": self.last_time,
                 "gamma": self.gamma,
                 "trained_on": self.trained_on,
+                "refreshed_from": self.refreshed_from,
                 **self._settings(),
             }
             (folder.path / "config.json").write_text(json.dumps(settings, indent=1) + "\n")
             np.save(folder.path / "users_of_item.npy", self.users_of_item)
             self._write(folder.path)
-            folder.manifest["model"] = self.name
-            folder.manifest["config"] = self.config.to_dict()
+            folder.manifest |= {"model": self.name, "config": self.config.to_dict()}
+            if self.refreshed_from is not None:
+                folder.manifest["refreshed_from"] = self.refreshed_from
             if self.embeddings is not None:
                 target = Path(path).absolute()
                 folder.manifest["embeddings"] = reference_to(self.embeddings, folder.path, target, pack=pack)
@@ -353,7 +374,8 @@ class Ranker(ABC):
         ranker.config = cls.config_class.from_dict(settings["config"])
         ranker.kinds, ranker.last_time, ranker.gamma = tuple(settings["kinds"]), settings["last_time"], settings["gamma"]
         ranker.log_shares = LogShares(np.load(folder.file("users_of_item.npy"), mmap_mode="r"))
-        ranker.trained_on = settings["trained_on"]
+        ranker.trained_on, ranker.refreshed_from = settings["trained_on"], settings.get("refreshed_from")
+        ranker.content_hash = folder.content_hash
         if cls.needs_embeddings:
             ranker.embeddings = referenced_table(folder, embeddings)
             ranker.items, ranker.attributes = ranker.embeddings.items, ranker.embeddings.attributes

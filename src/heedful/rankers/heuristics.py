@@ -45,6 +45,9 @@ class _VectorRanker(Ranker):
     def _user_vectors(self, histories: Histories) -> np.ndarray:
         """One vector for each user, float32 [B, D]; its length does not matter."""
 
+    def _recount(self, histories: Histories) -> None:
+        """Nothing is counted."""
+
     def _logits(self, histories: Histories, candidates: Candidates) -> np.ndarray:
         users_BD = _unit(self._user_vectors(histories))
         owner = np.repeat(np.arange(len(histories)), candidates.lengths)

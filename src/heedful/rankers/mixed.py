@@ -26,7 +26,7 @@ from heedful.progress import say
 from heedful.rankers.attention import AttentionConfig, AttentionRanker
 from heedful.rankers.base import UNKNOWN_SCORE, Ranker, parts_of
 from heedful.rankers.mixing.mixture import RANKER_SCORE, Mixture
-from heedful.rankers.mixing.stage import Known, Stage, training_rows
+from heedful.rankers.mixing.stage import Stage, training_rows
 from heedful.rankers.mixing.windows import window_length
 from heedful.rankers.saving import open_model_folder
 from heedful.training.loop import TrainingReport
@@ -97,10 +97,24 @@ class MixedRanker(Ranker):
         self.ranker = self._new_ranker().fit(log, items, checkpoints=whole, resume=resume)
         self.stage = None
         if mixture is not None:
-            length = window_length(histories.times)
-            known = Known.of(histories, len(self.items), self.last_time + 1, length, self.targets)
-            self.stage = Stage(mixture, known, self._own_terms())
+            self.stage = self._stage_over(mixture, histories, window_length(histories.times))
         return self
+
+    def _stage_over(self, mixture: Mixture, histories: Histories, window: int) -> Stage:
+        return Stage.of(mixture, histories, len(self.items), self.last_time + 1, window, self._own_terms(), self.targets)
+
+    def _recount(self, histories: Histories) -> None:
+        """The counts of the ranker under the last stage, and counts and co-occurrence of the last stage."""
+        self.ranker = copy.copy(self.ranker)
+        self._share_with(self.ranker)
+        self.ranker._recount(histories)
+        if self.stage is not None:
+            self.stage = self._stage_over(self.stage.mixture, histories, self.stage.snapshot.window)
+
+    def _share_with(self, ranker: AttentionRanker) -> None:
+        """Have the ranker under the last stage know the same catalogue and counts."""
+        for name in ("items", "attributes", "embeddings", "kinds", "last_time", "log_shares", "trained_on"):
+            setattr(ranker, name, getattr(self, name))
 
     @property
     def report(self) -> TrainingReport | None:
@@ -220,8 +234,7 @@ class MixedRanker(Ranker):
     def _read(self, folder: Folder, settings: dict[str, Any]) -> None:
         known = settings["ranker"]
         self.ranker = ranker = AttentionRanker(**known["config"])
-        for name in ("items", "attributes", "embeddings", "kinds", "last_time", "log_shares", "trained_on"):
-            setattr(ranker, name, getattr(self, name))
+        self._share_with(ranker)
         ranker.gamma = known["gamma"]
         ranker._read(folder, known)
         self.stage = None
@@ -257,23 +270,28 @@ class RankerTerms:
         """The score less that of the reference, what of it is due to the user, and the rest; float32 [C, 3]."""
         own, asked = histories.with_rows(self.rows), candidates.with_rows(self.rows)
         known = asked.rows >= 0
-        score = self.ranker.score_rows(own, asked, pool_gamma=0.0)
+        score, zero = self._scores(own, asked)
         everyone = self.ranker.score_for_everyone(np.maximum(asked.rows, 0), pool_gamma=0.0)
-        zero = self._zero(own)[asked.owners]
+        zero = zero[asked.owners]
         least = np.float32(UNKNOWN_SCORE / 2)
         columns = np.stack([score - zero, score - everyone, everyone - zero], axis=1)
         columns[~known | (score <= least)] = (-_MOST / 4, 0.0, -_MOST / 4)
         # The last digits of matrix products depend on the batch, and at a threshold trees would enlarge them.
         return np.asarray(columns.clip(-_MOST, _MOST).round(_DECIMALS), np.float32)
 
-    def _zero(self, histories: Histories) -> np.ndarray:
-        """Log of the mean exponential score of the reference for each user, float32 [B]."""
+    def _scores(self, histories: Histories, candidates: Candidates) -> tuple[np.ndarray, np.ndarray]:
+        """Scores of the candidates, float32 [C], and log of the mean exponential score of the reference, float32 [B]."""
+        # One pass over the histories for both.
+        lists = np.split(candidates.rows, candidates.offsets[1:-1])
+        both = Candidates.of([np.concatenate([rows, self._reference]) for rows in lists])
+        scores = self.ranker.score_rows(histories, both, pool_gamma=0.0)
+        is_asked = np.arange(len(scores)) < np.repeat(both.offsets[1:] - len(self._reference), both.lengths)
         if not len(self._reference):
-            return np.zeros(len(histories), np.float32)
-        asked = Candidates.same_for_all(len(histories), self._reference)
-        scores = self.ranker.score_rows(histories, asked, pool_gamma=0.0).reshape(len(histories), -1)
-        most = scores.max(axis=1, keepdims=True)
-        return np.asarray(most[:, 0] + np.log(np.exp(scores - most).mean(axis=1)), np.float32)
+            return scores, np.zeros(len(histories), np.float32)
+        of_reference = scores[~is_asked].reshape(len(histories), -1)
+        most = of_reference.max(axis=1, keepdims=True)
+        zero = most[:, 0] + np.log(np.exp(of_reference - most).mean(axis=1))
+        return scores[is_asked], np.asarray(zero, np.float32)
 
 
 def _inside(folder: Path | None, name: str) -> Path | None:

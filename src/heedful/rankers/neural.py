@@ -193,6 +193,14 @@ class NeuralRanker(Ranker):
         self._see(items, _span(histories.times), codes, device)
         return histories
 
+    def _recount(self, histories: Histories) -> None:
+        """Popularity over time as of the end of the log, in windows as long as those of training."""
+        assert self.embeddings is not None
+        if self.at_time:
+            popularity = PopularityIndex(self.speaking_for(histories), len(self.items), span=self.inputs.span)
+            self.at_time = self._at_end(popularity)
+        self._see(self.embeddings, self.inputs.span, self.inputs.codes, self.inputs.device)
+
     def sampler(
         self, log: EventLog, histories: Histories, popularity: PopularityIndex | None, workers: Workers | None = None
     ) -> InstanceSampler:

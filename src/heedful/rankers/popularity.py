@@ -44,5 +44,8 @@ class Popularity(Ranker):
         """The whole score; see `Ranker.score_for_everyone`."""
         return self.log_shares[rows]
 
+    def _recount(self, histories: Histories) -> None:
+        """The counts of `log_shares` are all that there is."""
+
     def _logits(self, histories: Histories, candidates: Candidates) -> np.ndarray:
         return np.asarray(self.log_shares[candidates.rows])

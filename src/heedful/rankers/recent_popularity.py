@@ -66,6 +66,10 @@ class RecentPopularity(Popularity):
         """The whole score; see `Ranker.score_for_everyone`."""
         return self._scores(rows)
 
+    def _recount(self, histories: Histories) -> None:
+        config = self.config
+        self.recent = recent_users(histories, len(self.items), self.last_time + 1, config.days, config.half_life)
+
     def _logits(self, histories: Histories, candidates: Candidates) -> np.ndarray:
         return self._scores(candidates.rows)
 

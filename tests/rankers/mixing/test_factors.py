@@ -33,7 +33,9 @@ def test_the_same_each_time() -> None:
     np.testing.assert_array_equal(Factors.of(past(), N_ITEMS).items, Factors.of(past(), N_ITEMS).items)
 
 
-@pytest.mark.parametrize("histories", [[[0, 1]], [[0], [1]], [[0], [0], [0]], [[], [], []], [[0, 1, 2], [0, 1, 2], [0, 1, 2]]])
+@pytest.mark.parametrize(
+    "histories", [[[0, 1]], [[0], [1]], [[0], [0], [0]], [[], [], []], [[0, 1, 2], [0, 1, 2], [0, 1, 2]]]
+)
 def test_small_logs_have_few_factors_or_none(histories: list[list[int]]) -> None:
     past = histories_of(histories)
     candidates = Candidates.same_for_all(len(past), np.arange(5))

@@ -18,7 +18,7 @@ from heedful.events.targets import TargetConfig
 from heedful.folders import Folder
 from heedful.rankers.external.base import PublicRanker
 from heedful.rankers.mixing.mixture import Mixture
-from heedful.rankers.mixing.stage import Counts, Known, Stage, training_rows
+from heedful.rankers.mixing.stage import Counts, Stage, training_rows
 from heedful.rankers.mixing.windows import window_length
 
 __all__ = ["TwoStage", "TwoStageConfig"]
@@ -65,7 +65,7 @@ class TwoStage(PublicRanker):
         )  # fmt: skip
         mixture = Mixture.fit(rows.columns, rows.labels, rows.expected, rows.names, linear=False, seed=config.seed)
         end, length = self.last_time + 1, window_length(histories.times)
-        self.stage = Stage(mixture, Known.of(histories, n_items, end, length, self.targets), Counts())
+        self.stage = Stage.of(mixture, histories, n_items, end, length, Counts(), self.targets)
 
     def _logits(self, histories: Histories, candidates: Candidates) -> np.ndarray:
         return self.stage.scores(histories, candidates)

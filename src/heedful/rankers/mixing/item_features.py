@@ -12,7 +12,10 @@ import numpy as np
 
 from heedful.events.histories import Histories
 
-__all__ = ["ItemFeatures", "item_features"]
+__all__ = ["SEASON", "ItemFeatures", "is_seasonal", "item_features"]
+
+SEASON = "season"
+"""The column that counts the users of a year ago."""
 
 # Lengths of the windows as multiples of the length of a training window.
 _SCALES = tuple(2.0**power for power in range(-4, 5))
@@ -39,7 +42,14 @@ class ItemFeatures:
     born: np.ndarray
 
 
-def item_features(histories: Histories, n_items: int, now: int, window: int) -> ItemFeatures:
+def is_seasonal(times: np.ndarray, now: int) -> bool:
+    """Whether a log with these event times, int64 [E], tells at `now` what sold a year ago."""
+    return len(times) > 0 and now - int(times.min()) > _YEAR
+
+
+def item_features(
+    histories: Histories, n_items: int, now: int, window: int, *, seasonal: bool | None = None
+) -> ItemFeatures:
     """Count the events before `now`.
 
     Args:
@@ -47,6 +57,7 @@ def item_features(histories: Histories, n_items: int, now: int, window: int) -> 
         n_items: I.
         now: unix seconds.
         window: seconds of a training window, in whose multiples recency is measured.
+        seasonal: whether to count what sold a year ago; None: if the log reaches back so far.
     """
     events = _Events.before(histories, n_items, now)
     users = events.users_since(events.start)
@@ -58,7 +69,7 @@ def item_features(histories: Histories, n_items: int, now: int, window: int) -> 
         columns[f"growth_{scale:g}"] = events.growth(users, now - scale * window)
     for short, long in pairwise(_SCALES):
         columns[f"rise_{short:g}"] = np.log((recent[short] + 0.5) / (recent[long] + 0.5))
-    if now - events.start > _YEAR:
+    if is_seasonal(events.times, now) if seasonal is None else seasonal:
         columns |= _season(events, now - _YEAR, window)
     return ItemFeatures(
         tuple(columns), np.stack(list(columns.values()), 1).astype(np.float32), users, recent[1.0], events.born()
@@ -69,7 +80,7 @@ def _season(events: _Events, year_ago: float, window: int) -> dict[str, np.ndarr
     """The same window a year ago, and against the five windows around it."""
     then = events.users_since(year_ago, year_ago + window)
     around = events.users_since(year_ago - 2 * window, year_ago + 3 * window)
-    return {"season": np.log(then + 0.5), "season_share": np.log((then + 0.5) / (around + 1))}
+    return {SEASON: np.log(then + 0.5), "season_share": np.log((then + 0.5) / (around + 1))}
 
 
 @dataclass(frozen=True)

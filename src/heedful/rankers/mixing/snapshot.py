@@ -62,8 +62,8 @@ class Snapshot:
     factors: Factors
 
     @classmethod
-    def of(cls, histories: Histories, n_items: int, now: int, window: int) -> Self:
-        """Count what had happened before `now` in a log, in rows of `n_items` items."""
+    def of(cls, histories: Histories, n_items: int, now: int, window: int, *, seasonal: bool | None = None) -> Self:
+        """Count what had happened before `now` in a log, in rows of `n_items` items; see `item_features`."""
         before = histories.where(histories.times < now)
         past = latest_items(before, n_items)
         once = np.ones(len(past.items), np.float32)
@@ -73,7 +73,7 @@ class Snapshot:
             "recent_cosine": cosine_partners(past, _recency(past, now, window), n_items, _PARTNERS),
             "bm25": bm25_partners(past, n_items, _PARTNERS),
         }
-        items = item_features(before, n_items, now, window)
+        items = item_features(before, n_items, now, window, seasonal=seasonal)
         return cls(now, window, items, partners, Factors.of(past, n_items))
 
     @cached_property

@@ -18,16 +18,13 @@ from heedful.events.histories import Histories
 from heedful.events.targets import Targets
 from heedful.progress import say
 from heedful.rankers.mixing.examples import draw_examples
-from heedful.rankers.mixing.kind_features import MOST_KINDS, Kinds
+from heedful.rankers.mixing.item_features import SEASON, is_seasonal
+from heedful.rankers.mixing.known import Known
 from heedful.rankers.mixing.mixture import Mixture
-from heedful.rankers.mixing.pair_features import REPEAT_FEATURES, Repeats
 from heedful.rankers.mixing.snapshot import Snapshot
 from heedful.rankers.mixing.windows import Windowed, last_windows, window_length, windowed
 
-__all__ = ["Counts", "Known", "Rows", "Stage", "Terms", "columns_of", "training_rows"]
-
-
-_REPEATS, _KINDS = "repeats.npz", "kind_shares.npy"
+__all__ = ["Counts", "Rows", "Stage", "Terms", "columns_of", "training_rows"]
 
 
 class Terms(Protocol):
@@ -69,70 +66,6 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Known:
-    """What a log tells up to a time.
-
-    Attributes:
-        snapshot: counts and co-occurrence.
-        repeats: of items that users take again; None where new items alone are asked for.
-        kinds: of kinds of actions; None in a log of one kind or of many.
-        targets: what is asked for; its `negative` kinds count in `kinds` alone.
-    """
-
-    snapshot: Snapshot
-    repeats: Repeats | None
-    kinds: Kinds | None
-    targets: Targets
-
-    @classmethod
-    def of(cls, histories: Histories, n_items: int, now: int, window: int, targets: Targets) -> Self:
-        """Count what had happened before `now` in a log, in rows of `n_items` items."""
-        some = 1 < targets.n_kinds <= MOST_KINDS
-        kinds = Kinds.of(histories, n_items, now, targets.n_kinds) if some else None
-        histories = _speaking_for(histories, targets)
-        repeats = None if targets.target == "new" else Repeats.of(histories, n_items, now, window)
-        return cls(Snapshot.of(histories, n_items, now, window), repeats, kinds, targets)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the columns, "group.column", F."""
-        repeats = REPEAT_FEATURES if self.repeats is not None else ()
-        kinds = self.kinds.names if self.kinds is not None else ()
-        return (*self.snapshot.names, *(f"repeat.{name}" for name in repeats), *(f"kind.{name}" for name in kinds))
-
-    def columns(self, histories: Histories, candidates: Candidates) -> np.ndarray:
-        """Columns for the candidates of B users, float32 [C, F]; their histories end before the time."""
-        counted = _speaking_for(histories, self.targets)
-        parts = [self.snapshot.features(counted, candidates)]
-        if self.repeats is not None:
-            parts.append(self.repeats.columns(counted, candidates))
-        if self.kinds is not None:
-            parts.append(self.kinds.columns(histories, candidates, self.snapshot.partners["cosine"]))
-        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-
-    def extended(self, n_items: int) -> Known:
-        """With further items, as `Snapshot.extended`."""
-        repeats = self.repeats.extended(n_items) if self.repeats is not None else None
-        kinds = self.kinds.extended(n_items) if self.kinds is not None else None
-        return Known(self.snapshot.extended(n_items), repeats, kinds, self.targets)
-
-    def save(self, folder: Path) -> None:
-        """Write everything into an existing folder."""
-        self.snapshot.save(folder / "snapshot")
-        if self.repeats is not None:
-            self.repeats.save(folder / _REPEATS)
-        if self.kinds is not None:
-            self.kinds.save(folder / _KINDS)
-
-    @classmethod
-    def load(cls, folder: Path, targets: Targets) -> Self:
-        """Read what `save` wrote."""
-        repeats = Repeats.load(folder / _REPEATS) if (folder / _REPEATS).exists() else None
-        kinds = Kinds.load(folder / _KINDS) if (folder / _KINDS).exists() else None
-        return cls(Snapshot.load(folder / "snapshot"), repeats, kinds, targets)
-
-
-@dataclass(frozen=True)
 class Stage:
     """The columns of candidates, and the mixture of them.
 
@@ -168,6 +101,14 @@ class Stage:
             FolderError: a file is missing or damaged.
         """
         return cls(Mixture.load(folder, linear=linear), Known.load(folder, targets), terms)
+
+    @classmethod
+    def of(
+        cls, mixture: Mixture, histories: Histories, n_items: int, now: int, window: int, terms: Terms, targets: Targets
+    ) -> Self:
+        """A mixture over what a log tells up to a time, in the columns that it was fitted to; see `Known.of`."""
+        seasonal = f"popularity_over_time.{SEASON}" in mixture.names
+        return cls(mixture, Known.of(histories, n_items, now, window, targets, seasonal=seasonal), terms)
 
     def scores(self, histories: Histories, candidates: Candidates) -> np.ndarray:
         """Estimates of log P(item | user) up to a constant of the user, float32 [C]."""
@@ -214,11 +155,14 @@ def training_rows(
     length = window_length(histories.times)
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     names: tuple[str, ...] = ()
-    for number, window in enumerate(last_windows(histories.times, length, windows), 1):
+    periods = last_windows(histories.times, length, windows)
+    # All periods have the same columns, those of the earliest.
+    seasonal = bool(periods) and is_seasonal(histories.times, periods[-1].start)
+    for number, window in enumerate(periods, 1):
         split = _some_users(windowed(histories, n_items, window, targets), max(users // windows, 1), randoms)
         if len(split.users):
             say(f"window {number} of {windows}: {len(split.users):,} users in {length / 86_400:.3g} days")
-            known = Known.of(histories, n_items, window.start, length, targets)
+            known = Known.of(histories, n_items, window.start, length, targets, seasonal=seasonal)
             terms = terms_before(window.start)
             names = (*known.names, *terms.names)
             parts.append(_rows(split, known, terms, randoms, targets))
@@ -230,10 +174,6 @@ def training_rows(
         )
     columns, labels, expected = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     return Rows(columns, labels, expected, names)
-
-
-def _speaking_for(histories: Histories, targets: Targets) -> Histories:
-    return histories.where(targets.speaks_for(histories.kinds)) if targets.negative else histories
 
 
 def _some_users(split: Windowed, most: int, randoms: np.random.Generator) -> Windowed:

@@ -1,12 +1,12 @@
-"""Public recommenders on a case of an examiner that knows only files: train, score, recommend.
+"""The external evaluation, step 2: train models on a case, score its requests, recommend from the catalogue.
 
-    python benchmarks/public_recommenders.py CASE --out ANSWERS [--models ease,gsasrec]
+    python benchmarks/external/answer.py CASE --out ANSWERS [--models mixed,two-stage]
 
 CASE is a folder with `train.parquet` (user_id, item_id, timestamp, maybe event), `requests-GAMMA.parquet` for some gammas
 (request_id, history, history_times, candidates: negatives drawn in proportion to popularity ** GAMMA) and
 `requests-full.parquet` (the same without candidates). For each model ANSWERS/MODEL gets `scores-GAMMA.parquet` and
-`recommendations.parquet`, ready to be graded, and ANSWERS/MODEL/model the model folder. Any model of `heedful train` that
-needs no embeddings can be named; all have their default options. Prints JSON: options, versions and seconds.
+`recommendations.parquet`, ready to be graded, and ANSWERS/MODEL/model the model folder. Any model of `heedful train` can be
+named; all have their default options, and embeddings are learnt once. Prints JSON: options, versions and seconds.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import os
 import time
 from pathlib import Path
 
+from heedful.embeddings.skipgram import SkipGram
+from heedful.embeddings.table import ItemEmbeddings
 from heedful.events.log import EventLog
 from heedful.events.preparing import read_events
 from heedful.progress import show_progress
@@ -26,7 +28,7 @@ from heedful.rankers.registry import ALL_MODELS
 from heedful.recommending.recommend import Query, Recommender
 from heedful.recommending.requests import recommend_requests, score_requests
 
-MODELS = [name for name, model in ALL_MODELS.items() if not model.needs_embeddings]
+RIVALS = [name for name, model in ALL_MODELS.items() if not model.needs_embeddings]
 PACKAGES = ("heedful", "implicit", "rectools", "torch", "numpy", "scipy")
 
 
@@ -34,24 +36,28 @@ def main() -> None:
     options = parse()
     show_progress()
     log = read_events(options.case / "train.parquet")
-    found = {}
-    for name in options.models.split(","):
+    names = options.models.split(",")
+    started = time.perf_counter()
+    table = SkipGram().fit(log) if any(ALL_MODELS[name].needs_embeddings for name in names) else None
+    found: dict[str, object] = {"embedding_seconds": round(time.perf_counter() - started, 1)}
+    for name in names:
         folder = options.out / name
         folder.mkdir(parents=True, exist_ok=True)
-        ranker, training = trained(name, log)
-        ranker.save(folder / "model", overwrite=True)
-        found[name] = {"training_seconds": training, "answering_seconds": answered(ranker, options.case, folder)}
-        (folder / "seconds.json").write_text(json.dumps(found[name], indent=1) + "\n")
+        ranker, training = trained(name, log, table)
+        ranker.save(folder / "model", overwrite=True, pack=True)
+        seconds = {"training_seconds": training, "answering_seconds": answered(ranker, options.case, folder)}
+        found[name] = seconds
+        (folder / "seconds.json").write_text(json.dumps(seconds, indent=1) + "\n")
     facts = {"events": log.n_events, "users": len(log.users), "items": len(log.catalog), "cpus": os.cpu_count()}
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     print(json.dumps({**facts, "versions": versions, "models": found}, indent=1))
 
 
-def trained(name: str, log: EventLog) -> tuple[Ranker, float]:
+def trained(name: str, log: EventLog, table: ItemEmbeddings | None) -> tuple[Ranker, float]:
     """The ranker with its default options, and the seconds that it took."""
     started = time.perf_counter()
     ranker = ALL_MODELS[name]()
-    ranker.fit(log, None)  # type: ignore[arg-type]
+    ranker.fit(log, table if ranker.needs_embeddings else None)  # type: ignore[arg-type]
     return ranker, round(time.perf_counter() - started, 1)
 
 
@@ -71,11 +77,11 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("case", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--models", default=",".join(RIVALS))
     options = parser.parse_args()
-    unknown = sorted(set(options.models.split(",")) - set(MODELS))
+    unknown = sorted(set(options.models.split(",")) - set(ALL_MODELS))
     if unknown:
-        parser.error(f"unknown models: {', '.join(unknown)}; there are {', '.join(MODELS)}")
+        parser.error(f"unknown models: {', '.join(unknown)}; there are {', '.join(ALL_MODELS)}")
     return options
 
 
