@@ -19,6 +19,7 @@ from heedful.rankers.external.two_stage import TwoStage
 from heedful.rankers.mixed import MixedRanker
 from heedful.rankers.mixing.kind_features import Kinds
 from heedful.rankers.mixing.snapshot import Snapshot
+from heedful.rankers.refreshing import refreshed
 from heedful.rankers.registry import load_ranker
 from ranking_worlds import DAY, QUICK, START, log_of, random_log, table_of
 
@@ -155,3 +156,11 @@ def test_the_weights_say_that_a_view_is_half_a_purchase_and_a_return_the_opposit
     assert purchase > 0.5
     assert 0.25 < view / purchase < 0.75
     assert returned / purchase < -0.5
+
+
+@pytest.mark.parametrize("options", [NEGATIVE, {"target": "all"}, {"history_kinds": ("purchase",)}])
+def test_counts_renewed_from_the_same_log_change_no_score(log: EventLog, options: dict[str, Any]) -> None:
+    ranker = MixedRanker(**QUICK["mixed"], **options).fit(log, table(log))
+    newer, _ = refreshed(ranker, log)
+    some = log.histories.take(np.arange(10))
+    np.testing.assert_array_equal(newer.score_catalogue(some), ranker.score_catalogue(some))
