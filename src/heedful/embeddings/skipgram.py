@@ -11,6 +11,7 @@ import itertools
 import math
 import os
 import queue
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -63,12 +64,19 @@ class SkipGramConfig(Config):
     max_gap_days: float = option(0.0, "a longer pause between a user's actions ends a sequence; 0 is off")
     min_count: int = option(1, "items with fewer actions get no vector")
     kinds: tuple[str, ...] = option((), "event kinds to learn from; none named: all")
+    kind_weights: tuple[str, ...] = option(
+        (),
+        "weights of event kinds, such as purchase=1,view=0.2: in each pass an action is left out at random with 1 less the "
+        "weight, so that a pair counts the product of two; kinds that are not named: 1",
+    )
     shuffle_baskets: bool = option(True, "put actions of one user at the same time in a new random order each epoch")
     threads: int = option(0, "processor threads; 0 is all; 1 gives the same bits each time")
     seed: int = option(1, "seed of all random numbers")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kinds", tuple(self.kinds))
+        object.__setattr__(self, "kind_weights", tuple(self.kind_weights))
+        self.weights_of_kinds()
         for name in ("width", "window", "negatives", "min_count"):
             require(getattr(self, name) >= 1, name, got=getattr(self, name), expected="at least 1")
         for name in ("subsample", "epochs", "max_gap_days", "threads", "seed"):
@@ -82,6 +90,20 @@ class SkipGramConfig(Config):
             got=self.min_learning_rate,
             expected=f"0 to learning_rate, {self.learning_rate}",
         )
+
+    def weights_of_kinds(self) -> dict[str, float]:
+        """`kind_weights` by kind.
+
+        Raises:
+            ConfigError: one is not KIND=WEIGHT with a weight from 0 to 1, or a kind is there twice.
+        """
+        weights: dict[str, float] = {}
+        for named in self.kind_weights:
+            kind, _, weight = named.rpartition("=")
+            fits = kind and kind not in weights and re.fullmatch(r"0|1|1\.0*|0?\.[0-9]+", weight.strip())
+            require(bool(fits), "kind_weights", got=named, expected="each kind once, such as view=0.2, weights 0 to 1")
+            weights[kind.strip()] = float(weight)
+        return weights
 
 
 class SkipGram:
@@ -110,8 +132,8 @@ class SkipGram:
 
         """
         config = self.config
-        used_kinds = _used_kinds(log, config.kinds)
-        counts_C = _count(log, used_kinds)
+        kind_weights = _kind_weights(log, config)
+        counts_C = _count(log, kind_weights > 0)
         chosen_I = np.flatnonzero(counts_C >= config.min_count)
         chosen_I = chosen_I[np.argsort(-counts_C[chosen_I], kind="stable")]
         if len(chosen_I) == 0:
@@ -125,7 +147,7 @@ class SkipGram:
         items, attributes = Vocabulary(log.catalog.items.take(chosen_I)), log.catalog.attributes
         # Checking that ids are distinct takes memory that the tables will need.
         pa.default_memory_pool().release_unused()
-        source = _source(log, used_kinds, chosen_I, keep_probability(counts_I, config.subsample))
+        source = _source(log, kind_weights, chosen_I, keep_probability(counts_I, config.subsample))
         tables = _tables(counts_I, config)
         run = TrainingRun(source, tables, _plan(config, epochs, log.n_events), epochs)
         if train is None:
@@ -273,7 +295,7 @@ def _plan(config: SkipGramConfig, epochs: int, n_events: int) -> Plan:
     )
 
 
-def _source(log: EventLog, used_kinds: np.ndarray, chosen_I: np.ndarray, keep_I: np.ndarray) -> Source:
+def _source(log: EventLog, kind_weights: np.ndarray, chosen_I: np.ndarray, keep_I: np.ndarray) -> Source:
     rows_C = np.full(len(log.catalog), -1, np.int32)
     rows_C[chosen_I] = np.arange(len(chosen_I), dtype=np.int32)
     h = log.histories
@@ -283,7 +305,7 @@ def _source(log: EventLog, used_kinds: np.ndarray, chosen_I: np.ndarray, keep_I:
         times=_read_only(h.times, np.int64),
         kinds=_read_only(h.kinds, np.uint8),
         rows=rows_C,
-        used_kinds=used_kinds,
+        kind_weights=kind_weights,
         keep=keep_I,
     )
 
@@ -313,10 +335,14 @@ def _aligned_zeros(rows: int, width: int) -> np.ndarray:
     return memory[low : low + rows * width * 4].view(np.float32).reshape(rows, width)
 
 
-def _used_kinds(log: EventLog, kinds: tuple[str, ...]) -> np.ndarray:
-    used = np.full(256, not kinds)
-    used[log.kind_codes(kinds)] = True
-    return used
+def _kind_weights(log: EventLog, config: SkipGramConfig) -> np.ndarray:
+    """`Source.kind_weights`."""
+    used = np.full(256, not config.kinds)
+    used[log.kind_codes(config.kinds)] = True
+    weights = used.astype(np.float32)
+    named = config.weights_of_kinds()
+    weights[log.kind_codes(list(named))] *= np.array(list(named.values()), np.float32)
+    return weights
 
 
 def _count(log: EventLog, used_kinds: np.ndarray) -> np.ndarray:
