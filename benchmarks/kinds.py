@@ -2,9 +2,9 @@
 
     python benchmarks/kinds.py SEQUENCES --targets purchase --negative return --cut 2011-10-01 --days 30
 
-SEQUENCES is a folder of `heedful prepare` of a log with several kinds. Targets are new items with an event of --targets after
-the cut. Each model is trained three times on what was before it: with all kinds alike, as before heedful knew kinds; with
-kinds told apart; and with those of --negative speaking against an item. Printed are NDCG in pools of 1,000 negatives
+SEQUENCES is a folder of `heedful prepare` of a log with several kinds. Targets are new items with an event of --targets
+after the cut. Each model is trained three times on what was before it: with all kinds alike, as before heedful knew kinds;
+with kinds told apart; and with those of --negative speaking against an item. Printed are NDCG in pools of 1,000 negatives
 drawn by popularity and NDCG@10 over the catalogue, with standard errors, and the paired differences to the first.
 """
 

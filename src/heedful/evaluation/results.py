@@ -175,7 +175,8 @@ class Comparison:
     def _title(self, pool: str) -> str:
         if pool == CATALOGUE:
             users = max((int(np.isfinite(v).sum()) for _, w in self._ways() for m, v in w.by_user.items() if m.pool == pool))
-            return f"whole catalogue: {len(self.pools.items):,} items but those of the history, {users:,} users"
+            ranked = {"new": "items but those seen", "repeat": "items, of which those seen", "all": "items"}
+            return f"whole catalogue: {len(self.pools.items):,} {ranked[self.pools.targets.target]}, {users:,} users"
         return f"{pool}: among {self.size:,} sampled negatives, {len(self.pools):,} users"
 
     def to_dict(self) -> dict[str, Any]:

@@ -39,10 +39,16 @@ def test_how_often_and_how_lately() -> None:
 
     log = np.log1p
     assert of("baskets") == np.round([log(1), log(3), log(1), log(1), 0, 0], 5).tolist()
-    assert of("share") == [0.25, 0.75, 0.25, 1, 0, 0]
-    assert of("share_since_first") == np.round([1 / 3, 3 / 4, 1, 1, 0, 0], 5).tolist()
-    assert of("share_1") == [0, 0.5, 0.5, 0, 0, 0]  # of the baskets of days 6 and 10
-    assert of("decayed_0.6") == np.round([0.36, 0.6**3 + 0.6**2 + 0.6, 1, 1, 0, 0], 5).tolist()
+    least = 1e-3
+
+    def logs(*shares: float) -> list[float]:
+        return np.round(np.log(np.array(shares) + least), 5).tolist()
+
+    assert of("share") == logs(0.25, 0.75, 0.25, 1, 0, 0)
+    assert of("share_since_first") == logs(1 / 3, 3 / 4, 1, 1, 0, 0)
+    assert of("share_1") == logs(0, 0.5, 0.5, 0, 0, 0)  # of the baskets of days 6 and 10
+    every = 1 + 0.4 + 0.4**2 + 0.4**3
+    assert of("decayed_0.4") == logs(0.4**2 / every, (every - 1) / every, 1 / every, 1, 0, 0)
     never, nothing = -log(1000.0), -log(3650.0)
     assert of("baskets_since") == np.round([-log(2), -log(1), 0, 0, never, never], 5).tolist()
     assert of("days_since") == np.round([-log(9), -log(6), -log(2), -log(12), nothing, nothing], 5).tolist()
@@ -50,6 +56,7 @@ def test_how_often_and_how_lately() -> None:
     assert of("user_again") == np.round([1 - 3 / 5] * 3 + [0] * 3, 5).tolist()
     again, gap = of("item_again"), of("item_gap")
     assert again[1] > again[2] > again[0] and again[:3] == again[3:]
+    assert of("item_baskets")[:3] == np.round(np.log(np.array([2.5, 3.5, 1.5]) / 6), 5).tolist()
     assert gap[1] == np.round(log((6 + 3) / (2 + 1)), 5)  # two gaps of three days, and one of the mean of all items
 
 

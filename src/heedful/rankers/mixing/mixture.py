@@ -15,10 +15,12 @@ import numpy as np
 from heedful.rankers.mixing.linear import Linear
 from heedful.rankers.mixing.trees import Trees
 
-__all__ = ["RANKER_SCORE", "Mixture"]
+__all__ = ["RANKER_SCORE", "REPEAT", "Mixture"]
 
 RANKER_SCORE = "ranker.score"
 """The column that holds a ranker's own estimate of log P(item | user)."""
+REPEAT = "repeat."
+"""What the names of columns of repeats begin with."""
 
 
 class Estimate(Protocol):
@@ -63,7 +65,7 @@ class Mixture:
         trees: boosted trees.
         linear: a weighted sum; None: left out.
 
-    Where there is a column `RANKER_SCORE`, it is an estimate, too.
+    Where there is a column `RANKER_SCORE`, it is an estimate, too, unless there are columns of repeats.
     """
 
     names: tuple[str, ...]
@@ -108,7 +110,8 @@ class Mixture:
         estimates: list[Estimate] = [self.trees]
         if self.linear is not None:
             estimates.append(self.linear)
-        if RANKER_SCORE in self.names:
+        # The ranker knows no rhythm of repeats: what it says is a column like others there.
+        if RANKER_SCORE in self.names and not any(name.startswith(REPEAT) for name in self.names):
             estimates.append(Own(self.names.index(RANKER_SCORE)))
         return estimates
 
