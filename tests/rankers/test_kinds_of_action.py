@@ -164,3 +164,19 @@ def test_counts_renewed_from_the_same_log_change_no_score(log: EventLog, options
     newer, _ = refreshed(ranker, log)
     some = log.histories.take(np.arange(10))
     np.testing.assert_array_equal(newer.score_catalogue(some), ranker.score_catalogue(some))
+
+
+def test_an_item_that_was_only_returned_is_not_put_first() -> None:
+    """Users take what is new, so that an item without past actions looks like one that is about to be taken."""
+    randoms = np.random.default_rng(0)
+    days = [np.sort(randoms.integers(0, 100, 20)) for _ in range(200)]
+    sequences = [np.minimum(day // 3 + randoms.integers(0, 4, 20), 36) for day in days]
+    for sequence in sequences[::20]:
+        sequence[-1] = randoms.integers(37, 40)
+    kinds = [np.where(sequence > 36, 0, 2) for sequence in sequences]
+    log = log_of(sequences, [START + DAY * day for day in days], kinds, n_items=40, kind_names=KINDS)
+    options = {**QUICK["attention"], "steps": 300, "learning_rate": 0.02, **NEGATIVE}
+    ranker = AttentionRanker(**options).fit(log, table(log))
+    assert (ranker.users_of_item[37:] == 0).all() and (ranker.users_of_item[:37] > 0).all()
+    ranks = (-ranker.score_catalogue(log.histories)).argsort(axis=1).argsort(axis=1)
+    assert ranks[:, 37:].mean() > 20

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from heedful.errors import ConfigError, InputError, MismatchError
 from heedful.evaluation.sampling import draw_negatives, hide_positives, reveal_positives, stream_keys, weights
-from heedful.evaluation.touched import distinct_items, not_again, pair_keys, rankable, seen_items, union
+from heedful.evaluation.touched import distinct_items, events_of_targets, not_again, pair_keys, rankable, seen_items, union
 from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories, ragged_positions
 from heedful.events.log import EventLog
@@ -289,7 +289,7 @@ def make_pools(
     everybody = np.arange(len(future.users))
     before = seen_items(past, past_rows, universe, targets)
     after = distinct_items(future, everybody, to_universe)
-    wanted = distinct_items(_of_targets(future, targets), everybody, to_universe)
+    wanted = distinct_items(events_of_targets(future, targets), everybody, to_universe)
     counted = Targets(targets.target).counts(pair_keys(wanted, len(universe)), pair_keys(before, len(universe)))
     positives = wanted.where(counted)
     chosen, notes = _choose(positives, past_rows, max_users, targets, seed, future)
@@ -320,15 +320,6 @@ def make_pools(
         targets.plain(),
         (*notes, *_note_sizes(negatives, size, sizes, targets)),
     )
-
-
-def _of_targets(future: EventLog, targets: TargetConfig) -> EventLog:
-    """The events that make items targets."""
-    if not targets.negative_kinds:
-        return future.select(targets.target_kinds)
-    future.kind_codes(targets.negative_kinds)  # refuses a kind that the log does not have
-    kinds = [kind for kind in targets.target_kinds or future.kinds if kind not in targets.negative_kinds]
-    return future.select(kinds)
 
 
 def drawable_items(past: EventLog, items: Vocabulary | None, gammas: tuple[float, ...]) -> int:

@@ -9,7 +9,7 @@ from heedful.events.log import EventLog
 from heedful.events.targets import TargetConfig
 from heedful.events.vocabulary import Vocabulary
 
-__all__ = ["distinct_items", "not_again", "pair_keys", "rankable", "seen_items", "union"]
+__all__ = ["distinct_items", "events_of_targets", "not_again", "pair_keys", "rankable", "seen_items", "union"]
 
 
 def rankable(past: EventLog, items: Vocabulary | None) -> tuple[Vocabulary, np.ndarray]:
@@ -30,6 +30,15 @@ def seen_items(past: EventLog, users: np.ndarray, items: Vocabulary, targets: Ta
     """The distinct items that count as seen by users of the past log (rows; -1: none), in rows of `items`."""
     seen = distinct_items(past.select(targets.seen_kinds), np.maximum(users, 0), items.rows(past.catalog.items.ids))
     return seen.where((users >= 0)[seen.owners])
+
+
+def events_of_targets(future: EventLog, targets: TargetConfig) -> EventLog:
+    """The events that make items targets."""
+    if not targets.negative_kinds:
+        return future.select(targets.target_kinds)
+    future.kind_codes(targets.negative_kinds)  # refuses a kind that the log does not have
+    kinds = [kind for kind in targets.target_kinds or future.kinds if kind not in targets.negative_kinds]
+    return future.select(kinds)
 
 
 def not_again(seen: Candidates, after: Candidates, keys: np.ndarray, sizes: np.ndarray, n_items: int) -> Candidates:

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from heedful.config import Config
 from heedful.embeddings.table import ItemEmbeddings
-from heedful.errors import ConfigError, FolderError, InputError
+from heedful.errors import ConfigError, FolderError
 from heedful.events.candidates import Candidates
 from heedful.events.catalog import describe
 from heedful.events.histories import Histories
@@ -28,10 +28,11 @@ from heedful.events.targets import Targets
 from heedful.events.times import seconds_of
 from heedful.events.vocabulary import Vocabulary
 from heedful.folders import Folder, new_folder
+from heedful.rankers.given import attributes_of, check_one_each, in_table_rows
 from heedful.rankers.prior import LogShares, sampling_prior
 from heedful.rankers.saving import KIND, MODEL_FORMAT, reference_to, referenced_table
 
-__all__ = ["UNKNOWN_SCORE", "Ranker", "attributes_of", "parts_of"]
+__all__ = ["UNKNOWN_SCORE", "Ranker", "parts_of"]
 
 UNKNOWN_SCORE = -1e9
 """Score of an item that the ranker does not know: finite, and below that of every item that it does."""
@@ -177,7 +178,7 @@ class Ranker(ABC):
             for b, given in enumerate(lists or []):
                 if given is not None:
                     values = listed(given, what)
-                    _check_one_each(what, b, len(values), len(items[b]))
+                    check_one_each(what, b, len(values), len(items[b]))
                     if flat is flat_times:
                         values = seconds_of(values, missing=self.last_time)
                     flat[offsets[b] : offsets[b + 1]] = values
@@ -314,7 +315,7 @@ class Ranker(ABC):
             histories = log.histories
         else:
             self.items, self.attributes = embeddings.items, attributes_of(log, embeddings)
-            histories = _in_table_rows(log, embeddings)
+            histories = in_table_rows(log, embeddings)
         # The catalogue knows the counts of its own log; counting a large one takes a good deal of memory.
         counted = self.speaking_for(histories)
         same = counted is log.histories
@@ -387,15 +388,6 @@ class Ranker(ABC):
         return ranker
 
 
-def _check_one_each(what: str, request: int, got: int, expected: int) -> None:
-    if got != expected:
-        raise InputError(
-            f"{what} of request {request} does not fit its history",
-            got=f"{got} values",
-            expected=f"{expected}, one for each past item",
-        )
-
-
 def parts_of(offsets: np.ndarray, most: int) -> Iterator[slice]:
     """Consecutive users with at most `most` candidates together (or one user with more)."""
     start, n = 0, len(offsets) - 1
@@ -404,28 +396,3 @@ def parts_of(offsets: np.ndarray, most: int) -> Iterator[slice]:
         stop = min(max(stop, start + 1), n)
         yield slice(start, stop)
         start = stop
-
-
-def attributes_of(log: EventLog, embeddings: ItemEmbeddings) -> pa.Table:
-    """What is known of the table's items: by the table itself, or, where it knows nothing, by the log."""
-    known = log.catalog.attributes
-    if embeddings.attributes.num_columns or not known.num_columns:
-        return embeddings.attributes
-    rows = log.catalog.items.rows(embeddings.items.ids)
-    return known.take(pa.array(rows, mask=rows < 0))
-
-
-def _in_table_rows(log: EventLog, embeddings: ItemEmbeddings) -> Histories:
-    if log.catalog.items == embeddings.items:
-        return log.histories
-    rows = embeddings.items.rows(log.catalog.items.ids)
-    if not (rows >= 0).any():
-        raise InputError(
-            "the embedding table is for other items",
-            got=f"none of the log's {len(rows)} items, e.g. {log.catalog.items.ids[0].as_py()!r}"
-            if len(rows)
-            else "no items",
-            expected=f"ids such as {embeddings.items.ids[0].as_py()!r}",
-            fix="embed this log, or give the table that belongs to it",
-        )
-    return log.histories.with_rows(rows)

@@ -240,7 +240,10 @@ class NeuralRanker(Ranker):
             rows = np.arange(start, min(start + _CHUNK_ITEMS, len(self.items)))
             features, log_shares = popularity.features(rows, np.full(len(rows), popularity.end))
             chunks.append(self.values_at(features, log_shares, self.log_shares[rows]))
-        return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+        values = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+        # In training an item without past actions is always one that somebody is about to use.
+        unwanted = (self.users_of_item == 0) & bool(self.targets.negative)
+        return {name: np.where(unwanted, of.min(), of).astype(np.float32) for name, of in values.items()}
 
     def values_at(self, popularity: np.ndarray, shares_then: np.ndarray, shares: np.ndarray) -> dict[str, np.ndarray]:
         """Values of the terms that do not depend on the user, float32 [N] each.
