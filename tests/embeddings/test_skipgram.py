@@ -177,7 +177,7 @@ def test_keep_probability_is_that_of_word2vec():
 
 
 def test_small_logs_get_more_epochs():
-    assert [skipgram._auto_epochs(n) for n in (1, 10**6, 3 * 10**6, 10**9)] == [40, 30, 10, 5]
+    assert [skipgram.epochs_for(n) for n in (1, 10**6, 3 * 10**6, 10**9)] == [40, 30, 10, 5]
 
 
 def test_divergence_is_an_error():

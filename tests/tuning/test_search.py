@@ -22,7 +22,7 @@ from heedful.events.log import EventLog
 from heedful.folders import open_folder
 from heedful.metrics import ndcg, nested_ranks
 from heedful.progress import _state
-from heedful.rankers import neural
+from heedful.rankers import continuing
 from heedful.rankers.external.neighbours import CosineNeighbours
 from heedful.rankers.registry import ALL_MODELS
 from heedful.tuning import search
@@ -52,7 +52,7 @@ def taste_log(users: int = 200, items: int = 400, events: int = 30) -> EventLog:
 
 def short(monkeypatch: pytest.MonkeyPatch, steps: int, epochs: int = 5) -> None:
     """The defaults train no longer than this."""
-    monkeypatch.setattr(neural, "_FEWEST_STEPS", steps)
+    monkeypatch.setattr(continuing, "_FEWEST_STEPS", steps)
     monkeypatch.setattr(skipgram, "_AUTO_EPOCHS", (epochs, epochs))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -31,6 +31,7 @@ from heedful.model.popularity import PopularityIndex
 from heedful.model.score import ScoreModel, Term
 from heedful.model.side_features import FeatureCodes, FeatureVectors
 from heedful.rankers.base import Ranker
+from heedful.rankers.continuing import gentler, longer_values, resolved, take_weights
 from heedful.rankers.scoring import catalogue_logits, inputs_of, list_logits
 from heedful.training.checkpoint import write_tensors
 from heedful.training.forward import TrainingForward
@@ -43,16 +44,11 @@ __all__ = ["NeuralConfig", "NeuralRanker"]
 _DAY = 86400
 # The target period is this part of the log's period, a day at least.
 _HORIZONS = 50
-# Updates when none are asked for: some passes over the users, within limits. More updates on a small log overfit.
-_PASSES, _FEWEST_STEPS, _MOST_STEPS = 2, 700, 5000
 # Times of ranking are drawn from the period of this part of the log's events, the newest. A log in which these would
 # be fewer needs all of its times.
 _RECENT_PART, _FEWEST_RECENT = 0.5, 1000
 # Events whose times are looked at to find it.
 _SAMPLED_TIMES = 1_000_000
-# The plateau schedule of section 4.3 validates every 5,000 updates, a 125th of an epoch of 40 million users. On a smaller
-# log it validates after each epoch, but not so often that the noise of the loss decides.
-_PLATEAU_UPDATES = (100, 5000)
 _CHUNK_ITEMS = 2048
 
 
@@ -149,6 +145,7 @@ class NeuralRanker(Ranker):
         checkpoints: Path | None = None,
         resume: bool = False,
         workers: Workers | None = None,
+        start: Self | None = None,
     ) -> Self:
         """Train on a log.
 
@@ -158,36 +155,44 @@ class NeuralRanker(Ranker):
             checkpoints: folder for the checkpoint of each validation.
             resume: go on from that checkpoint, with the very same result as an uninterrupted run.
             workers: the processes of which this is one (see `heedful.cluster`); None: alone.
+            start: go on from the weights of this ranker, in fewer and smaller steps; see `heedful.rankers.continuing`.
 
         Raises:
             TrainingError: nothing to learn from, or a loss that is not finite.
             InputError: the table has none of the log's items.
+            ConfigError: `start` has weights of other shapes.
         """
-        histories = self.begin(log, items)
+        histories = self.begin(log, items, start)
         popularity = None
         if _needs_popularity(self.model):
             build = partial(PopularityIndex, self.speaking_for(histories), len(self.items))
             popularity = workers.once(build) if workers else build()
-        data = json.dumps([items.content_hash, log.facts()]) if checkpoints is not None else ""
+        known = [start.trained_on, start.n_parameters] if start is not None else []
+        data = json.dumps([items.content_hash, log.facts(), *known], default=str) if checkpoints is not None else ""
         run = TrainingLoop(
             self.model, TrainingForward(self.model, self.inputs), self.sampler(log, histories, popularity, workers),
-            self.config, data=data, folder=checkpoints, workers=workers,
+            self.config if start is None else gentler(self.config), data=data, folder=checkpoints, workers=workers,
         )  # fmt: skip
         self.report = run.run(f"training {self.name}", resume=resume)
         self.model.eval()
         self.at_time = self._at_end(popularity) if popularity is not None else {}
         return self
 
-    def begin(self, log: EventLog, items: ItemEmbeddings) -> Histories:
-        """Everything before the first step: catalogue, resolved config, an untrained model; the log's histories."""
+    def begin(self, log: EventLog, items: ItemEmbeddings, start: Self | None = None) -> Histories:
+        """Everything before the first step: catalogue, resolved config, the weights to begin with; the log's histories."""
         histories = self._learn_catalogue(log, items)
-        self.config = _resolve(self.config, histories)
-        self.gamma, self.at_time, self._mean = self.config.gamma, {}, mean_vector(items.vectors)
+        self.config = resolved(self.config, histories)
+        self.gamma, self.at_time = self.config.gamma, {}
+        self._mean = mean_vector(items.vectors) if start is None else start._mean
         names = self.config.features
         codes = FeatureCodes.learn(self.items.ids, self.attributes, names) if names else None
+        if codes is not None and start is not None and start.inputs.codes is not None:
+            codes = FeatureCodes.of(self.items.ids, self.attributes, longer_values(start.inputs.codes, codes))
         with torch.random.fork_rng():
             torch.manual_seed(self.config.seed)
             self.model = self._new_model(items.width, codes)
+        if start is not None:
+            take_weights(self.model, start.model)
         device = as_device(self.config.device)
         self.model.to(device)
         self._see(items, _span(histories.times), codes, device)
@@ -379,15 +384,3 @@ def _since(times: np.ndarray) -> int | None:
         return None
     sample = np.asarray(times[:: max(len(times) // _SAMPLED_TIMES, 1)])
     return int(np.quantile(sample, 1 - _RECENT_PART, method="lower"))
-
-
-def _resolve(config: NeuralConfig, histories: Histories) -> NeuralConfig:
-    """Fill in the options that depend on the size of the log."""
-    users = int(np.count_nonzero(histories.lengths >= 2))
-    validation = config.validation_users or min(2000, users // 20)
-    steps = config.steps
-    if not steps and config.schedule == "linear":
-        steps = min(max(_PASSES * users // config.batch_users, _FEWEST_STEPS), _MOST_STEPS)
-    in_epoch = int(np.clip(users // config.batch_users, *_PLATEAU_UPDATES))
-    every = config.validate_every or (max(steps // 10, 1) if steps else in_epoch)
-    return replace(config, steps=steps, validate_every=every, validation_users=min(validation, users // 2))
