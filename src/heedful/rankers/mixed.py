@@ -167,7 +167,7 @@ class MixedRanker(Ranker):
                 histories, len(self.items), terms_before,
                 windows=config.stage_windows, users=config.stage_users, seed=config.seed,
             )  # fmt: skip
-            return Mixture.fit(rows.columns, rows.labels, rows.expected, rows.names, seed=config.seed)
+            return Mixture.fit(rows.columns, rows.labels, rows.expected, rows.names, newest=rows.newest, seed=config.seed)
         except (TrainingError, InputError) as error:
             say(f"without a last stage: {error}")
             return None

@@ -53,12 +53,14 @@ class Rows:
         columns: float32 [C, F].
         labels: float32 [C].
         expected: float64 [C], see `Examples`.
+        newest: whether a row is of the newest window, bool [C].
         names: of the columns.
     """
 
     columns: np.ndarray
     labels: np.ndarray
     expected: np.ndarray
+    newest: np.ndarray
     names: tuple[str, ...]
 
 
@@ -144,7 +146,8 @@ def training_rows(
             expected="a log in which users come back and take something new",
         )
     columns, labels, expected = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    return Rows(columns, labels, expected, names)
+    newest = np.arange(len(labels)) < len(parts[0][1])  # windows come newest first
+    return Rows(columns, labels, expected, newest, names)
 
 
 def _some_users(split: Windowed, most: int, randoms: np.random.Generator) -> Windowed:
