@@ -305,13 +305,13 @@ def test_the_test_period_changes_nothing(log: EventLog, tmp_path: Path, monkeypa
 def test_kinds_count_in_training_and_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = random_log(users=120, items=50, events=40, kind_names=("view", "buy"))
     calls = faked(monkeypatch, lambda settings, seed: 0.4)
-    found = heedful.tune(log, tmp_path / "t", trials=2, pool=20, kinds=("buy",), search=("depth",))
+    found = heedful.tune(log, tmp_path / "t", trials=2, pool=20, target_kinds=("buy",), search=("depth",))
     assert all(call["train"]["target_kinds"] == ("buy",) for call in calls)
     assert found.train == {"target_kinds": ("buy",)}
     positives = Validation.of(log, found.config).selection.positives.lengths
     assert 0 < positives.sum() < Validation.of(log, TuneConfig(pool=20)).selection.positives.lengths.sum()
     with pytest.raises(ConfigError, match="gift"):
-        heedful.tune(log, tmp_path / "u", kinds=("gift",))
+        heedful.tune(log, tmp_path / "u", target_kinds=("gift",))
 
 
 def test_too_few_validation_users(log: EventLog, tmp_path: Path) -> None:

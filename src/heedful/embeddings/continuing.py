@@ -20,11 +20,11 @@ from heedful.embeddings.skipgram import (
     count_actions,
     epochs_for,
     keep_probability,
+    kind_weights_of,
     padded_tables,
     plan_of,
     source_of,
     threads_of,
-    used_kinds_of,
     versions,
 )
 from heedful.embeddings.table import ItemEmbeddings
@@ -57,8 +57,8 @@ def continue_embeddings(table: ItemEmbeddings, log: EventLog, **options: Any) ->
     known = table.items.rows(log.catalog.items.ids)
     longer = extend_table(table, log).table if (known < 0).any() else table
     rows_C = longer.items.rows(log.catalog.items.ids)
-    used_kinds = used_kinds_of(log, config.kinds)
-    counts_I = np.bincount(rows_C, count_actions(log, used_kinds), len(longer)).astype(np.int64)
+    kind_weights = kind_weights_of(log, config)
+    counts_I = np.bincount(rows_C, count_actions(log, kind_weights > 0), len(longer)).astype(np.int64)
     if not counts_I.any():
         raise TrainingError("there is nothing to learn from", got="no action of these kinds", fix="name other kinds")
     epochs = max(math.ceil(_EPOCHS * (config.epochs or epochs_for(int(counts_I.sum())))), 1)
@@ -66,7 +66,7 @@ def continue_embeddings(table: ItemEmbeddings, log: EventLog, **options: Any) ->
     lower = replace(config, learning_rate=_RATE * config.learning_rate, min_learning_rate=_RATE * config.min_learning_rate)
     tables = padded_tables(longer.vectors, longer.contexts, counts_I, lower)
     keep_I = keep_probability(counts_I, config.subsample)
-    source = source_of(log, used_kinds, rows_C.astype(np.int32), keep_I)
+    source = source_of(log, kind_weights, rows_C.astype(np.int32), keep_I)
     run = TrainingRun(source, tables, plan_of(lower, epochs, log.n_events), epochs)
     run.train(threads_of(config.threads))
     return ItemEmbeddings.from_arrays(

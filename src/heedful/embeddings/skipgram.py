@@ -11,6 +11,7 @@ import itertools
 import math
 import os
 import queue
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -37,11 +38,11 @@ __all__ = [
     "count_actions",
     "epochs_for",
     "keep_probability",
+    "kind_weights_of",
     "padded_tables",
     "plan_of",
     "source_of",
     "threads_of",
-    "used_kinds_of",
     "versions",
 ]
 
@@ -77,12 +78,19 @@ class SkipGramConfig(Config):
     max_gap_days: float = option(0.0, "a longer pause between a user's actions ends a sequence; 0 is off")
     min_count: int = option(1, "items with fewer actions get no vector")
     kinds: tuple[str, ...] = option((), "event kinds to learn from; none named: all")
+    kind_weights: tuple[str, ...] = option(
+        (),
+        "weights of event kinds, such as purchase=1,view=0.2: in each pass an action is left out at random with 1 less the "
+        "weight, so that a pair counts the product of two; kinds that are not named: 1",
+    )
     shuffle_baskets: bool = option(True, "put actions of one user at the same time in a new random order each epoch")
     threads: int = option(0, "processor threads; 0 is all; 1 gives the same bits each time")
     seed: int = option(1, "seed of all random numbers")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kinds", tuple(self.kinds))
+        object.__setattr__(self, "kind_weights", tuple(self.kind_weights))
+        self.weights_of_kinds()
         for name in ("width", "window", "negatives", "min_count"):
             require(getattr(self, name) >= 1, name, got=getattr(self, name), expected="at least 1")
         for name in ("subsample", "epochs", "max_gap_days", "threads", "seed"):
@@ -96,6 +104,20 @@ class SkipGramConfig(Config):
             got=self.min_learning_rate,
             expected=f"0 to learning_rate, {self.learning_rate}",
         )
+
+    def weights_of_kinds(self) -> dict[str, float]:
+        """`kind_weights` by kind.
+
+        Raises:
+            ConfigError: one is not KIND=WEIGHT with a weight from 0 to 1, or a kind is there twice.
+        """
+        weights: dict[str, float] = {}
+        for named in self.kind_weights:
+            kind, _, weight = named.rpartition("=")
+            fits = kind and kind not in weights and re.fullmatch(r"0|1|1\.0*|0?\.[0-9]+", weight.strip())
+            require(bool(fits), "kind_weights", got=named, expected="each kind once, such as view=0.2, weights 0 to 1")
+            weights[kind.strip()] = float(weight)
+        return weights
 
 
 class SkipGram:
@@ -124,8 +146,8 @@ class SkipGram:
 
         """
         config = self.config
-        used_kinds = used_kinds_of(log, config.kinds)
-        counts_C = count_actions(log, used_kinds)
+        kind_weights = kind_weights_of(log, config)
+        counts_C = count_actions(log, kind_weights > 0)
         chosen_I = np.flatnonzero(counts_C >= config.min_count)
         chosen_I = chosen_I[np.argsort(-counts_C[chosen_I], kind="stable")]
         if len(chosen_I) == 0:
@@ -140,7 +162,7 @@ class SkipGram:
         # Checking that ids are distinct takes memory that the tables will need.
         pa.default_memory_pool().release_unused()
         source = source_of(
-            log, used_kinds, _rows_of(chosen_I, len(log.catalog)), keep_probability(counts_I, config.subsample)
+            log, kind_weights, _rows_of(chosen_I, len(log.catalog)), keep_probability(counts_I, config.subsample)
         )
         tables = _tables(counts_I, config)
         run = TrainingRun(source, tables, plan_of(config, epochs, log.n_events), epochs)
@@ -295,12 +317,12 @@ def plan_of(config: SkipGramConfig, epochs: int, n_events: int) -> Plan:
     )
 
 
-def source_of(log: EventLog, used_kinds: np.ndarray, rows_C: np.ndarray, keep_I: np.ndarray) -> Source:
+def source_of(log: EventLog, kind_weights: np.ndarray, rows_C: np.ndarray, keep_I: np.ndarray) -> Source:
     """What the kernel reads.
 
     Args:
         log: the log.
-        used_kinds: which codes of kinds are learnt from, bool [256].
+        kind_weights: `kind_weights_of`.
         rows_C: row of the table of each item of the log's catalogue, -1 for none, int32 [C].
         keep_I: `keep_probability`.
     """
@@ -311,7 +333,7 @@ def source_of(log: EventLog, used_kinds: np.ndarray, rows_C: np.ndarray, keep_I:
         times=_read_only(h.times, np.int64),
         kinds=_read_only(h.kinds, np.uint8),
         rows=rows_C,
-        used_kinds=used_kinds,
+        kind_weights=kind_weights,
         keep=keep_I,
     )
 
@@ -355,11 +377,14 @@ def aligned_zeros(rows: int, width: int) -> np.ndarray:
     return memory[low : low + rows * width * 4].view(np.float32).reshape(rows, width)
 
 
-def used_kinds_of(log: EventLog, kinds: tuple[str, ...]) -> np.ndarray:
-    """Which codes of kinds are learnt from, bool [256]."""
-    used = np.full(256, not kinds)
-    used[log.kind_codes(kinds)] = True
-    return used
+def kind_weights_of(log: EventLog, config: SkipGramConfig) -> np.ndarray:
+    """Probability that an action of each kind is kept, float32 [256]; 0 for kinds that are not learnt from."""
+    used = np.full(256, not config.kinds)
+    used[log.kind_codes(config.kinds)] = True
+    weights = used.astype(np.float32)
+    named = config.weights_of_kinds()
+    weights[log.kind_codes(list(named))] *= np.array(list(named.values()), np.float32)
+    return weights
 
 
 def count_actions(log: EventLog, used_kinds: np.ndarray) -> np.ndarray:

@@ -27,7 +27,6 @@ from heedful.progress import say
 from heedful.rankers.attention import AttentionConfig, AttentionRanker
 from heedful.rankers.base import UNKNOWN_SCORE, Ranker, parts_of
 from heedful.rankers.mixing.mixture import RANKER_SCORE, Mixture
-from heedful.rankers.mixing.snapshot import Snapshot
 from heedful.rankers.mixing.stage import Stage, training_rows
 from heedful.rankers.mixing.windows import window_length
 from heedful.rankers.periods import Periods
@@ -121,7 +120,7 @@ class MixedRanker(Ranker):
         return self
 
     def _stage_over(self, mixture: Mixture, histories: Histories, window: int) -> Stage:
-        return Stage.of(mixture, histories, len(self.items), self.last_time + 1, window, self._own_terms())
+        return Stage.of(mixture, histories, len(self.items), self.last_time + 1, window, self._own_terms(), self.targets)
 
     def _recount(self, histories: Histories) -> None:
         """The counts of the ranker under the last stage, and counts and co-occurrence of the last stage."""
@@ -165,7 +164,7 @@ class MixedRanker(Ranker):
         try:
             rows = training_rows(
                 histories, len(self.items), terms_before,
-                windows=config.stage_windows, users=config.stage_users, seed=config.seed,
+                windows=config.stage_windows, users=config.stage_users, seed=config.seed, targets=self.targets,
             )  # fmt: skip
             return Mixture.fit(rows.columns, rows.labels, rows.expected, rows.names, newest=rows.newest, seed=config.seed)
         except (TrainingError, InputError) as error:
@@ -276,8 +275,7 @@ class MixedRanker(Ranker):
     def _write(self, folder: Path) -> None:
         self.ranker._write(folder)
         if self.stage is not None:
-            self.stage.mixture.save(folder)
-            self.stage.snapshot.save(folder / "snapshot")
+            self.stage.save(folder)
 
     def _read(self, folder: Folder, settings: dict[str, Any]) -> None:
         known = settings["ranker"]
@@ -287,8 +285,7 @@ class MixedRanker(Ranker):
         ranker._read(folder, known)
         self.stage = None
         if settings["has_stage"]:
-            mixture = Mixture.load(folder.path)
-            self.stage = Stage(mixture, Snapshot.load(folder.path / "snapshot"), self._own_terms())
+            self.stage = Stage.load(folder.path, self._own_terms(), self.targets)
 
     def with_ranker(self, ranker: AttentionRanker) -> Self:
         """The same last stage over a ranker with more items, which it knows nothing else of."""
@@ -296,8 +293,7 @@ class MixedRanker(Ranker):
         longer.items, longer.attributes, longer.embeddings = ranker.items, ranker.attributes, ranker.embeddings
         longer.log_shares, longer.newcomers_from, longer.ranker = ranker.log_shares, ranker.newcomers_from, ranker
         if self.stage is not None:
-            snapshot = self.stage.snapshot.extended(len(ranker.items))
-            longer.stage = Stage(self.stage.mixture, snapshot, longer._own_terms())
+            longer.stage = self.stage.extended(len(ranker.items), longer._own_terms())
         return longer
 
 
