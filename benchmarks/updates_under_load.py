@@ -99,7 +99,7 @@ class Traffic:
 
 
 def served(port: int) -> str:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/model", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/model", timeout=60) as answer:
         return str(json.load(answer)["version"])
 
 

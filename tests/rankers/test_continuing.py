@@ -46,7 +46,7 @@ def test_an_attention_ranker_goes_on_from_its_weights():
     later = AttentionRanker(**tiny).fit(log, table, start=first)
     for name, weight in weights(later).items():
         np.testing.assert_allclose(weight, weights(first)[name], atol=1e-6)
-    assert later.report.steps == 4
+    assert later.report.steps == 5
     assert later.config.steps == first.config.steps
     assert later.last_time > first.last_time
 
@@ -176,7 +176,7 @@ def test_the_commands_go_on(tmp_path):
     ):
         done = heedful(*command, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-    assert "4 steps" in done.stdout
+    assert "5 steps" in done.stdout
     refused = heedful("train", "mixed", "log", "--embeddings", "e1", "--from", "m0", "--out", "m2", cwd=tmp_path)
     assert "model of another kind" in refused.stderr
     assert EventLog.load(tmp_path / "log").n_events == log.n_events

@@ -32,10 +32,7 @@ _DEFAULT = "mixed"
 # What these ask for is the attention ranker's alone.
 _OF_ATTENTION = ("--cluster", "--preset")
 
-_FROM = (
-    "Go on from the weights of this model: a fifth of the steps at two fifths of the rate. Options that are not given "
-    "are those of that model."
-)
+_FROM = "Go on from the weights of this model: a quarter of the steps. Options that are not given are those of that model."
 
 _BESIDE_CONFIG = ("embeddings", "preset", "resume", "pack", "cluster", "start")
 

@@ -15,7 +15,7 @@ from heedful.model.score import ScoreModel
 from heedful.model.side_features import FeatureCodes
 from heedful.training.recipe import TrainingConfig
 
-__all__ = ["gentler", "longer_values", "resolved", "take_weights"]
+__all__ = ["longer_values", "resolved", "shorter", "take_weights"]
 
 C = TypeVar("C", bound=TrainingConfig)
 
@@ -24,8 +24,8 @@ _PASSES, _FEWEST_STEPS, _MOST_STEPS = 2, 700, 5000
 # The plateau schedule of section 4.3 validates every 5,000 updates, a 125th of an epoch of 40 million users. On a smaller
 # log it validates after each epoch, but not so often that the noise of the loss decides.
 _PLATEAU_UPDATES = (100, 5000)
-# Of the steps and of the learning rate of a training from nothing.
-_STEPS, _RATE = 0.2, 0.4
+# Of the steps of a training from nothing. The rate is the same: at two fifths of it NDCG is lower on a log of news.
+_STEPS = 0.25
 
 
 def resolved(config: C, histories: Histories) -> C:
@@ -40,11 +40,11 @@ def resolved(config: C, histories: Histories) -> C:
     return replace(config, steps=steps, validate_every=every, validation_users=min(validation, users // 2))
 
 
-def gentler(config: C) -> C:
-    """The configuration of a training that goes on: a fifth of the steps, at two fifths of the rate."""
+def shorter(config: C) -> C:
+    """The configuration of a training that goes on: a quarter of the steps."""
     steps = math.ceil(_STEPS * config.steps)
     every = max(min(config.validate_every, math.ceil(steps / 5)), 1) if steps else config.validate_every
-    return replace(config, steps=steps, validate_every=every, learning_rate=_RATE * config.learning_rate)
+    return replace(config, steps=steps, validate_every=every)
 
 
 def longer_values(known: FeatureCodes, found: FeatureCodes) -> dict[str, list[str]]:

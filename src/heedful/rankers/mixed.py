@@ -97,7 +97,7 @@ class MixedRanker(Ranker):
             items: embeddings of its items; the periods' rankers get tables of their own, trained in the same way.
             checkpoints: folder for the finished rankers of periods and the checkpoint of the one in training.
             resume: go on from there.
-            start: go on from the weights of this ranker; the last stage is fitted anew.
+            start: go on from the weights of this ranker; the last stage is fitted again.
             periods: folder of the periods' rankers. One that is there is used for a later period, with the counts up to
                 that, and goes on training when it is a whole period old. Those that were used are there afterwards.
 

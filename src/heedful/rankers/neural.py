@@ -31,7 +31,7 @@ from heedful.model.popularity import PopularityIndex
 from heedful.model.score import ScoreModel, Term
 from heedful.model.side_features import FeatureCodes, FeatureVectors
 from heedful.rankers.base import Ranker
-from heedful.rankers.continuing import gentler, longer_values, resolved, take_weights
+from heedful.rankers.continuing import longer_values, resolved, shorter, take_weights
 from heedful.rankers.scoring import catalogue_logits, inputs_of, list_logits
 from heedful.training.checkpoint import write_tensors
 from heedful.training.forward import TrainingForward
@@ -171,7 +171,7 @@ class NeuralRanker(Ranker):
         data = json.dumps([items.content_hash, log.facts(), *known], default=str) if checkpoints is not None else ""
         run = TrainingLoop(
             self.model, TrainingForward(self.model, self.inputs), self.sampler(log, histories, popularity, workers),
-            self.config if start is None else gentler(self.config), data=data, folder=checkpoints, workers=workers,
+            self.config if start is None else shorter(self.config), data=data, folder=checkpoints, workers=workers,
         )  # fmt: skip
         self.report = run.run(f"training {self.name}", resume=resume)
         self.model.eval()
