@@ -27,10 +27,12 @@ from heedful.events.mapped import load_items, save_items
 from heedful.events.times import seconds_of
 from heedful.events.vocabulary import Vocabulary
 from heedful.folders import Folder, new_folder
+from heedful.model.touches import Touches
+from heedful.rankers.catalogues import attributes_of, in_table_rows
 from heedful.rankers.prior import LogShares, sampling_prior
 from heedful.rankers.saving import KIND, MODEL_FORMAT, reference_to, referenced_table
 
-__all__ = ["UNKNOWN_SCORE", "Ranker", "attributes_of", "parts_of"]
+__all__ = ["UNKNOWN_SCORE", "Ranker", "parts_of"]
 
 UNKNOWN_SCORE = -1e9
 """Score of an item that the ranker does not know: finite, and below that of every item that it does."""
@@ -53,6 +55,7 @@ class Ranker(ABC):
         embeddings: the item embeddings, None for a ranker that needs none.
         newcomers_from: the row from which on items came after training, with an extension; None where none did.
         content_hash: of the folder that it was loaded from; None for one that was not loaded.
+        touches: what popularity is counted from, where it can go on after training; None: it cannot.
         refreshed_from: the model and the log that its counts were made from, see `refreshed`; None: as trained.
     """
 
@@ -76,6 +79,7 @@ class Ranker(ABC):
     newcomers_from: int | None = None
     content_hash: str | None = None
     refreshed_from: dict[str, Any] | None = None
+    touches: Touches | None = None
 
     def __init__(self, **options: Any) -> None:
         self.config = self.config_class.from_dict(options)
@@ -184,13 +188,17 @@ class Ranker(ABC):
         scores += self.prior(pool_gamma, rows.rows)
         without = np.repeat(histories.lengths == 0, candidates.lengths)
         if without.any():
-            scores = np.where(without, self.log_shares[rows.rows], scores)
+            scores = np.where(without, self.for_nobody(rows.rows), scores)
         return np.where(known, scores, np.float32(UNKNOWN_SCORE)).astype(np.float32)
 
     def score_catalogue(self, histories: Histories, *, pool_gamma: float | None = 0.0) -> np.ndarray:
         """Score every item for each of B users, float32 [B, I]."""
         scores = self._catalogue_logits(histories).astype(np.float32) + self.prior(pool_gamma)
-        return np.where(histories.lengths[:, None] == 0, self.log_shares[:], scores)
+        return np.where(histories.lengths[:, None] == 0, self.for_nobody(), scores)
+
+    def for_nobody(self, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """Scores of items for a visitor without a history, float32 [N], or [I] of all: popularity."""
+        return self.log_shares[rows]
 
     def prior(self, pool_gamma: float | None, rows: np.ndarray | slice = slice(None)) -> np.ndarray | np.float32:
         """What the candidates' origin adds to the logit, float32 [I], or of some rows (or 0); see `sampling_prior`."""
@@ -281,7 +289,7 @@ class Ranker(ABC):
             histories = log.histories
         else:
             self.items, self.attributes = embeddings.items, attributes_of(log, embeddings)
-            histories = _in_table_rows(log, embeddings)
+            histories = in_table_rows(log, embeddings)
         # The catalogue knows the counts of its own log; counting a large one takes a good deal of memory.
         same = histories is log.histories
         users = np.asarray(log.catalog.users) if same else count_items(histories, len(self.items))[1]
@@ -297,6 +305,10 @@ class Ranker(ABC):
 
     def _read(self, folder: Folder, settings: dict[str, Any]) -> None:  # noqa: B027
         """Read back what `_write` and `_settings` saved."""
+
+    def _count_at(self, now: int) -> None:
+        """Have what `touches` tell as of a time, unix seconds, beside `log_shares` and `last_time`, which do already."""
+        raise NotImplementedError
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False, pack: bool = False) -> None:
         """Write a model folder: `config.json`, weights, the catalogue's counts and the hash of the embedding table.
@@ -324,6 +336,8 @@ class Ranker(ABC):
             }
             (folder.path / "config.json").write_text(json.dumps(settings, indent=1) + "\n")
             np.save(folder.path / "users_of_item.npy", self.users_of_item)
+            if self.touches is not None:
+                self.touches.save(folder.path / "touches")
             self._write(folder.path)
             folder.manifest |= {"model": self.name, "config": self.config.to_dict()}
             if self.refreshed_from is not None:
@@ -349,6 +363,8 @@ class Ranker(ABC):
             ranker.items, ranker.attributes = load_items(folder)
         if len(ranker.users_of_item) != len(ranker.items):
             raise FolderError(f"{folder.path} is damaged", got="counts for another number of items", fix="train it again")
+        if folder.has("touches/start_and_pace.npy"):
+            ranker.touches = Touches.load(folder.path / "touches")
         ranker._read(folder, settings)
         return ranker
 
@@ -370,28 +386,3 @@ def parts_of(offsets: np.ndarray, most: int) -> Iterator[slice]:
         stop = min(max(stop, start + 1), n)
         yield slice(start, stop)
         start = stop
-
-
-def attributes_of(log: EventLog, embeddings: ItemEmbeddings) -> pa.Table:
-    """What is known of the table's items: by the table itself, or, where it knows nothing, by the log."""
-    known = log.catalog.attributes
-    if embeddings.attributes.num_columns or not known.num_columns:
-        return embeddings.attributes
-    rows = log.catalog.items.rows(embeddings.items.ids)
-    return known.take(pa.array(rows, mask=rows < 0))
-
-
-def _in_table_rows(log: EventLog, embeddings: ItemEmbeddings) -> Histories:
-    if log.catalog.items == embeddings.items:
-        return log.histories
-    rows = embeddings.items.rows(log.catalog.items.ids)
-    if not (rows >= 0).any():
-        raise InputError(
-            "the embedding table is for other items",
-            got=f"none of the log's {len(rows)} items, e.g. {log.catalog.items.ids[0].as_py()!r}"
-            if len(rows)
-            else "no items",
-            expected=f"ids such as {embeddings.items.ids[0].as_py()!r}",
-            fix="embed this log, or give the table that belongs to it",
-        )
-    return log.histories.with_rows(rows)

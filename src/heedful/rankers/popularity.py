@@ -12,7 +12,8 @@ from heedful.embeddings.table import ItemEmbeddings
 from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories
 from heedful.events.log import EventLog
-from heedful.rankers.base import Ranker, attributes_of
+from heedful.rankers.base import Ranker
+from heedful.rankers.catalogues import attributes_of
 from heedful.rankers.prior import LogShares
 
 __all__ = ["Popularity", "PopularityConfig"]

@@ -140,6 +140,11 @@ class Recommender:
         """Conditions over the ranker's items."""
         return self._eligibility if self._eligibility is not None else Eligibility.of(self.ranker)
 
+    def counted_on(self, ranker: Ranker) -> Recommender:
+        """The same for a ranker with newer counts, whose conditions see them as `users`; the index is shared."""
+        retriever = self.retriever.counted_on(ranker) if self.retriever is not None else None
+        return Recommender(ranker, exact=retriever is None, retriever=retriever)
+
     def recommend(
         self,
         history: Sequence[Any],
