@@ -20,7 +20,7 @@ from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories
 from heedful.rankers.base import Ranker
 from heedful.rankers.topk import top_places
-from heedful.recommending.eligibility import Eligibility
+from heedful.recommending.eligibility import Eligibility, hides_items
 from heedful.recommending.explanation import Explanation, Reason, explain, explain_items
 from heedful.recommending.limits import Limit, take_within
 from heedful.recommending.retrieval import RETRIEVED, SCANNED, Retriever, default_retriever, new_retriever
@@ -253,7 +253,8 @@ class Recommender:
         return np.flatnonzero(everything)
 
     def _eligible(self, where: str) -> np.ndarray | None:
-        return self.eligibility.mask(where) if where.strip() else None
+        needed = where.strip() or hides_items(self.ranker.attributes)
+        return self.eligibility.mask(where) if needed else None
 
     def _retrieves(self, n_retrieved: int, eligible: np.ndarray | None) -> bool:
         """Whether items are retrieved, because scoring all that are eligible would cost more."""
