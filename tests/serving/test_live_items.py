@@ -13,7 +13,7 @@ import pytest
 from fastapi.testclient import TestClient
 from serving_worlds import N, client, error_of, served, shop_attributes, shop_log, wait_for
 
-from heedful.rankers.registry import MODELS
+from heedful.rankers.registry import MODELS, load_ranker
 from heedful.recommending.recommend import Recommender
 from ranking_worlds import QUICK, table_of
 
@@ -61,7 +61,7 @@ def test_a_patch_is_seen_at_once(shop: TestClient) -> None:
     assert patch(shop, "item3", stock=0, price=0.5)["attributes"]["stock"] == 0
     assert "item3" not in ids_of(shop.post("/recommend", json={"k": N, "where": "stock > 0"}))
     assert ids_of(shop.post("/recommend", json={"k": N, "where": "price = 0.5"})) == {"item3"}
-    assert "item3" not in ids_of(shop.get("/slots/stocked", params={"preview": True}))
+    assert "item3" not in ids_of(shop.post("/slots/stocked", json={"preview": True}))
     assert good(shop.get("/items/item3"))["attributes"]["title"] == "Title 3"
 
 
@@ -103,7 +103,7 @@ def test_hidden_items_are_never_shown(shop: TestClient) -> None:
         for more in ({}, {"where": "stock > 0"}):
             found = ids_of(shop.post("/recommend", json={"k": N, "history": history, "exclude_history": False, **more}))
             assert len(found) == N - 2 and not found & hidden
-    assert not ids_of(shop.get("/slots/stocked", params={"preview": True})) & hidden
+    assert not ids_of(shop.post("/slots/stocked", json={"preview": True})) & hidden
     assert not ids_of(shop.get("/items/item1/similar", params={"k": N})) & hidden
     ranked = shop.post("/rank", json={"history": ["item1"], "candidates": ["item7", "item9", "item3"]})
     assert ids_of(ranked) == {"item3"}
@@ -142,8 +142,6 @@ def test_thousands_at_once(shop: TestClient) -> None:
 
 
 def test_hidden_items_without_a_server(model: Path) -> None:
-    from heedful.rankers.registry import load_ranker
-
     recommender = Recommender(load_ranker(model))
     assert "item9" not in recommender.recommend(["item1"], k=N).items
     assert recommender.eligibility.mask("")[9] == np.False_
