@@ -41,3 +41,34 @@ def random_table(log: EventLog, width: int = 64, seed: int = 0) -> ItemEmbedding
     """Random vectors for the items of a log."""
     vectors = np.random.default_rng(seed).standard_normal((len(log.catalog), width), dtype=np.float32)
     return ItemEmbeddings.from_arrays(log.catalog.items, vectors)
+
+
+def news_table(
+    users: int, days: int, *, items_a_day: int = 60, topics: int = 8, life_hours: float = 10.0, seed: int = 0
+) -> tuple[pa.Table, pa.Table]:
+    """Events and items of a site whose articles live for about a day.
+
+    Articles appear all day long, each with a topic. Readers come several times a day, mostly for their two topics, and
+    choose among the articles out so far by how good and how fresh they are: attention falls by half every `life_hours` / 2.
+    """
+    rng, day = np.random.default_rng(seed), 86_400
+    n_items = items_a_day * days
+    born = np.sort(rng.integers(0, days * day, n_items))
+    topic, appeal = rng.integers(topics, size=n_items), np.exp(rng.normal(0, 1.0, n_items))
+    tastes = np.full((users, topics), 0.3 / topics)
+    tastes[np.arange(users), rng.integers(topics, size=users)] += 0.5
+    tastes[np.arange(users), rng.integers(topics, size=users)] += 0.2
+    visits = rng.poisson(4.0 * days, users)
+    who = np.repeat(np.arange(users), visits)
+    when = np.sort(rng.integers(day // 2, days * day, len(who)))
+    who = rng.permutation(who)
+    items = np.empty(len(who), np.int64)
+    for n, (user, time) in enumerate(zip(who, when, strict=True)):
+        low, high = np.searchsorted(born, [time - 3 * day, time])
+        age = (time - born[low:high]) / 3600
+        weights = appeal[low:high] * np.exp2(-age / (life_hours / 2)) * tastes[user, topic[low:high]]
+        items[n] = low + np.searchsorted(np.cumsum(weights), rng.random() * weights.sum())
+    start = 1_700_006_400
+    events = pa.table({"user_id": who, "item_id": np.minimum(items, n_items - 1), "timestamp": start + when})
+    described = pa.table({"item_id": np.arange(n_items), "topic": [f"topic {one}" for one in topic]})
+    return events, described

@@ -13,6 +13,7 @@ from heedful.errors import (
     InputError,
     MismatchError,
     MissingExtraError,
+    RefusedError,
     TrainingError,
 )
 
@@ -33,7 +34,7 @@ def test_the_tree_is_the_one_that_is_drawn() -> None:
     parents = {
         InputError: (HeedfulError,), ConfigError: (HeedfulError, ValueError), FolderError: (HeedfulError,),
         MismatchError: (FolderError,), TrainingError: (HeedfulError,), ClusterError: (HeedfulError,),
-        MissingExtraError: (HeedfulError, ImportError),
+        MissingExtraError: (HeedfulError, ImportError), RefusedError: (HeedfulError,),
     }  # fmt: skip
     for error, bases in parents.items():
         assert error.__bases__ == bases

@@ -6,6 +6,7 @@ HeedfulError
 ├── FolderError           a stage folder that is missing, unfinished, damaged, or of another kind or version
 │   └── MismatchError     two sound folders that do not belong together (a model and a foreign table)
 ├── TrainingError         training cannot go on (a loss that is not finite, nothing to learn from)
+├── RefusedError          an update that is not published: an unusual feed, or models that are worse than the one in service
 ├── ClusterError          a cluster that does not answer, or has a node that cannot do the work
 └── MissingExtraError     an optional package is not installed
 """
@@ -20,6 +21,7 @@ __all__ = [
     "InputError",
     "MismatchError",
     "MissingExtraError",
+    "RefusedError",
     "TrainingError",
 ]
 
@@ -68,6 +70,10 @@ class MismatchError(FolderError):
 
 class TrainingError(HeedfulError):
     """Training cannot start or cannot go on."""
+
+
+class RefusedError(HeedfulError):
+    """An update is not published; the version in service stays there."""
 
 
 class ClusterError(HeedfulError):

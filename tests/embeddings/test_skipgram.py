@@ -120,6 +120,39 @@ def test_rows_are_the_items_with_enough_events_most_frequent_first():
         SkipGram(**QUICK, min_count=9).fit(log)
 
 
+def test_kinds_of_little_weight_count_little():
+    """Purchases are of items of one half, views of items of both halves at random."""
+    randoms = np.random.default_rng(0)
+    sequences, kinds = [], []
+    for user in range(600):
+        bought, viewed = randoms.integers(0, 15, 6) + 15 * (user % 2), randoms.integers(0, 30, 18)
+        order = randoms.permutation(24)
+        sequences.append(np.concatenate([bought, viewed])[order])
+        kinds.append((np.arange(24) >= 6)[order])
+    log = log_of(sequences, kinds=kinds, kind_names=("purchase", "view"))
+
+    def lead_of_own_half(*weights: str) -> float:
+        table = SkipGram(width=8, threads=1, epochs=10, kind_weights=weights).fit(log)
+        x = table.vectors[table.items.rows([f"item{row}" for row in range(30)])]
+        x = x / np.linalg.norm(x, axis=1, keepdims=True)
+        half, cosines = np.arange(30) // 15, x @ x.T
+        same = half[:, None] == half
+        return float(cosines[same & ~np.eye(30, dtype=bool)].mean() - cosines[~same].mean())
+
+    alone, some, all_alike = lead_of_own_half("view=0"), lead_of_own_half("view=0.1"), lead_of_own_half()
+    assert alone > some > all_alike + 0.2
+
+
+def test_weights_of_kinds_that_cannot_be_used():
+    for given in ("view", "view=2", "view=-1", "=1", "view=nan"):
+        with pytest.raises(ConfigError, match=r"'kind_weights' is out of range.*such as view=0.2"):
+            SkipGramConfig(kind_weights=(given,))
+    with pytest.raises(ConfigError, match="each kind once"):
+        SkipGramConfig(kind_weights=("view=0.1", "view=0.2"))
+    with pytest.raises(ConfigError, match="no events of that kind; got: gift"):
+        SkipGram(**QUICK, kind_weights=("gift=0.5",)).fit(log_of([[0, 1]]))
+
+
 def test_log_without_events_or_neighbours():
     lonely = SkipGram(**QUICK).fit(log_of([[0], [1]]))
     assert lonely.provenance["training"]["loss_per_pair"] == [None, None]
@@ -144,7 +177,7 @@ def test_keep_probability_is_that_of_word2vec():
 
 
 def test_small_logs_get_more_epochs():
-    assert [skipgram._auto_epochs(n) for n in (1, 10**6, 3 * 10**6, 10**9)] == [40, 30, 10, 5]
+    assert [skipgram.epochs_for(n) for n in (1, 10**6, 3 * 10**6, 10**9)] == [40, 30, 10, 5]
 
 
 def test_divergence_is_an_error():

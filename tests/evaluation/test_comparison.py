@@ -16,6 +16,7 @@ from heedful.evaluation.pools import make_pools
 from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories
 from heedful.events.log import EventLog
+from heedful.events.targets import TargetConfig
 from heedful.metrics import ndcg, ranks
 from ranking_worlds import chance_ndcg
 
@@ -254,13 +255,16 @@ def test_larger_pools_are_measured_on_the_users_of_the_catalogue(
 def test_kinds_choose_the_positives(logs: tuple[EventLog, EventLog]) -> None:
     past, future = logs
     with pytest.raises(ConfigError, match="no events of that kind"):
-        compare({"x": noise(0)}, future, past=past, config=EvaluationConfig(kinds=("stream",)))
+        compare({"x": noise(0)}, future, past=past, config=EvaluationConfig(target_kinds=("stream",)))
     two_kinds = replace(
         future,
         kinds=("purchase", "view"),
         histories=replace(future.histories, kinds=(np.arange(future.n_events) % 2).astype(np.uint8)),
     )
-    every, some = (make_pools(past, two_kinds, gammas=(0.0,), size=50, kinds=kinds) for kinds in ((), ("view",)))
+    every, some = (
+        make_pools(past, two_kinds, gammas=(0.0,), size=50, targets=TargetConfig(target_kinds=kinds))
+        for kinds in ((), ("view",))
+    )
     assert 0 < some.positives.offsets[-1] < every.positives.offsets[-1]
 
 
@@ -290,3 +294,29 @@ def test_the_configuration_survives_json() -> None:
     config = EvaluationConfig(cut="2017-12-24", pool=50)
     values = json.loads(json.dumps(config.to_dict()))
     assert EvaluationConfig.from_dict({k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}) == config
+
+
+def test_new_items_and_repeats_are_reported_apart() -> None:
+    """A model that ranks a user's own items first is perfect for repeats, and the better the fewer new items are above."""
+    n = 40
+    users, step = np.repeat(np.arange(n), 5), np.tile([0, 1, 1, 2, 3], n)
+    times = CUT + DAY * np.tile([-3, -2, 1, 2, 3], n)
+    past, future = log_of(users, (users + step) % n, times, n_users=n, n_items=n).split(CUT)
+
+    def own_first(histories: Histories, candidates: Candidates) -> np.ndarray:
+        own = histories.items.reshape(-1, 2)
+        return (candidates.rows[:, None] == own[candidates.owners]).any(axis=1) * 1.0
+
+    config = EvaluationConfig(target="all", gammas=(0.0,), pool=20, ks=(2,))
+    found = compare({"own": own_first, "noise": noise(0)}, future, past=past, config=config)
+    best = found.results["own"].best.by_user
+    catalogue = {m.metric: values for m, values in best.items() if m.pool == "catalogue"}
+    assert (catalogue["Recall@2 of repeats"] == 1).all() and (catalogue["Recall@2 of new items"] == 0).all()
+    # Of the three targets one is among the first two; both own items share the first places.
+    assert catalogue["Recall@2"] == pytest.approx(np.full(n, catalogue["Recall@2"][0]))
+    shown = str(found)
+    assert "NDCG@10 of repeats" in shown and "Recall@2 of new items" in shown
+    again = compare({"own": own_first}, future, past=past, config=replace(config, target="repeat"))
+    assert again.config.gammas == (0.0,) and "of repeats" not in str(again)
+    (ranked,) = (v for m, v in again.results["own"].best.by_user.items() if m[0] == "catalogue" and m.metric == "Recall@2")
+    assert (ranked == 1).all()  # only the two seen items take part

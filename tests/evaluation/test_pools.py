@@ -13,6 +13,7 @@ from evaluation_worlds import CUT, DAY, log_of, random_log
 from heedful.errors import ConfigError, InputError, MismatchError
 from heedful.evaluation.pools import Pools, make_pools
 from heedful.events.log import EventLog
+from heedful.events.targets import TargetConfig
 from heedful.events.vocabulary import Vocabulary
 
 GAMMAS = (1.0, 0.75, 0.0)
@@ -223,8 +224,69 @@ def test_kinds_choose_the_positives_and_any_kind_forbids_a_negative() -> None:
     log = log_of(users, items, times, n_users=n, n_items=n)
     bought = ((users % 2 == 1) & (np.tile(np.arange(4), n) == 2)).astype(np.uint8)
     past, future = replace(log, histories=replace(log.histories, kinds=bought), kinds=("view", "purchase")).split(CUT)
-    pools = make_pools(past, future, gammas=(0.0,), size=36, kinds=("purchase",))
+    pools = make_pools(past, future, gammas=(0.0,), size=36, targets=TargetConfig(target_kinds=("purchase",)))
     assert pools.users.to_pylist() == [f"u{u}" for u in range(1, n, 2)]
     assert pools.items.take(pools.positives.rows).to_pylist() == [f"i{(u + 2) % n}" for u in range(1, n, 2)]
     for user, rows in zip(pools.users.to_pylist(), pools.negatives[0.0].rows.reshape(-1, 36), strict=True):
         assert not (touched_ids(past, user) | touched_ids(future, user)) & set(pools.items.take(rows).to_pylist())
+
+
+def seen_again_log() -> tuple[EventLog, EventLog]:
+    """User u views u, u + 1 and buys u + 2 before the cut; after it they buy u + 1, u + 2 and u + 3."""
+    n = 40
+    users, step = np.repeat(np.arange(n), 6), np.tile([0, 1, 2, 1, 2, 3], n)
+    times = CUT + DAY * np.tile([-3, -2, -1, 1, 2, 3], n)
+    log = log_of(users, (users + step) % n, times, n_users=n, n_items=n)
+    bought = np.tile([0, 0, 1, 1, 1, 1], n).astype(np.uint8)
+    return replace(log, histories=replace(log.histories, kinds=bought), kinds=("view", "purchase")).split(CUT)
+
+
+BOUGHT = ("purchase",)
+
+
+@pytest.mark.parametrize(
+    ("targets", "steps"),
+    [
+        (TargetConfig(), {3}),
+        (TargetConfig(seen_kinds=BOUGHT), {1, 3}),
+        (TargetConfig(target="repeat"), {1, 2}),
+        (TargetConfig(target="repeat", seen_kinds=BOUGHT), {2}),
+        (TargetConfig(target="all", target_kinds=BOUGHT), {1, 2, 3}),
+    ],
+)
+def test_new_items_repeats_and_both_by_what_counts_as_seen(targets: TargetConfig, steps: set[int]) -> None:
+    past, future = seen_again_log()
+    pools = make_pools(past, future, gammas=(0.0,), size=30, targets=targets)
+    assert len(pools) == 40
+    repeats = np.split(pools.repeats, pools.positives.offsets[1:-1])
+    for b, user in enumerate(pools.users.to_pylist()):
+        own = slice(b, b + 1)
+        u = int(user[1:])
+        ids = pools.items.take(pools.positives.part(own).rows).to_pylist()
+        assert set(ids) == {f"i{(u + step) % 40}" for step in steps}
+        seen = {f"i{(u + step) % 40}" for step in ({2} if targets.seen_kinds else {0, 1, 2})}
+        assert set(pools.items.take(pools.seen.part(own).rows).to_pylist()) == seen
+        assert [item in seen for item in ids] == repeats[b].tolist()
+
+
+def test_negatives_of_repeats_are_seen_items_and_of_both_are_any() -> None:
+    past, future = seen_again_log()
+    again = make_pools(past, future, gammas=(0.0,), size=30, targets=TargetConfig(target="repeat"))
+    both = make_pools(past, future, gammas=(0.0,), size=30, targets=TargetConfig(target="all"))
+    own = set()
+    for b, user in enumerate(again.users.to_pylist()):
+        u = int(user[1:])
+        assert again.items.take(again.negatives[0.0].part(slice(b, b + 1)).rows).to_pylist() == [f"i{u}"]
+        drawn = both.items.take(both.negatives[0.0].part(slice(b, b + 1)).rows).to_pylist()
+        assert not {f"i{(u + step) % 40}" for step in (1, 2, 3)} & set(drawn)
+        own |= {u for item in drawn if item == f"i{u}"}
+    assert len(own) > 20  # a seen item that is not touched again is drawn as any other
+
+
+def test_pools_with_repeats_can_be_loaded_again(tmp_path: Path) -> None:
+    past, future = seen_again_log()
+    targets = TargetConfig(target="all", seen_kinds=BOUGHT)
+    pools = make_pools(past, future, gammas=(0.0,), size=10, targets=targets)
+    pools.save(tmp_path / "pools.parquet")
+    loaded = Pools.load(tmp_path / "pools.parquet", past, future)
+    assert loaded.targets == targets and loaded.repeats.tolist() == pools.repeats.tolist()

@@ -125,15 +125,15 @@ def test_contexts_stay_inside_radius_and_sequence(centre, radius, expected):
 
 def source_of(items, times, *, rows=None, kinds=None, used=None, keep=None):
     n_items = max(items) + 1
-    used_kinds = np.zeros(256, bool)
-    used_kinds[used if used is not None else slice(None)] = True
+    kind_weights = np.zeros(256, np.float32)
+    kind_weights[used if used is not None else slice(None)] = 1
     return skipgram.Source(
         np.array([0, len(items)]),
         np.array(items, np.int32),
         np.array(times, np.int64),
         np.array(kinds if kinds is not None else [0] * len(items), np.uint8),
         np.array(rows if rows is not None else range(n_items), np.int32),
-        used_kinds,
+        kind_weights,
         np.array(keep if keep is not None else [1] * n_items, np.float32),
     )
 
@@ -167,6 +167,15 @@ def test_subsampling_keeps_the_share_asked_for():
     rows, _ = read(source, state=9)
     assert rows.count(1) == 20_000
     assert rows.count(0) / 20_000 == pytest.approx(0.3, abs=0.01)
+
+
+def test_kinds_are_kept_by_their_weight():
+    n = 20_000
+    source = source_of([0, 1] * n, range(2 * n), kinds=[0, 1] * n, keep=[0.5, 1])
+    source = source._replace(kind_weights=np.array([0.6, 0.2] + [1.0] * 254, np.float32))
+    rows, _ = read(source, state=9)
+    assert rows.count(0) / n == pytest.approx(0.3, abs=0.01)
+    assert rows.count(1) / n == pytest.approx(0.2, abs=0.01)
 
 
 def test_streams_of_users_and_epochs_differ():

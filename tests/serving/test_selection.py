@@ -233,3 +233,16 @@ def test_new_items_keep_the_place_of_the_rule_where_popularity_orders(ranker: Ra
         assert rows_of(slots, seen, "popularity") == [row for row in shown if row not in (newest, 5)]
         by_users = rows_of(book(each, treatments={"popularity": 1}, shown=100), treatment="popularity")
         assert by_users[:N] == popular(ranker)
+
+
+def test_a_slot_of_what_the_visitor_has_seen(ranker: Ranker) -> None:
+    history = histories_of([[5, 9, 5, 12, 30]])
+    again = book(ranker, rule="again", blocked=("item9",))
+    assert set(rows_of(again, history)) == {5, 12, 30} and rows_of(again) == []
+    scores = ranker.score_rows(history, Candidates.of([np.array([5, 12, 30])]))
+    assert rows_of(again, history) == [[5, 12, 30][place] for place in np.argsort(-scores)]
+    pinned = book(ranker, rule="again", pinned=("item7",), shown=2, max_candidates=2)
+    assert rows_of(pinned, history)[0] == 7 and rows_of(pinned, history)[1] in {5, 9, 12, 30}
+    assert again.select("s", history, "model", seen=np.array([1, 2])).rows.tolist() in ([1, 2], [2, 1])
+    anything = book(ranker, exclude_history=False, shown=N)
+    assert set(rows_of(anything, history)) == set(range(N))

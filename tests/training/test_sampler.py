@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from heedful.errors import TrainingError
 from heedful.events.histories import Histories
 from heedful.events.log import count_items
+from heedful.events.targets import Targets
 from heedful.model.popularity import PopularityIndex
 from heedful.training.batch import Batch
 from heedful.training.loader import batches_ahead
@@ -29,7 +31,7 @@ OPTIONS: dict[str, Any] = {
 
 def sampler_of(histories: Histories, n_items: int = N_ITEMS, **options: Any) -> InstanceSampler:
     options = {**OPTIONS, **options}
-    targets = options.pop("targets", np.ones(len(histories.items), bool))
+    targets = options.pop("targets", Targets())
     outside = {name: options.pop(name) for name in ("popularity", "worker") if name in options}
     users = count_items(histories, n_items)[1]
     return InstanceSampler(histories, targets, users, SamplingConfig(**options), **outside)
@@ -209,8 +211,9 @@ def test_random_times_to_the_second() -> None:
 def test_only_target_kinds_are_positives(way: str) -> None:
     histories = walks()
     targets = np.random.default_rng(0).random(len(histories.items)) < 0.4
+    histories = replace(histories, kinds=targets.astype(np.uint8))
     sequences = users_by_sequence(histories)
-    sampler = sampler_of(histories, targets=targets, split=way, horizon=20 * DAY, validation_users=0)
+    sampler = sampler_of(histories, targets=Targets(wanted=(1,)), split=way, horizon=20 * DAY, validation_users=0)
     found = instances_of(epoch_of(sampler))
     assert len(found) > 5
     for past, positives, _, _ in found:
@@ -422,3 +425,55 @@ def test_users_who_only_repeat_themselves_end_with_an_error_and_not_in_a_loop(wa
     sampler = sampler_of(histories_of([[0, 0, 0], [1, 1]]), 2, split=way, validation_users=0)
     with pytest.raises(TrainingError, match="no user with anything new after a history"):
         next(sampler.batches(Position()))
+
+
+@pytest.mark.parametrize("target", ["repeat", "all"])
+def test_repeats_are_positives_and_own_items_negatives(target: str) -> None:
+    log = random_log(users=60, items=40, events=30)
+    histories = log.histories
+    options = {"split": "random_time", "horizon": 10 * DAY, "validation_users": 0, "targets": Targets(target)}
+    index = PopularityIndex(histories, 40)
+    batches = epoch_of(sampler_of(histories, 40, popularity=index, **options))
+    repeated, own_negatives = [], []
+    for past, positives, negatives, _ in instances_of(batches):
+        assert not set(positives) & set(negatives)
+        repeated += [item in past for item in positives]
+        own_negatives += [item in past for item in negatives]
+    assert np.mean(repeated) == 1 if target == "repeat" else 0.2 < np.mean(repeated) < 0.95
+    assert 0.5 < np.mean(own_negatives) < 1
+
+
+def test_negatives_of_the_own_items_are_drawn_as_often_as_the_loss_believes() -> None:
+    """The offset is the log share less the log of the probability of a draw: both parts of the draws count."""
+    log = random_log(users=200, items=30, events=20)
+    index = PopularityIndex(log.histories, 30)
+    options = {"split": "random_time", "horizon": 10 * DAY, "validation_users": 0, "negatives": 40}
+    plain = epoch_of(sampler_of(log.histories, 30, popularity=index, **options))[0]
+    both = epoch_of(sampler_of(log.histories, 30, popularity=index, targets=Targets("all"), **options))[0]
+    assert plain.popularity is not None and both.popularity is not None
+    known = {}
+    for history, now, rows, offset in zip(both.history.rows, both.now, both.candidates, both.popularity.offset, strict=True):
+        own = set(history[: np.count_nonzero(history)].tolist())
+        for row, value in zip(rows.tolist(), offset.tolist(), strict=True):
+            _, log_share = index.features(np.array([row]), np.array([now]))
+            drawn = math.exp(float(log_share[0]) - value)
+            known.setdefault(row in own, []).append(drawn)
+    # An own item is drawn at least by its share of half of the draws; another one by popularity in the other half.
+    longest = max(both.history.lengths)
+    assert min(known[True]) >= 0.5 / longest * 0.999 and max(known[False]) < 0.5
+
+
+def test_viewed_items_can_be_positives_where_only_purchases_are_seen() -> None:
+    """Users view an item and buy it ten days later."""
+    n = 40
+    histories = histories_of(
+        [[u, (u + 1) % n, u] for u in range(n)],
+        [[START, START + 5 * DAY, START + 10 * DAY]] * n,
+        [[0, 0, 1]] * n,
+    )
+    options = {"split": "random_time", "horizon": 6 * DAY, "validation_users": 0}
+    found = instances_of(epoch_of(sampler_of(histories, n, **options)))
+    assert all(positives == [(past[-1] + 1) % n] for past, positives, _, _ in found)
+    bought = Targets(wanted=(1,), seen=(1,))
+    found = instances_of(epoch_of(sampler_of(histories, n, targets=bought, **options)))
+    assert len(found) > 10 and all(positives == [past[-1]] for past, positives, _, _ in found)

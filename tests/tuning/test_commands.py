@@ -13,7 +13,7 @@ from heedful.embeddings import skipgram
 from heedful.embeddings.table import ItemEmbeddings
 from heedful.folders import open_folder
 from heedful.progress import show_progress
-from heedful.rankers import neural
+from heedful.rankers import continuing
 from heedful.tuning.validation import Validation
 from ranking_worlds import random_log
 
@@ -39,7 +39,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object, quiet: bool = Tr
 
 
 def test_tune(sequences: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neural, "_FEWEST_STEPS", 3)
+    monkeypatch.setattr(continuing, "_FEWEST_STEPS", 3)
     monkeypatch.setattr(skipgram, "_AUTO_EPOCHS", (1, 1))
     common = ("tune", sequences, "--out", tmp_path / "t", "--threads", 1, "--pool", 15, "--search", "null_tokens,window")
     code, out, err = run(capsys, *common, "--trials", 2, quiet=False)

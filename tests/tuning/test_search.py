@@ -22,7 +22,7 @@ from heedful.events.log import EventLog
 from heedful.folders import open_folder
 from heedful.metrics import ndcg, nested_ranks
 from heedful.progress import _state
-from heedful.rankers import neural
+from heedful.rankers import continuing
 from heedful.rankers.external.neighbours import CosineNeighbours
 from heedful.rankers.registry import ALL_MODELS
 from heedful.tuning import search
@@ -52,7 +52,7 @@ def taste_log(users: int = 200, items: int = 400, events: int = 30) -> EventLog:
 
 def short(monkeypatch: pytest.MonkeyPatch, steps: int, epochs: int = 5) -> None:
     """The defaults train no longer than this."""
-    monkeypatch.setattr(neural, "_FEWEST_STEPS", steps)
+    monkeypatch.setattr(continuing, "_FEWEST_STEPS", steps)
     monkeypatch.setattr(skipgram, "_AUTO_EPOCHS", (epochs, epochs))
 
 
@@ -305,13 +305,13 @@ def test_the_test_period_changes_nothing(log: EventLog, tmp_path: Path, monkeypa
 def test_kinds_count_in_training_and_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = random_log(users=120, items=50, events=40, kind_names=("view", "buy"))
     calls = faked(monkeypatch, lambda settings, seed: 0.4)
-    found = heedful.tune(log, tmp_path / "t", trials=2, pool=20, kinds=("buy",), search=("depth",))
+    found = heedful.tune(log, tmp_path / "t", trials=2, pool=20, target_kinds=("buy",), search=("depth",))
     assert all(call["train"]["target_kinds"] == ("buy",) for call in calls)
     assert found.train == {"target_kinds": ("buy",)}
     positives = Validation.of(log, found.config).selection.positives.lengths
     assert 0 < positives.sum() < Validation.of(log, TuneConfig(pool=20)).selection.positives.lengths.sum()
     with pytest.raises(ConfigError, match="gift"):
-        heedful.tune(log, tmp_path / "u", kinds=("gift",))
+        heedful.tune(log, tmp_path / "u", target_kinds=("gift",))
 
 
 def test_too_few_validation_users(log: EventLog, tmp_path: Path) -> None:

@@ -31,6 +31,8 @@ _COMMANDS = {
     "evaluate": ("heedful.cli.evaluate", "Split in time, train the models, compare them, write a report."),
     "pools": ("heedful.cli.evaluate", "The pools of an evaluation, as requests for a model of your own."),
     "tune": ("heedful.cli.tune", "Search the settings of embeddings and ranker inside the training log."),
+    "update": ("heedful.cli.update", "Every night: new events -> a version that goes on from the one in service."),
+    "rollback": ("heedful.cli.update", "Put an earlier version back into service, or list the versions."),
     "serve": ("heedful.cli.serve", "Model -> rankings and content slots over HTTP, and the page."),
     "key": ("heedful.cli.serve", "A new API key for `heedful serve`."),
     "prune": ("heedful.cli.serve", "Remove what is too old from the database of `heedful serve`."),

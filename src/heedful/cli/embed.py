@@ -8,15 +8,22 @@ import click
 
 from heedful import cluster as on_cluster
 from heedful.cli.options import cluster_option, config_options, file_option, out_option, overwrite_option, with_file
+from heedful.embeddings.continuing import continue_embeddings
 from heedful.embeddings.importing import read_embeddings
 from heedful.embeddings.skipgram import SkipGram, SkipGramConfig
 from heedful.embeddings.table import ItemEmbeddings
-from heedful.errors import InputError
+from heedful.errors import ConfigError, InputError
 from heedful.events.catalog import describe
 from heedful.events.log import EventLog
 from heedful.folders import check_writable
 
 __all__ = ["COMMANDS"]
+
+
+_FROM = (
+    "Go on from this folder of embeddings: items keep their rows and, about, their vectors; a fifth of the passes at two "
+    "fifths of the rate. Options that are not given are those of its training."
+)
 
 
 @click.command("embed")
@@ -26,12 +33,20 @@ __all__ = ["COMMANDS"]
 @config_options(SkipGramConfig)
 @overwrite_option
 @cluster_option
+@click.option("--from", "start", default=None, type=click.Path(), help=_FROM)
 def embed_command(
-    sequences: str, out: str, settings: str | None, overwrite: bool, cluster: str | None, **options: Any
+    sequences: str, out: str, settings: str | None, overwrite: bool, cluster: str | None, start: str | None, **options: Any
 ) -> None:
     """Sequences -> item embeddings, by skip-gram with negative sampling."""
-    trainer = SkipGram(**with_file(options, settings, "embed", SkipGramConfig))
-    if cluster:
+    given = with_file(options, settings, "embed", SkipGramConfig)
+    trainer = SkipGram(**given)
+    if start is not None:
+        _refuse_cluster(cluster)
+        check_writable(out, kind="embeddings", overwrite=overwrite)
+        items = continue_embeddings(ItemEmbeddings.load(start), EventLog.load(sequences), **given)
+        items.save(out, overwrite=overwrite)
+        n_items, width = len(items), items.width
+    elif cluster:
         with on_cluster.connect(cluster):
             facts = on_cluster.embed(trainer, sequences, out, overwrite=overwrite)
         click.echo(f"{facts['workers']} workers, each sent {facts['bytes_sent'] / 1e6:,.1f} MB")
@@ -43,6 +58,11 @@ def embed_command(
         n_items, width = len(items), items.width
     click.echo(f"{out}: {n_items:,} items, width {width}")
     click.echo(f"next: heedful train {sequences} --embeddings {out} --out model/")
+
+
+def _refuse_cluster(cluster: str | None) -> None:
+    if cluster:
+        raise ConfigError("--from runs on one machine", got=f"--cluster {cluster}", fix="leave --cluster out")
 
 
 @click.command("import")

@@ -18,6 +18,7 @@ from heedful.evaluation.comparison import measure_here
 from heedful.evaluation.depths import check_depths
 from heedful.evaluation.options import EvaluationConfig
 from heedful.events.log import EventLog
+from heedful.events.targets import TargetConfig
 from heedful.experiment import Workspace, run_experiment, run_series, write_requests
 from heedful.folders import check_writable
 from heedful.rankers.attention import AttentionConfig
@@ -102,12 +103,13 @@ def evaluate_command(
     others_tuned = {name: with_file({}, settings, name, ALL_MODELS[name].config_class) for name in MODEL_SECTIONS}
     # What was found for the attention ranker holds under a last stage, too.
     mixed = {**tuned, **with_file({}, settings, "mixed", MixedConfig)}
-    rankers = _rankers(models, preset, {"attention": tuned, "mixed": mixed, **others_tuned})
+    targets = _targets(config)
+    rankers = _rankers(models, preset, targets, {"attention": tuned, "mixed": mixed, **others_tuned})
     others = _files(scores)
     of_depths = {} if depth_preset else tuned
     depth_preset = depth_preset or preset
     by_depth = {
-        depth: new_ranker("attention", preset=depth_preset, options={**of_depths, "depth": depth})
+        depth: new_ranker("attention", preset=depth_preset, options={**targets, **of_depths, "depth": depth})
         for depth in _depths(depths)
     }
     several = _several(cuts, seeds, config, {"--scores": others, "--depths": by_depth})
@@ -194,8 +196,16 @@ def _several(cuts: str | None, seeds: int, config: EvaluationConfig, refused: Ma
     return listed
 
 
-def _rankers(models: str, preset: str, tuned: dict[str, dict[str, Any]]) -> dict[str, Ranker]:
+def _targets(config: EvaluationConfig) -> dict[str, Any]:
+    """What the models are trained for, where it is not the default."""
+    usual = TargetConfig().to_dict()
+    return {name: value for name, value in config.plain().to_dict().items() if value != usual[name]}
+
+
+def _rankers(models: str, preset: str, targets: dict[str, Any], tuned: dict[str, dict[str, Any]]) -> dict[str, Ranker]:
     """The rankers of --models by the name that the report shows, not yet fitted; those in `tuned` with these options.
+
+    Models that can be trained for `targets` are.
 
     Raises:
         ConfigError: an unknown model or preset, a preset for a model that has none, or one model twice.
@@ -212,7 +222,9 @@ def _rankers(models: str, preset: str, tuned: dict[str, dict[str, Any]]) -> dict
         name = _shown(model, "tuned" if options else own or preset if has_presets else "default")
         if name in rankers:
             raise ConfigError("a model is named twice", got=part, expected="each model once")
-        rankers[name] = new_ranker(model, preset=own or preset, options=options)
+        known = ALL_MODELS[model].config_class().to_dict()
+        asked = {option: value for option, value in targets.items() if option in known}
+        rankers[name] = new_ranker(model, preset=own or preset, options={**asked, **options})
     return rankers
 
 

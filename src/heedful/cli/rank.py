@@ -84,9 +84,8 @@ def score_command(
 )
 @click.option(
     "--exclude-history/--no-exclude-history",
-    default=True,
-    show_default=True,
-    help="Leave out what the user already touched.",
+    default=None,
+    help="Leave out the items that the user has seen.  [as the model was trained]",
 )
 @click.option("--exact", is_flag=True, help="Score every item, instead of retrieved ones.")
 @click.option(

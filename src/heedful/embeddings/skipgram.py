@@ -11,6 +11,7 @@ import itertools
 import math
 import os
 import queue
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -29,7 +30,21 @@ from heedful.kernels.skipgram import Plan, Source, Tables, train_users
 from heedful.kernels.skipgram_simd import LANES
 from heedful.progress import Meter, progress
 
-__all__ = ["SkipGram", "SkipGramConfig", "TrainingRun", "chunk_bounds", "keep_probability"]
+__all__ = [
+    "SkipGram",
+    "SkipGramConfig",
+    "TrainingRun",
+    "chunk_bounds",
+    "count_actions",
+    "epochs_for",
+    "keep_probability",
+    "kind_weights_of",
+    "padded_tables",
+    "plan_of",
+    "source_of",
+    "threads_of",
+    "versions",
+]
 
 # Events that one call of the kernel trains on, unless a user alone has more.
 _CHUNK_EVENTS = 20_000
@@ -63,12 +78,19 @@ class SkipGramConfig(Config):
     max_gap_days: float = option(0.0, "a longer pause between a user's actions ends a sequence; 0 is off")
     min_count: int = option(1, "items with fewer actions get no vector")
     kinds: tuple[str, ...] = option((), "event kinds to learn from; none named: all")
+    kind_weights: tuple[str, ...] = option(
+        (),
+        "weights of event kinds, such as purchase=1,view=0.2: in each pass an action is left out at random with 1 less the "
+        "weight, so that a pair counts the product of two; kinds that are not named: 1",
+    )
     shuffle_baskets: bool = option(True, "put actions of one user at the same time in a new random order each epoch")
     threads: int = option(0, "processor threads; 0 is all; 1 gives the same bits each time")
     seed: int = option(1, "seed of all random numbers")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kinds", tuple(self.kinds))
+        object.__setattr__(self, "kind_weights", tuple(self.kind_weights))
+        self.weights_of_kinds()
         for name in ("width", "window", "negatives", "min_count"):
             require(getattr(self, name) >= 1, name, got=getattr(self, name), expected="at least 1")
         for name in ("subsample", "epochs", "max_gap_days", "threads", "seed"):
@@ -82,6 +104,20 @@ class SkipGramConfig(Config):
             got=self.min_learning_rate,
             expected=f"0 to learning_rate, {self.learning_rate}",
         )
+
+    def weights_of_kinds(self) -> dict[str, float]:
+        """`kind_weights` by kind.
+
+        Raises:
+            ConfigError: one is not KIND=WEIGHT with a weight from 0 to 1, or a kind is there twice.
+        """
+        weights: dict[str, float] = {}
+        for named in self.kind_weights:
+            kind, _, weight = named.rpartition("=")
+            fits = kind and kind not in weights and re.fullmatch(r"0|1|1\.0*|0?\.[0-9]+", weight.strip())
+            require(bool(fits), "kind_weights", got=named, expected="each kind once, such as view=0.2, weights 0 to 1")
+            weights[kind.strip()] = float(weight)
+        return weights
 
 
 class SkipGram:
@@ -110,8 +146,8 @@ class SkipGram:
 
         """
         config = self.config
-        used_kinds = _used_kinds(log, config.kinds)
-        counts_C = _count(log, used_kinds)
+        kind_weights = kind_weights_of(log, config)
+        counts_C = count_actions(log, kind_weights > 0)
         chosen_I = np.flatnonzero(counts_C >= config.min_count)
         chosen_I = chosen_I[np.argsort(-counts_C[chosen_I], kind="stable")]
         if len(chosen_I) == 0:
@@ -121,15 +157,17 @@ class SkipGram:
                 fix="lower min_count, name other kinds, or prepare more events",
             )
         counts_I = counts_C[chosen_I]
-        epochs = config.epochs or _auto_epochs(int(counts_I.sum()))
+        epochs = config.epochs or epochs_for(int(counts_I.sum()))
         items, attributes = Vocabulary(log.catalog.items.take(chosen_I)), log.catalog.attributes
         # Checking that ids are distinct takes memory that the tables will need.
         pa.default_memory_pool().release_unused()
-        source = _source(log, used_kinds, chosen_I, keep_probability(counts_I, config.subsample))
+        source = source_of(
+            log, kind_weights, _rows_of(chosen_I, len(log.catalog)), keep_probability(counts_I, config.subsample)
+        )
         tables = _tables(counts_I, config)
-        run = TrainingRun(source, tables, _plan(config, epochs, log.n_events), epochs)
+        run = TrainingRun(source, tables, plan_of(config, epochs, log.n_events), epochs)
         if train is None:
-            run.train(_n_threads(config.threads))
+            run.train(threads_of(config.threads))
         else:
             train(run)
         return ItemEmbeddings.from_arrays(
@@ -142,9 +180,14 @@ class SkipGram:
                 "config": {**config.to_dict(), "epochs": epochs},
                 "log": {**log.facts(), "content_hash": log.folder.content_hash if log.folder else None},
                 "training": run.facts(),
-                "versions": {name: importlib.metadata.version(name) for name in ("heedful", "numpy", "numba")},
+                "versions": versions(),
             },
         )
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides about the numbers."""
+    return {name: importlib.metadata.version(name) for name in ("heedful", "numpy", "numba")}
 
 
 def keep_probability(counts_I: np.ndarray, subsample: float) -> np.ndarray:
@@ -157,7 +200,7 @@ def keep_probability(counts_I: np.ndarray, subsample: float) -> np.ndarray:
     """
     if subsample == 0:
         return np.ones(len(counts_I), np.float32)
-    ratio_I = subsample * counts_I.sum() / counts_I
+    ratio_I = subsample * counts_I.sum() / np.maximum(counts_I, 1)
     keep_I: np.ndarray = np.minimum(np.sqrt(ratio_I) + ratio_I, 1).astype(np.float32)
     return keep_I
 
@@ -256,7 +299,8 @@ class TrainingRun:
         return TrainingError(what, got=f"learning_rate {self.plan.first_rate}", fix="lower learning_rate")
 
 
-def _plan(config: SkipGramConfig, epochs: int, n_events: int) -> Plan:
+def plan_of(config: SkipGramConfig, epochs: int, n_events: int) -> Plan:
+    """The plan of a run of so many passes over a log of so many events."""
     return Plan(
         seed=config.seed,
         window=config.window,
@@ -273,9 +317,15 @@ def _plan(config: SkipGramConfig, epochs: int, n_events: int) -> Plan:
     )
 
 
-def _source(log: EventLog, used_kinds: np.ndarray, chosen_I: np.ndarray, keep_I: np.ndarray) -> Source:
-    rows_C = np.full(len(log.catalog), -1, np.int32)
-    rows_C[chosen_I] = np.arange(len(chosen_I), dtype=np.int32)
+def source_of(log: EventLog, kind_weights: np.ndarray, rows_C: np.ndarray, keep_I: np.ndarray) -> Source:
+    """What the kernel reads.
+
+    Args:
+        log: the log.
+        kind_weights: `kind_weights_of`.
+        rows_C: row of the table of each item of the log's catalogue, -1 for none, int32 [C].
+        keep_I: `keep_probability`.
+    """
     h = log.histories
     return Source(
         offsets=_read_only(h.offsets, np.int64),
@@ -283,9 +333,15 @@ def _source(log: EventLog, used_kinds: np.ndarray, chosen_I: np.ndarray, keep_I:
         times=_read_only(h.times, np.int64),
         kinds=_read_only(h.kinds, np.uint8),
         rows=rows_C,
-        used_kinds=used_kinds,
+        kind_weights=kind_weights,
         keep=keep_I,
     )
+
+
+def _rows_of(chosen_I: np.ndarray, n_catalogue: int) -> np.ndarray:
+    rows_C = np.full(n_catalogue, -1, np.int32)
+    rows_C[chosen_I] = np.arange(len(chosen_I), dtype=np.int32)
+    return rows_C
 
 
 def _read_only(array: np.ndarray, kind: type) -> np.ndarray:
@@ -298,7 +354,7 @@ def _read_only(array: np.ndarray, kind: type) -> np.ndarray:
 def _tables(counts_I: np.ndarray, config: SkipGramConfig) -> Tables:
     """Start as word2vec does: small random item vectors, context vectors of zeros; columns beyond the width stay zero."""
     padded = -(-config.width // LANES) * LANES
-    x_ID, y_ID = (_aligned_zeros(len(counts_I), padded) for _ in range(2))
+    x_ID, y_ID = (aligned_zeros(len(counts_I), padded) for _ in range(2))
     random = np.random.default_rng(config.seed)
     for low in range(0, len(x_ID), _BLOCK_ROWS):
         part = x_ID[low : low + _BLOCK_ROWS, : config.width]
@@ -306,20 +362,32 @@ def _tables(counts_I: np.ndarray, config: SkipGramConfig) -> Tables:
     return Tables(x_ID, y_ID, *alias_table(smoothed_weights(counts_I, config.negative_exponent)))
 
 
-def _aligned_zeros(rows: int, width: int) -> np.ndarray:
+def padded_tables(vectors_ID: np.ndarray, contexts_ID: np.ndarray, counts_I: np.ndarray, config: SkipGramConfig) -> Tables:
+    """Tables that start from given vectors; columns beyond the width stay zero."""
+    width = vectors_ID.shape[1]
+    x_ID, y_ID = (aligned_zeros(len(counts_I), -(-width // LANES) * LANES) for _ in range(2))
+    x_ID[:, :width], y_ID[:, :width] = vectors_ID, contexts_ID
+    return Tables(x_ID, y_ID, *alias_table(smoothed_weights(counts_I, config.negative_exponent)))
+
+
+def aligned_zeros(rows: int, width: int) -> np.ndarray:
     """Zeros, float32 [rows, width], that begin on a cache line: a vector then touches as few of them as it can."""
     memory = np.zeros(rows * width * 4 + _CACHE_LINE, np.uint8)
     low = -memory.ctypes.data % _CACHE_LINE
     return memory[low : low + rows * width * 4].view(np.float32).reshape(rows, width)
 
 
-def _used_kinds(log: EventLog, kinds: tuple[str, ...]) -> np.ndarray:
-    used = np.full(256, not kinds)
-    used[log.kind_codes(kinds)] = True
-    return used
+def kind_weights_of(log: EventLog, config: SkipGramConfig) -> np.ndarray:
+    """Probability that an action of each kind is kept, float32 [256]; 0 for kinds that are not learnt from."""
+    used = np.full(256, not config.kinds)
+    used[log.kind_codes(config.kinds)] = True
+    weights = used.astype(np.float32)
+    named = config.weights_of_kinds()
+    weights[log.kind_codes(list(named))] *= np.array(list(named.values()), np.float32)
+    return weights
 
 
-def _count(log: EventLog, used_kinds: np.ndarray) -> np.ndarray:
+def count_actions(log: EventLog, used_kinds: np.ndarray) -> np.ndarray:
     """Events of the used kinds on each item, int64 [C], a part of the log at a time."""
     counts_C = np.zeros(len(log.catalog), np.int64)
     for low in range(0, log.n_events, _BLOCK_EVENTS):
@@ -335,12 +403,14 @@ def chunk_bounds(offsets: np.ndarray, events: int) -> np.ndarray:
     return np.unique(np.concatenate([[0], inner, [len(offsets) - 1]]))
 
 
-def _auto_epochs(n_events: int) -> int:
+def epochs_for(n_events: int) -> int:
+    """Passes over a log of so many events when none are asked for."""
     low, high = _AUTO_EPOCHS
     return round(min(max(_AUTO_EVENTS / n_events, low), high))
 
 
-def _n_threads(threads: int) -> int:
+def threads_of(threads: int) -> int:
+    """The number of threads of an option, all cores for 0."""
     if threads:
         return threads
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

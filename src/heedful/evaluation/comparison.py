@@ -11,7 +11,7 @@ import numpy as np
 from heedful.errors import ConfigError, InputError
 from heedful.evaluation.measures import CATALOGUE, ModelResult, Values, Wanted, measure
 from heedful.evaluation.options import RECALL_CURVE, EvaluationConfig
-from heedful.evaluation.pools import Pools, distinct_items, drawable_items, make_pools
+from heedful.evaluation.pools import Pools, drawable_items, make_pools
 from heedful.evaluation.results import Comparison, Estimate, table_measures
 from heedful.evaluation.sources import Model, source_of
 from heedful.evaluation.verdicts import Verdict, find_verdicts
@@ -99,6 +99,8 @@ def draw_pools(
         ConfigError: a pool larger than the catalogue.
         InputError: nobody to test.
     """
+    if config.target == "repeat":  # its negatives are not drawn by popularity
+        config = replace(config, gammas=(0.0,))
     config = config.fitted(drawable_items(past, items, config.gammas))
     assert config.pool is not None
     pools = make_pools(
@@ -109,7 +111,7 @@ def draw_pools(
         largest=max(config.pool_sizes),
         largest_users=config.catalogue_users,
         max_users=config.max_users,
-        kinds=config.kinds,
+        targets=config,
         items=items,
         seed=config.seed,
     )
@@ -196,7 +198,6 @@ def _measure(
         tuple(sorted({*config.ks, *RECALL_CURVE})),
         config.ks,
         pools.sample(config.catalogue_users) if catalogue else np.empty(0, np.int64),
-        distinct_items(past, pools.past_rows, pools.items.rows(past.catalog.items.ids)),
     )
     measuring(result, model, past, pools, wanted)
     return result

@@ -14,11 +14,15 @@ from heedful.errors import InputError
 from heedful.evaluation.pools import Pools
 from heedful.evaluation.sources import Source
 from heedful.events.candidates import Candidates
+from heedful.events.histories import ragged_positions
+from heedful.events.targets import Target
 from heedful.metrics import Ranks, hit_rate, ndcg, nested_ranks, ranks, recall
 from heedful.progress import Meter, progress
 
 __all__ = [
     "CATALOGUE",
+    "NEW_ITEMS",
+    "REPEATS",
     "Block",
     "Measure",
     "ModelResult",
@@ -34,6 +38,8 @@ __all__ = [
 CATALOGUE = "catalogue"
 TOP = 10
 """Length of the lists whose coverage, novelty and share of frequent items is measured."""
+NEW_ITEMS, REPEATS = "of new items", "of repeats"
+"""What follows the name of a metric of a part of the positives."""
 _CANDIDATES_AT_ONCE = 2_000_000
 _USERS_AT_ONCE = 1024
 
@@ -138,7 +144,6 @@ class Wanted:
         ks: lengths of the lists in the pools.
         catalogue_ks: lengths of the lists over the whole catalogue.
         catalogue_users: the test users (positions) ranked against the whole catalogue, where the model can.
-        touched: for each test user the items touched before the cut, in rows of the pools; needed for the catalogue.
     """
 
     size: int
@@ -146,7 +151,6 @@ class Wanted:
     ks: tuple[int, ...]
     catalogue_ks: tuple[int, ...] = ()
     catalogue_users: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
-    touched: Candidates | None = None
 
 
 class Block(NamedTuple):
@@ -266,7 +270,7 @@ class _Task:
 
     def _put_pool(self, gamma: float, users: np.ndarray, flat: np.ndarray, drawn: Candidates) -> None:
         """Add what the scores of some users' pool say: NDCG at each size, Recall@K at that of the tables."""
-        wanted, positives = self._wanted, self._pools.positives.take(users)
+        wanted, positives, parts = self._wanted, self._pools.positives.take(users), self._parts(users)
         is_frequent, pool = self._frequent[positives.rows], pool_name(gamma)
         for way, scores in self._ways(flat, gamma, drawn.rows):
             nested = nested_ranks(scores, drawn.offsets, positives.lengths, wanted.sizes)
@@ -275,18 +279,27 @@ class _Task:
                 if at > self._pools.size:
                     values[~self._wide[users]] = np.nan
                 self._put(way, Measure(pool, at, "NDCG"), values, users)
-            for metric, values in _recalls(nested[wanted.sizes.index(wanted.size)], is_frequent, wanted.ks):
+            found = nested[wanted.sizes.index(wanted.size)]
+            for metric, values in (*_recalls(found, is_frequent, wanted.ks), *_apart(found, parts, wanted.ks, None)):
                 self._put(way, Measure(pool, wanted.size, metric), values, users)
 
     def _put_catalogue(self, users: np.ndarray, table: np.ndarray) -> None:
-        assert self._wanted.touched is not None
-        positives, touched = self._pools.positives.take(users), self._wanted.touched.take(users)
+        positives, parts, ks = self._pools.positives.take(users), self._parts(users), self._wanted.catalogue_ks
         for way, scores in self._ways(table, 0.0, slice(None)):
-            found, top = _rank_catalogue(scores, positives, touched)
+            found, top = _rank_catalogue(scores, positives, self._pools.seen.take(users), self._pools.targets.target)
             way.shown = np.zeros(len(self._pools.items), bool) if way.shown is None else way.shown
             way.shown[top[top >= 0]] = True
-            for metric, values in _catalogue_metrics(found, top, self._wanted.catalogue_ks, self._frequent, self._surprise):
+            metrics = _catalogue_metrics(found, top, ks, self._frequent, self._surprise)
+            for metric, values in (*metrics, *_apart(found, parts, ks, TOP)):
                 self._put(way, Measure(CATALOGUE, 0, metric), values, users)
+
+    def _parts(self, users: np.ndarray) -> dict[str, np.ndarray]:
+        """What is reported apart of some users' positives, bool [P] each."""
+        if self._pools.targets.target != "all":
+            return {}
+        positives = self._pools.positives
+        repeats = self._pools.repeats[ragged_positions(positives.offsets[users], positives.lengths[users])]
+        return {NEW_ITEMS: ~repeats, REPEATS: repeats}
 
     def _ways(self, scores: np.ndarray, gamma: float, rows: np.ndarray | slice) -> Iterator[tuple[Values, np.ndarray]]:
         """With the prior where the model has one, and without; the last is `scores` itself."""
@@ -318,10 +331,26 @@ def _recalls(positives: Ranks, is_frequent: np.ndarray, ks: tuple[int, ...]) -> 
     yield f"Recall@{TOP} of rare items", recall(positives.where(~is_frequent), TOP)
 
 
-def _rank_catalogue(scores: np.ndarray, positives: Candidates, touched: Candidates) -> tuple[Ranks, np.ndarray]:
-    """Ranks of the positives among the items not touched before, and the first items of each user, int64 [B, TOP]."""
+def _apart(
+    positives: Ranks, parts: dict[str, np.ndarray], ks: tuple[int, ...], top: int | None
+) -> Iterator[tuple[str, np.ndarray]]:
+    """NDCG and recall of parts of the positives, which stay ranked among all candidates (Li et al. 2023)."""
+    for name, is_part in parts.items():
+        part = positives.where(is_part)
+        yield f"NDCG{f'@{top}' if top else ''} {name}", ndcg(part, top)
+        for k in ks:
+            yield f"Recall@{k} {name}", recall(part, k)
+
+
+def _rank_catalogue(scores: np.ndarray, positives: Candidates, seen: Candidates, target: Target) -> tuple[Ranks, np.ndarray]:
+    """Ranks of the positives among the items that can be targets, and the first items of each user, int64 [B, TOP]."""
     # NaN compares with nothing, so that it takes no part in the ranks.
-    scores[touched.owners, touched.rows] = np.nan
+    if target == "new":
+        scores[seen.owners, seen.rows] = np.nan
+    elif target == "repeat":
+        is_seen = np.zeros(scores.shape, bool)
+        is_seen[seen.owners, seen.rows] = True
+        scores[~is_seen] = np.nan
     n_users, n_items = scores.shape
     is_positive = np.zeros(scores.shape, bool)
     is_positive[positives.owners, positives.rows] = True

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
-from heedful.config import Config, option, require, require_gammas
+from heedful.config import option, require, require_gammas
 from heedful.errors import InputError
 from heedful.events.log import EventLog
+from heedful.events.targets import TargetConfig
 
 __all__ = ["RECALL_CURVE", "EvaluationConfig"]
 
@@ -19,14 +20,13 @@ RECALL_CURVE = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100)
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationConfig(Config):
+class EvaluationConfig(TargetConfig):
     """How models are compared; the defaults follow section 5 of the paper."""
 
     cut: str | None = option(
         None, "train before this ISO date or time (UTC), test after it; none: the last `days` of the log"
     )
     days: float = option(7.0, "length of the test period in days")
-    kinds: tuple[str, ...] = option((), "kinds of event after the cut that make a positive; empty: all")
     gammas: tuple[float, ...] = option((1.0, 0.75, 0.0), "negatives are drawn in proportion to popularity ** gamma")
     pool: int | None = option(
         None, "negatives in the pools of the tables; none: 1,000, or the catalogue where it is smaller"
@@ -46,6 +46,7 @@ class EvaluationConfig(Config):
     seed: int = option(0, "seed of users, pools and tests")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.days > 0, "days", got=self.days, expected="more than 0")
         require_gammas(self.gammas)
         require(self.pool is None or self.pool > 0, "pool", got=self.pool, expected="1 or more")

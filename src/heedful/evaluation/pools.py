@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeAlias
 
@@ -15,13 +15,15 @@ import pyarrow.parquet as pq
 
 from heedful.errors import ConfigError, InputError, MismatchError
 from heedful.evaluation.sampling import draw_negatives, hide_positives, reveal_positives, stream_keys, weights
+from heedful.evaluation.touched import distinct_items, events_of_targets, not_again, pair_keys, rankable, seen_items, union
 from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories, ragged_positions
 from heedful.events.log import EventLog
+from heedful.events.targets import TargetConfig, Targets
 from heedful.events.vocabulary import Vocabulary
 from heedful.folders import write_atomically
 
-__all__ = ["Pools", "Users", "distinct_items", "drawable_items", "make_pools"]
+__all__ = ["Pools", "Users", "drawable_items", "make_pools"]
 
 Users: TypeAlias = slice | np.ndarray
 """Test users by position: consecutive ones, or any."""
@@ -40,12 +42,16 @@ class Pools:
         users: ids of the test users, [B].
         user_rows: their rows in the future log, int64 [B].
         past_rows: their rows in the past log, int64 [B].
-        positives: items that a user touches for the first time after the cut, in row order.
+        positives: items that are targets after the cut, in row order: by default those that the user touches for the first
+            time.
         negatives: by gamma, distinct items drawn from P_gamma that the user touched neither before nor after the cut, in
-            the order in which they were drawn, so that the first n are a fair pool of n; int32 rows.
+            the order in which they were drawn, so that the first n are a fair pool of n; int32 rows. Where seen items can be
+            targets, see `make_pools`.
+        seen: the distinct items that count as seen before the cut, in row order.
         seed: the seed that, with the two logs, determines everything.
         size: negatives that were asked for every user.
         largest: negatives that were asked for some users, see `wide`; `size` if there are none.
+        targets: which items are targets, and which count as seen.
         notes: what a reader of the results should know of how the users were chosen.
     """
 
@@ -56,9 +62,11 @@ class Pools:
     past_rows: np.ndarray
     positives: Candidates
     negatives: dict[float, Candidates]
+    seen: Candidates
     seed: int
     size: int
     largest: int
+    targets: TargetConfig = field(default_factory=TargetConfig)
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -73,6 +81,11 @@ class Pools:
     def wide(self) -> np.ndarray:
         """The test users who have pools of more than `size` negatives, bool [B]."""
         return np.asarray(np.max([drawn.lengths for drawn in self.negatives.values()], axis=0) > self.size)
+
+    @cached_property
+    def repeats(self) -> np.ndarray:
+        """Which positives are items that their user had seen, bool, in the order of `positives`."""
+        return np.isin(pair_keys(self.positives, len(self.items)), pair_keys(self.seen, len(self.items)))
 
     @property
     def lengths(self) -> np.ndarray:
@@ -130,7 +143,7 @@ class Pools:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a Parquet file: for each gamma and user the ids of the positives, and of the negatives as drawn."""
         facts = {"gammas": self.gammas, "seed": self.seed, "hash": self.hash, "notes": list(self.notes)}
-        facts |= {"size": self.size, "largest": self.largest}
+        facts |= {"size": self.size, "largest": self.largest, "targets": self.targets.to_dict()}
         listed = pa.list_(self.items.ids.type)
         columns = {"gamma": pa.float64(), "user_id": self.users.type, "positives": listed, "negatives": listed}
         schema = pa.schema(columns, metadata={"heedful.pools": json.dumps(facts)})
@@ -159,8 +172,8 @@ class Pools:
             facts = json.loads(table.schema.metadata[b"heedful.pools"])
         except (OSError, pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path} is no file of pools", got=error, expected="a file that `Pools.save` wrote") from error
-        universe, counts = _universe(past, items)
-        gammas = facts["gammas"]
+        universe, counts = rankable(past, items)
+        gammas, targets = facts["gammas"], TargetConfig.from_dict(facts.get("targets", {}))
         by_gamma = [table.filter(np.asarray(table["gamma"]) == gamma) for gamma in gammas]
         users = by_gamma[0]["user_id"].combine_chunks()
         pools = cls(
@@ -171,9 +184,11 @@ class Pools:
             past.users.rows(users),
             _from_lists(by_gamma[0]["positives"], universe),
             {float(g): _from_lists(part["negatives"], universe) for g, part in zip(gammas, by_gamma, strict=True)},
+            seen_items(past, past.users.rows(users), universe, targets),
             facts["seed"],
             facts["size"],
             facts["largest"],
+            targets,
             tuple(facts["notes"]),
         )
         if pools.hash != facts["hash"] or min(pools.user_rows.min(), pools.past_rows.min()) < 0:
@@ -223,6 +238,7 @@ class Pools:
 
 # Users whose pools are turned into ids at once: ten million ids at the paper's largest pools.
 _USERS_AT_ONCE = 1000
+_NAMES = {"new": ("a new item", "nothing new"), "repeat": ("a seen item", "nothing again"), "all": ("an item", "nothing")}
 # So that every request_id is exact as a double, too.
 _REQUESTS_AT_MOST = 1_000_000_000
 
@@ -236,13 +252,16 @@ def make_pools(
     largest: int = 0,
     largest_users: int = 0,
     max_users: int = 0,
-    kinds: tuple[str, ...] = (),
+    targets: TargetConfig | None = None,
     items: Vocabulary | None = None,
     seed: int = 0,
 ) -> Pools:
     """Choose the test users and draw their pools.
 
-    A test user has a past and, in the future, touches at least one of the items for the first time.
+    A test user has a past and, in the future, at least one target: an item touched for the first time, unless `targets` says
+    otherwise. What is touched after the cut in any way is no negative. Where targets are new, seen items are none either;
+    where they are repeats, the negatives are all seen items that are not touched again, in random order; where they are
+    both, negatives are drawn from all items.
 
     Args:
         past: the events before the cut.
@@ -252,7 +271,7 @@ def make_pools(
         largest: negatives in the pools of `largest_users`, of which the first `size` are what anybody else would have.
         largest_users: a sample of so many test users has the largest pools; 0 for all.
         max_users: a sample of so many test users; 0 for all.
-        kinds: kinds of future events that make a positive; none for all. What is touched in any way is no negative.
+        targets: which items are targets, and which count as seen; None for new items, with events of all kinds.
         items: the items that can be ranked, such as those of an embedding table; None for those of the past. Items that
             the past lacks can be positives, and negatives for gamma 0.
         seed: makes the same pools again.
@@ -261,21 +280,30 @@ def make_pools(
         ConfigError: a pool larger than the catalogue.
         InputError: no test user.
     """
-    universe, counts = _universe(past, items)
+    universe, counts = rankable(past, items)
     largest = max(size, largest)
     _check_size(largest, gammas, counts)
     to_universe = universe.rows(future.catalog.items.ids)
+    targets = targets or TargetConfig()
     past_rows = past.users.rows(future.users.ids)
     everybody = np.arange(len(future.users))
-    before = distinct_items(past, np.maximum(past_rows, 0), universe.rows(past.catalog.items.ids))
-    before = before.where((past_rows >= 0)[before.owners])
+    before = seen_items(past, past_rows, universe, targets)
     after = distinct_items(future, everybody, to_universe)
-    positives = _new_items(before, distinct_items(future.select(kinds), everybody, to_universe), len(universe))
-    chosen, notes = _choose(positives, past_rows, max_users, seed, future)
-    banned = _union(before.take(chosen), after.take(chosen), len(universe))
+    wanted = distinct_items(events_of_targets(future, targets), everybody, to_universe)
+    counted = Targets(targets.target).counts(pair_keys(wanted, len(universe)), pair_keys(before, len(universe)))
+    positives = wanted.where(counted)
+    chosen, notes = _choose(positives, past_rows, max_users, targets, seed, future)
+    seen, after = before.take(chosen), after.take(chosen)
     sizes = np.full(len(chosen), size)
     sizes[_lottery(chosen, seed, largest_users or len(chosen))] = largest
-    negatives = {g: draw_negatives(stream_keys(seed, g, chosen), weights(counts, g), banned, sizes) for g in gammas}
+    negatives = {}
+    for gamma in gammas:
+        keys = stream_keys(seed, gamma, chosen)
+        if targets.target == "repeat":
+            negatives[gamma] = not_again(seen, after, keys, sizes, len(universe))
+        else:
+            banned = union(seen, after, len(universe)) if targets.target == "new" else after
+            negatives[gamma] = draw_negatives(keys, weights(counts, gamma), banned, sizes)
     whole = bool((sizes == largest).all())
     return Pools(
         universe,
@@ -285,24 +313,19 @@ def make_pools(
         past_rows[chosen],
         positives.take(chosen),
         negatives,
+        seen,
         seed,
         largest if whole else size,
         largest,
-        (*notes, *_note_sizes(negatives, size, sizes)),
+        targets.plain(),
+        (*notes, *_note_sizes(negatives, size, sizes, targets)),
     )
 
 
 def drawable_items(past: EventLog, items: Vocabulary | None, gammas: tuple[float, ...]) -> int:
     """How many items can be drawn as negatives for each of the gammas."""
-    _, counts = _universe(past, items)
+    _, counts = rankable(past, items)
     return min(int((weights(counts, gamma) > 0).sum()) for gamma in gammas)
-
-
-def _universe(past: EventLog, items: Vocabulary | None) -> tuple[Vocabulary, np.ndarray]:
-    if items is None:
-        return past.catalog.items, np.asarray(past.catalog.users)
-    rows = past.catalog.items.rows(items.ids)
-    return items, np.where(rows >= 0, past.catalog.users[rows], 0)
 
 
 def _check_size(size: int, gammas: tuple[float, ...], counts: np.ndarray) -> None:
@@ -317,31 +340,8 @@ def _check_size(size: int, gammas: tuple[float, ...], counts: np.ndarray) -> Non
             )
 
 
-def distinct_items(log: EventLog, users: np.ndarray, rows: np.ndarray) -> Candidates:
-    """Distinct items that each of `users` (rows of the log) touched, renumbered by `rows` (-1: left out), sorted."""
-    histories = log.histories.take(users).with_rows(rows)
-    return _sorted_distinct(Candidates(histories.offsets, histories.items), int(rows.max(initial=0)) + 1)
-
-
-def _sorted_distinct(touched: Candidates, n_items: int) -> Candidates:
-    keys = np.unique(touched.owners * n_items + touched.rows)
-    lengths = np.bincount(keys // n_items, minlength=len(touched))
-    return Candidates.from_lengths(lengths, keys % n_items)
-
-
-def _new_items(before: Candidates, after: Candidates, n_items: int) -> Candidates:
-    seen = np.isin(after.owners * n_items + after.rows, before.owners * n_items + before.rows)
-    return after.where(~seen)
-
-
-def _union(one: Candidates, other: Candidates, n_items: int) -> Candidates:
-    owners, rows = np.concatenate([one.owners, other.owners]), np.concatenate([one.rows, other.rows])
-    order = np.argsort(owners, kind="stable")
-    return _sorted_distinct(Candidates.from_lengths(one.lengths + other.lengths, rows[order]), n_items)
-
-
 def _choose(
-    positives: Candidates, past_rows: np.ndarray, max_users: int, seed: int, future: EventLog
+    positives: Candidates, past_rows: np.ndarray, max_users: int, targets: TargetConfig, seed: int, future: EventLog
 ) -> tuple[np.ndarray, list[str]]:
     """Rows in the future log of the test users, rising, and what to say of those left out."""
     fit = (positives.lengths > 0) & (past_rows >= 0)
@@ -349,13 +349,13 @@ def _choose(
     chosen = np.flatnonzero(fit)
     if not len(chosen):
         raise InputError(
-            "nobody can be tested: no user with a past touches a new item after the cut",
+            f"nobody can be tested: no user with a past touches {_NAMES[targets.target][0]} after the cut",
             got=f"{int(active.sum())} users after the cut, {int((active & (past_rows >= 0)).sum())} of them with a past",
             fix="choose an earlier cut or more days; ids must mean the same before and after the cut",
         )
     notes = [
         f"{len(chosen)} of {int(active.sum())} users of the test period can be tested: "
-        f"{int((active & (past_rows < 0)).sum())} have no past, the others touch nothing new."
+        f"{int((active & (past_rows < 0)).sum())} have no past, the others touch {_NAMES[targets.target][1]}."
     ]
     if 0 < max_users < len(chosen):
         chosen = chosen[_lottery(chosen, seed, max_users)]
@@ -368,7 +368,9 @@ def _lottery(users: np.ndarray, seed: int, n: int) -> np.ndarray:
     return np.sort(np.argsort(stream_keys(seed, _CHOOSE_USERS, users), kind="stable")[:n])
 
 
-def _note_sizes(negatives: dict[float, Candidates], size: int, sizes: np.ndarray) -> list[str]:
+def _note_sizes(negatives: dict[float, Candidates], size: int, sizes: np.ndarray, targets: TargetConfig) -> list[str]:
+    if targets.target == "repeat":
+        return [f"The negatives of a user are the items that they had seen and did not touch again, {size:,} at most."]
     notes = []
     sampled = int((sizes > size).sum())
     if sampled < len(sizes) and sampled:

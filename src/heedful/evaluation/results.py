@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from heedful.evaluation.leads import Lead, find_leads
-from heedful.evaluation.measures import CATALOGUE, TOP, Measure, ModelResult, Values, pool_name
+from heedful.evaluation.measures import CATALOGUE, NEW_ITEMS, REPEATS, TOP, Measure, ModelResult, Values, pool_name
 from heedful.evaluation.options import EvaluationConfig
 from heedful.evaluation.pools import Pools
 from heedful.evaluation.tables import Table
@@ -175,7 +175,8 @@ class Comparison:
     def _title(self, pool: str) -> str:
         if pool == CATALOGUE:
             users = max((int(np.isfinite(v).sum()) for _, w in self._ways() for m, v in w.by_user.items() if m.pool == pool))
-            return f"whole catalogue: {len(self.pools.items):,} items but those of the history, {users:,} users"
+            ranked = {"new": "items but those seen", "repeat": "items, of which those seen", "all": "items"}
+            return f"whole catalogue: {len(self.pools.items):,} {ranked[self.pools.targets.target]}, {users:,} users"
         return f"{pool}: among {self.size:,} sampled negatives, {len(self.pools):,} users"
 
     def to_dict(self) -> dict[str, Any]:
@@ -207,11 +208,16 @@ class Comparison:
 
 
 def table_measures(config: EvaluationConfig) -> list[Measure]:
-    """For each gamma NDCG and Recall@K in the pools of the tables, then NDCG@10 and Recall@K over the catalogue."""
+    """For each gamma NDCG and Recall@K in the pools of the tables, then NDCG@10 and Recall@K over the catalogue.
+
+    Where new items and repeats are targets, those over the catalogue are there of both apart, too.
+    """
     assert config.pool is not None
     recalls = [f"Recall@{k}" for k in config.ks]
     in_pools = [Measure(pool_name(g), config.pool, metric) for g in config.gammas for metric in ("NDCG", *recalls)]
-    return in_pools + [Measure(CATALOGUE, 0, metric) for metric in (f"NDCG@{TOP}", *recalls)]
+    parts = (NEW_ITEMS, REPEATS) if config.target == "all" else ()
+    apart = [f"{metric} {part}" for part in parts for metric in (f"NDCG@{TOP}", *recalls)]
+    return in_pools + [Measure(CATALOGUE, 0, metric) for metric in (f"NDCG@{TOP}", *recalls, *apart)]
 
 
 def headline_measures(config: EvaluationConfig) -> list[Measure]:

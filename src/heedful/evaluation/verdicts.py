@@ -64,7 +64,7 @@ def find_verdicts(
         (measure, first, second)
         for measure in measures
         for first, second in itertools.combinations(values, 2)
-        if all(measure in values[name] for name in (first, second))
+        if all(np.isfinite(values[name].get(measure, np.nan)).any() for name in (first, second))
     ]
     tests: dict[int, PairedTest] = {}
     for numbers, differences in _groups(cases, values):

@@ -6,6 +6,7 @@ PostgreSQL needs the extra `postgres`.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +21,7 @@ import pyarrow as pa
 from heedful.errors import InputError, MissingExtraError
 from heedful.events.session import Session, identifier, literal
 
-__all__ = ["TableUrl", "is_table", "open_table", "split_url"]
+__all__ = ["Numbered", "TableUrl", "highest_number", "is_table", "open_table", "split_url"]
 
 _BATCH_ROWS = 65_536
 _SCHEMES = {"duckdb": "duckdb", "sqlite": "sqlite", "postgresql": "postgresql", "postgres": "postgresql"}
@@ -31,6 +32,21 @@ _OID_TYPES = {20: pa.int64(), 21: pa.int64(), 23: pa.int64(), 700: pa.float64(),
 Opened = tuple[dict[str, Any], list[str], Callable[[Sequence[str]], str]]
 
 
+@dataclass(frozen=True)
+class Numbered:
+    """The rows of a table whose whole number in a column lies above `low` and not above `high`."""
+
+    column: str
+    low: int
+    high: int
+
+    @property
+    def condition(self) -> str:
+        """SQL to be placed behind WHERE."""
+        column = identifier(self.column)
+        return f"{column} > {int(self.low)} AND {column} <= {int(self.high)}"
+
+
 @dataclass(frozen=True, repr=False)
 class TableUrl:
     """A table of a database.
@@ -39,12 +55,19 @@ class TableUrl:
         system: "duckdb", "sqlite" or "postgresql".
         url: the URL without the table; holds the password.
         table: name of the table, maybe with its schema before a dot.
+        rows: which of its rows; None: all.
 
     """
 
     system: str
     url: str
     table: str
+    rows: Numbered | None = None
+
+    @property
+    def where(self) -> str:
+        """The end of a statement that selects the rows."""
+        return f" WHERE {self.rows.condition}" if self.rows is not None else ""
 
     @property
     def masked(self) -> str:
@@ -116,7 +139,62 @@ def open_table(url: TableUrl, session: Session) -> Opened:
 
     """
     opened = {"duckdb": _open_duckdb, "sqlite": _open_sqlite, "postgresql": _open_postgresql}[url.system](url, session)
-    return {"type": url.system, "url": url.masked, "table": url.table}, *opened
+    described: dict[str, Any] = {"type": url.system, "url": url.masked, "table": url.table}
+    if url.rows is not None:
+        described["rows"] = url.rows.condition
+    return described, *opened
+
+
+def highest_number(url: TableUrl, column: str) -> int:
+    """The highest number in a column of whole numbers; 0 for a table without rows.
+
+    Raises:
+        InputError: no such database, table or column, or no access.
+        MissingExtraError: psycopg is not installed.
+
+    """
+    table = ".".join(identifier(part) for part in _table_parts(url.table))
+    # With the name of the table, SQLite cannot take an unknown column for a text.
+    question = f"SELECT max(numbered.{identifier(column)}) FROM {table} AS numbered"
+    ask = {"duckdb": _ask_duckdb, "sqlite": _ask_sqlite, "postgresql": _ask_postgresql}[url.system]
+    value = ask(url, question)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+        raise InputError(
+            f"column {column!r} of table {url.table!r} has no whole numbers", got=repr(value)[:40],
+            fix="name a column that counts the rows",
+        )  # fmt: skip
+    return int(value or 0)
+
+
+def _ask_duckdb(url: TableUrl, question: str) -> object:
+    try:
+        with duckdb.connect(str(url.file), read_only=True) as connection:
+            return (connection.execute(question).fetchone() or (None,))[0]
+    except duckdb.Error as error:
+        raise _no_access(url, error) from error
+
+
+def _ask_sqlite(url: TableUrl, question: str) -> object:
+    try:
+        with contextlib.closing(sqlite3.connect(f"{url.file.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+            return connection.execute(question).fetchone()[0]
+    except sqlite3.Error as error:
+        raise _no_access(url, error) from error
+
+
+def _ask_postgresql(url: TableUrl, question: str) -> object:
+    try:
+        import psycopg
+        from psycopg import sql
+    except ImportError as error:
+        raise MissingExtraError("psycopg", "postgres") from error
+    try:
+        with psycopg.connect(url.url) as connection:
+            found = connection.execute(sql.SQL(question)).fetchone()
+    except psycopg.Error as error:
+        # The original error may quote the URL with its password.
+        raise _no_access(url, error) from None
+    return found[0] if found else None
 
 
 def _open_duckdb(url: TableUrl, session: Session) -> tuple[list[str], Callable[[Sequence[str]], str]]:
@@ -135,7 +213,8 @@ def _open_duckdb(url: TableUrl, session: Session) -> tuple[list[str], Callable[[
     if found is None:
         raise _no_table(url, [f"{schema}.{name}" if schema != "main" else name for schema, name in tables])
     relation = ".".join(identifier(part) for part in (database, *found))
-    return session.names(relation), lambda _: relation
+    part = f"(SELECT * FROM {relation}{url.where})" if url.rows is not None else relation
+    return session.names(relation), lambda _: part
 
 
 def _open_sqlite(url: TableUrl, session: Session) -> tuple[list[str], Callable[[Sequence[str]], str]]:
@@ -156,9 +235,10 @@ def _open_sqlite(url: TableUrl, session: Session) -> tuple[list[str], Callable[[
 
     def relation(chosen: Sequence[str]) -> str:
         try:
-            schema = _sqlite_schema(connection, table, chosen)
+            place = f"{identifier(table)}{url.where}"
+            schema = _sqlite_schema(connection, place, chosen)
             columns = ", ".join(_sqlite_column(field) for field in schema)
-            cursor = connection.execute(f"SELECT {columns} FROM {identifier(table)}")
+            cursor = connection.execute(f"SELECT {columns} FROM {place}")
         except sqlite3.Error as error:
             raise _no_access(url, error) from error
         return session.register(pa.RecordBatchReader.from_batches(schema, _batches(cursor, schema)))
@@ -166,10 +246,10 @@ def _open_sqlite(url: TableUrl, session: Session) -> tuple[list[str], Callable[[
     return names, relation
 
 
-def _sqlite_schema(connection: sqlite3.Connection, table: str, names: Sequence[str]) -> pa.Schema:
+def _sqlite_schema(connection: sqlite3.Connection, place: str, names: Sequence[str]) -> pa.Schema:
     """Types of columns by what they hold, since a declared type binds nothing in SQLite."""
     held = ", ".join(f"group_concat(DISTINCT typeof({identifier(name)}))" for name in names)
-    row = connection.execute(f"SELECT {held} FROM {identifier(table)}").fetchone()
+    row = connection.execute(f"SELECT {held} FROM {place}").fetchone()
     return pa.schema([(name, _sqlite_type(set((kinds or "").split(",")))) for name, kinds in zip(names, row, strict=True)])
 
 
@@ -217,7 +297,8 @@ def _open_postgresql(url: TableUrl, session: Session) -> tuple[list[str], Callab
         cursor = connection.cursor(name="heedful")
         session.closing.callback(cursor.close)
         try:
-            cursor.execute(sql.SQL("SELECT {} FROM {}").format(sql.SQL(", ").join(texts), table))
+            question = sql.SQL("SELECT {} FROM {}").format(sql.SQL(", ").join(texts), table)
+            cursor.execute(question + sql.SQL(url.where))
         except psycopg.Error as error:
             raise _no_access(url, error) from None
         return session.register(pa.RecordBatchReader.from_batches(schema, _batches(cursor, schema)))

@@ -87,17 +87,21 @@ class EventLog:
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write a folder of sequences (see the folder formats in the documentation)."""
         with new_folder(path, kind=KIND, overwrite=overwrite) as folder:
-            columns = {"item_id": self.catalog.items.ids, "events": self.catalog.events, "users": self.catalog.users}
-            items = pa.table(columns)
-            for name in self.catalog.attributes.column_names:
-                items = items.append_column(name, self.catalog.attributes[name])
-            pq.write_table(items, folder.path / "items.parquet")
-            pq.write_table(pa.table({"user_id": self.users.ids}), folder.path / "users.parquet")
+            self.save_catalogue(folder.path)
             for name in ("offsets", "items", "times", "kinds"):
                 np.save(folder.path / f"{name}.npy", getattr(self.histories, name))
-            rejected = self.rejected if self.rejected is not None else pa.table({"reason": pa.array([], pa.string())})
-            pq.write_table(rejected, folder.path / "rejected.parquet")
             folder.manifest.update(self.facts())
+
+    def save_catalogue(self, folder: Path) -> None:
+        """Write `items.parquet`, `users.parquet` and `rejected.parquet` into a folder of sequences in the making."""
+        columns = {"item_id": self.catalog.items.ids, "events": self.catalog.events, "users": self.catalog.users}
+        items = pa.table(columns)
+        for name in self.catalog.attributes.column_names:
+            items = items.append_column(name, self.catalog.attributes[name])
+        pq.write_table(items, folder / "items.parquet")
+        pq.write_table(pa.table({"user_id": self.users.ids}), folder / "users.parquet")
+        rejected = self.rejected if self.rejected is not None else pa.table({"reason": pa.array([], pa.string())})
+        pq.write_table(rejected, folder / "rejected.parquet")
 
     def facts(self) -> dict[str, object]:
         """What the manifest says of the log: sizes, kinds and the period in unix seconds."""

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from heedful.errors import InputError
 from heedful.events.columns import Rows
-from heedful.events.databases import open_table, split_url
+from heedful.events.databases import TableUrl, open_table, split_url
 from heedful.events.session import Session, identifier, literal
 
 __all__ = ["ArrowStream", "Rows", "Source", "expand", "open_source", "read_errors"]
@@ -33,7 +33,7 @@ class ArrowStream(Protocol):
         """An Arrow C stream in a PyCapsule."""
 
 
-Source = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | ArrowStream
+Source = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | ArrowStream | TableUrl
 
 _FORMATS = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".csv.gz": "csv", ".tsv": "csv", ".tsv.gz": "csv"}
 _LISTED_FILES = 100
@@ -56,7 +56,8 @@ def open_source(source: Source, session: Session) -> Rows:
         MissingExtraError: the database needs a package that is not installed.
 
     """
-    if isinstance(source, str) and (url := split_url(source)):
+    url = split_url(source) if isinstance(source, str) else source
+    if isinstance(url, TableUrl):
         description, names, relation = open_table(url, session)
         return Rows(description, names, relation)
     if isinstance(source, str | os.PathLike):

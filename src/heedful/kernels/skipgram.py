@@ -64,7 +64,7 @@ class Source(NamedTuple):
         times: unix seconds, int64 [E].
         kinds: codes of the event kinds, uint8 [E].
         rows: row in the table of each catalogue row, -1 for none, int32 [C].
-        used_kinds: whether events of a kind are used, bool [256].
+        kind_weights: probability that an event of a kind is kept, float32 [256]; 0 for kinds that are not used.
         keep: probability that an event of the item is kept, float32 [I].
 
     """
@@ -74,7 +74,7 @@ class Source(NamedTuple):
     times: np.ndarray
     kinds: np.ndarray
     rows: np.ndarray
-    used_kinds: np.ndarray
+    kind_weights: np.ndarray
     keep: np.ndarray
 
 
@@ -147,8 +147,8 @@ def read_user(
     """Read the events of one user into `row_L`, `time_L` and `sequence_L`.
 
     Left out are events of kinds that are not used, of items that are not in the table (`source.rows` is negative) and, at
-    random, of frequent items (`source.keep`). A gap of more than `max_gap` seconds (0: any) between events starts the next
-    sequence; an event that was left out at random still bridges a gap.
+    random, of frequent items (`source.keep`) and of kinds of little weight. A gap of more than `max_gap` seconds (0: any)
+    between events starts the next sequence; an event that was left out at random still bridges a gap.
 
     Returns:
         (number of events read, state of the user's random numbers).
@@ -158,14 +158,16 @@ def read_user(
     begun = False
     for e in range(source.offsets[user], source.offsets[user + 1]):
         row, time = source.rows[source.items[e]], source.times[e]
-        if row < 0 or not source.used_kinds[source.kinds[e]]:
+        weight = source.kind_weights[source.kinds[e]]
+        if row < 0 or weight == 0.0:
             continue
         if begun and max_gap > 0 and time - previous > max_gap:
             sequence += 1
         begun, previous = True, time
-        if source.keep[row] < 1.0:
+        keep = source.keep[row] * weight
+        if keep < 1.0:
             state, random = next_random(state)
-            if _unit(random) >= source.keep[row]:
+            if _unit(random) >= keep:
                 continue
         row_L[n], time_L[n], sequence_L[n] = row, time, sequence
         n += 1

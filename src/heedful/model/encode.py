@@ -1,6 +1,7 @@
 """Histories encoded for a model: each user's distinct items, newest first, padded to one length.
 
-Shapes: B users, L distinct items of a history (padded), E actions laid end to end.
+Shapes: B users, L distinct items of a history (padded), E actions laid end to end,
+N kinds, A = 3 N properties of actions.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ import numpy as np
 
 from heedful.events.histories import Histories
 
-__all__ = ["HistoryBatch", "encode"]
+__all__ = ["PROPERTIES", "HistoryBatch", "encode", "properties_of"]
+
+PROPERTIES = ("once", "log_count", "recency")
+"""What is known of the actions with an item, beside the kind of the last of them: 1, log of their number, weight by age."""
 
 _DAY = 86400.0
 
@@ -76,6 +80,21 @@ def encode(
     used = int(batch.lengths.max(initial=0))
     columns = (batch.rows, batch.ages, batch.counts, batch.kinds)
     return HistoryBatch(batch.lengths, *(column[:, :used] for column in columns))
+
+
+def properties_of(history: HistoryBatch, recency: np.ndarray, n_kinds: int) -> np.ndarray:
+    """The properties of the actions with each item, at the places of their kind, float32 [B, L, A]; 0 elsewhere.
+
+    Args:
+        history: of B users.
+        recency: weights by age, [B, L]; 0 in the padding.
+        n_kinds: N.
+    """
+    used = history.counts > 0
+    known = np.stack([used, np.log(np.maximum(history.counts, 1)), recency], axis=2)
+    is_kind = history.kinds[:, :, None] == np.arange(n_kinds)
+    actions = is_kind[:, :, :, None] * known[:, :, None, :]
+    return np.asarray(actions.reshape(*history.rows.shape, n_kinds * len(PROPERTIES)), np.float32)
 
 
 class _Actions(NamedTuple):

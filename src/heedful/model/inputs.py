@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from heedful.model.encode import HistoryBatch
+from heedful.model.encode import HistoryBatch, properties_of
 from heedful.model.side_features import FeatureCodes, FeatureVectors
 
 __all__ = ["InputLayer", "Inputs", "ItemVectors", "Noise", "mean_vector"]
@@ -40,6 +40,8 @@ class Inputs:
         xq_BCD: conditioned embeddings of the candidates, or [1, C, D] for the same candidates for all.
         popularity_BCF: features of the candidates' popularity at the time of ranking; None where
             `at_time` has the values that follow from them.
+        actions_BLA: properties of the actions with each item of the history (`InputLayer.actions`); None where no term needs
+            them.
         at_time: values, [B, C] or [C], of the terms that were computed for a time (`Term.at_time`).
         made: what terms made of the candidates alone, which other users of the same candidates need as well (`once`).
     """
@@ -49,6 +51,7 @@ class Inputs:
     recency_BL: torch.Tensor
     xq_BCD: torch.Tensor
     popularity_BCF: torch.Tensor | None = None
+    actions_BLA: torch.Tensor | None = None
     at_time: Mapping[str, torch.Tensor] = field(default_factory=dict)
     made: dict[object, Any] = field(default_factory=dict)
 
@@ -70,6 +73,7 @@ class InputLayer:
         noise: size of the noise of `__call__`.
         codes: values of the items' side features; None without side features.
         learnt: the vectors of these values.
+        n_kinds: kinds of actions whose properties are told apart; 0: none.
     """
 
     def __init__(
@@ -81,9 +85,10 @@ class InputLayer:
         noise: float = 0.0,
         codes: FeatureCodes | None = None,
         learnt: FeatureVectors | None = None,
+        n_kinds: int = 0,
     ) -> None:
         self.vectors, self.users_of_item, self.span = vectors, users_of_item, span
-        self.noise, self.codes, self.learnt = noise, codes, learnt
+        self.noise, self.codes, self.learnt, self.n_kinds = noise, codes, learnt, n_kinds
 
     @property
     def device(self) -> torch.device:
@@ -92,11 +97,19 @@ class InputLayer:
 
     def history(self, batch: HistoryBatch, noise: Noise | None = None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(x_BLD, used_BL, recency_BL) of `Inputs`."""
-        used = batch.counts > 0
-        recency = used * (1 + _AGE_UNITS * _DAY * batch.ages / self.span) ** -_AGE_POWER
+        used, recency = batch.counts > 0, self._recency(batch)
         x_BLD = self(batch.rows, noise)
         used_BL, recency_BL = (torch.from_numpy(array.astype(np.float32)).to(self.device) for array in (used, recency))
         return x_BLD, used_BL, recency_BL
+
+    def actions(self, batch: HistoryBatch) -> torch.Tensor | None:
+        """`Inputs.actions_BLA`; None where kinds are not told apart."""
+        if not self.n_kinds:
+            return None
+        return torch.from_numpy(properties_of(batch, self._recency(batch), self.n_kinds)).to(self.device)
+
+    def _recency(self, batch: HistoryBatch) -> np.ndarray:
+        return np.asarray((batch.counts > 0) * (1 + _AGE_UNITS * _DAY * batch.ages / self.span) ** -_AGE_POWER)
 
     def __call__(self, rows: np.ndarray, noise: Noise | None = None) -> torch.Tensor:
         """Conditioned embeddings of rows of any shape, float [..., D].

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 from heedful.config import option, require
 from heedful.model.attention import Attention
+from heedful.model.kinds import KindWeights
 from heedful.model.popularity import PopularityOverTime
 from heedful.model.score import Term
 from heedful.model.terms import ItemInteractions, UserTower
@@ -52,12 +54,15 @@ class AttentionRanker(NeuralRanker):
 
     def _new_terms(self, width: int) -> dict[str, Term]:
         config = self.config
-        make = {
+        make: dict[str, Callable[[], Term]] = {
             "attention": lambda: Attention(
                 width=width, hidden=config.hidden, depth=config.depth, null_tokens=config.null_tokens, scale=config.scale
             ),
             "item_interactions": lambda: ItemInteractions(width=width, scale=config.scale),
             "user_tower": lambda: UserTower(width=width),
             "popularity_over_time": PopularityOverTime,
+            "kinds": lambda: KindWeights(n_kinds=self._n_kinds(), scale=config.scale),
         }
-        return {name: make[name]() for name in _TERMS if name in config.terms}
+        # One kind tells nothing.
+        known = _TERMS if self._n_kinds() else _TERMS[:-1]
+        return {name: make[name]() for name in known if name in config.terms}

@@ -17,18 +17,19 @@ import pyarrow as pa
 
 from heedful.config import Config
 from heedful.embeddings.table import ItemEmbeddings
-from heedful.errors import ConfigError, FolderError, InputError
+from heedful.errors import ConfigError, FolderError
 from heedful.events.candidates import Candidates
 from heedful.events.catalog import describe
 from heedful.events.histories import Histories
 from heedful.events.ids import listed
 from heedful.events.log import EventLog, count_items
 from heedful.events.mapped import load_items, save_items
+from heedful.events.targets import Targets
 from heedful.events.times import seconds_of
 from heedful.events.vocabulary import Vocabulary
 from heedful.folders import Folder, new_folder
 from heedful.model.touches import Touches
-from heedful.rankers.catalogues import attributes_of, in_table_rows
+from heedful.rankers.given import attributes_of, check_one_each, in_table_rows
 from heedful.rankers.prior import LogShares, sampling_prior
 from heedful.rankers.saving import KIND, MODEL_FORMAT, reference_to, referenced_table
 
@@ -94,6 +95,30 @@ class Ranker(ABC):
         return self.log_shares.users
 
     @property
+    def targets(self) -> Targets:
+        """What the ranker was trained for: which items count as targets, and which as seen."""
+        return Targets.of(self.config, self.kinds)
+
+    def seen(self, histories: Histories) -> Candidates:
+        """The items of B histories that count as seen, in rows of this ranker; a row may be there several times."""
+        return Candidates(histories.offsets, histories.items).where(self.targets.is_seen(histories.kinds))
+
+    def read(self, histories: Histories) -> Histories:
+        """The histories with only the actions of kinds that the ranker was trained on (`history_kinds`)."""
+        named = getattr(self.config, "history_kinds", ())
+        if not named:
+            return histories
+        # What counts as a target is a part of the history afterwards.
+        wanted = {*named, *getattr(self.config, "target_kinds", ())}
+        codes = [code for code, kind in enumerate(self.kinds) if kind in wanted]
+        return histories.where(np.isin(histories.kinds, codes))
+
+    def speaking_for(self, histories: Histories) -> Histories:
+        """The histories without actions that speak against an item (`negative_kinds`)."""
+        targets = self.targets
+        return histories.where(targets.speaks_for(histories.kinds)) if targets.negative else histories
+
+    @property
     def uses_prior(self) -> bool:
         """Whether `pool_gamma` changes the scores."""
         return self.gamma is not None
@@ -156,7 +181,7 @@ class Ranker(ABC):
             for b, given in enumerate(lists or []):
                 if given is not None:
                     values = listed(given, what)
-                    _check_one_each(what, b, len(values), len(items[b]))
+                    check_one_each(what, b, len(values), len(items[b]))
                     if flat is flat_times:
                         values = seconds_of(values, missing=self.last_time)
                     flat[offsets[b] : offsets[b + 1]] = values
@@ -170,15 +195,20 @@ class Ranker(ABC):
             order = np.lexsort((times, owner))
             rows, times, kinds = rows[order], times[order], kinds[order]
         histories = Histories(offsets, np.maximum(rows, 0).astype(np.int32), times, kinds)
-        return histories.where(rows >= 0)
+        return self.read(histories.where(rows >= 0))
 
     def kind_codes(self, names: Sequence[str | None]) -> np.ndarray:
-        """Codes of event kinds, uint8; one that the training log lacks, or None, counts as its most frequent kind."""
+        """Codes of event kinds, uint8.
+
+        One that the training log lacks, or None, counts as its most frequent kind that does not speak against an item.
+        """
         code_of = {kind: code for code, kind in enumerate(self.kinds)}
-        return np.array([code_of.get(name, 0) if name is not None else 0 for name in names], np.uint8)
+        usual = next((code for code in range(len(self.kinds)) if code not in self.targets.negative), 0)
+        return np.array([code_of.get(name, usual) if name is not None else usual for name in names], np.uint8)
 
     def score_rows(self, histories: Histories, candidates: Candidates, *, pool_gamma: float | None = 0.0) -> np.ndarray:
         """Score candidates for B users, all in item rows of this ranker (-1: unknown); float32 [C]."""
+        histories = self.read(histories)
         known = candidates.rows >= 0
         rows = Candidates(candidates.offsets, np.where(known, candidates.rows, 0))
         scores = np.empty(len(known), np.float32)
@@ -193,6 +223,7 @@ class Ranker(ABC):
 
     def score_catalogue(self, histories: Histories, *, pool_gamma: float | None = 0.0) -> np.ndarray:
         """Score every item for each of B users, float32 [B, I]."""
+        histories = self.read(histories)
         scores = self._catalogue_logits(histories).astype(np.float32) + self.prior(pool_gamma)
         return np.where(histories.lengths[:, None] == 0, self.for_nobody(), scores)
 
@@ -264,7 +295,7 @@ class Ranker(ABC):
         """Renew what was counted, not learnt, beside `log_shares` and `last_time`, which are those of a newer log.
 
         Args:
-            histories: that log in rows and kinds of this ranker.
+            histories: that log in rows and kinds of this ranker, with the actions that it reads.
 
         Raises:
             ConfigError: all that it knows is learnt from one log.
@@ -281,6 +312,8 @@ class Ranker(ABC):
         Raises:
             InputError: the table has none of the log's items.
         """
+        for name in ("target_kinds", "seen_kinds", "negative_kinds", "history_kinds"):
+            log.kind_codes(getattr(self.config, name, ()))  # refuses a kind that the log does not have
         self.kinds, self.embeddings = log.kinds, embeddings
         self.last_time = int(log.histories.times.max()) if log.n_events else 0
         self.trained_on = {**log.facts(), "content_hash": log.folder.content_hash if log.folder else None}
@@ -291,10 +324,11 @@ class Ranker(ABC):
             self.items, self.attributes = embeddings.items, attributes_of(log, embeddings)
             histories = in_table_rows(log, embeddings)
         # The catalogue knows the counts of its own log; counting a large one takes a good deal of memory.
-        same = histories is log.histories
-        users = np.asarray(log.catalog.users) if same else count_items(histories, len(self.items))[1]
+        counted = self.speaking_for(histories)
+        same = counted is log.histories
+        users = np.asarray(log.catalog.users) if same else count_items(counted, len(self.items))[1]
         self.log_shares = LogShares(users)
-        return histories
+        return self.read(histories)
 
     def _settings(self) -> dict[str, Any]:
         """More plain values to be saved beside the config."""
@@ -367,15 +401,6 @@ class Ranker(ABC):
             ranker.touches = Touches.load(folder.path / "touches")
         ranker._read(folder, settings)
         return ranker
-
-
-def _check_one_each(what: str, request: int, got: int, expected: int) -> None:
-    if got != expected:
-        raise InputError(
-            f"{what} of request {request} does not fit its history",
-            got=f"{got} values",
-            expected=f"{expected}, one for each past item",
-        )
 
 
 def parts_of(offsets: np.ndarray, most: int) -> Iterator[slice]:

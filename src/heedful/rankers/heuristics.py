@@ -125,13 +125,12 @@ class WeightedSum(_VectorRanker):
         """
         config = self.config
         histories = self._learn_catalogue(log, items)
-        targets = np.isin(histories.kinds, log.kind_codes(config.target_kinds or log.kinds))
         sampling = SamplingConfig(
             batch_users=min(64, config.validation_users), split="last_items", positives=config.positives,
             negatives=config.negatives, gamma=_GAMMA, avoid_history=True, max_history=config.max_history,
             validation_users=max(1, min(config.validation_users, len(histories) // 2)), seed=config.seed,
         )  # fmt: skip
-        batches = InstanceSampler(histories, targets, self.users_of_item, sampling).validation()
+        batches = InstanceSampler(histories, self.targets, self.users_of_item, sampling).validation()
         if not batches:
             raise TrainingError("there is no one to tune the weights on", expected="users with two or more distinct items")
         cosines = [self._cosines(batch.history, batch.candidates) for batch in batches]

@@ -8,13 +8,14 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from heedful.config import Config, option, require
+from heedful.embeddings.continuing import continue_embeddings
 from heedful.embeddings.skipgram import SkipGram
 from heedful.embeddings.table import ItemEmbeddings
 from heedful.errors import InputError, TrainingError
@@ -26,9 +27,9 @@ from heedful.progress import say
 from heedful.rankers.attention import AttentionConfig, AttentionRanker
 from heedful.rankers.base import UNKNOWN_SCORE, Ranker, parts_of
 from heedful.rankers.mixing.mixture import RANKER_SCORE, Mixture
-from heedful.rankers.mixing.snapshot import Snapshot
 from heedful.rankers.mixing.stage import Stage, training_rows
 from heedful.rankers.mixing.windows import window_length
+from heedful.rankers.periods import Periods
 from heedful.rankers.saving import open_model_folder
 from heedful.training.loop import TrainingReport
 
@@ -79,7 +80,16 @@ class MixedRanker(Ranker):
     ranker: AttentionRanker
     stage: Stage | None
 
-    def fit(self, log: EventLog, items: ItemEmbeddings, *, checkpoints: Path | None = None, resume: bool = False) -> Self:
+    def fit(
+        self,
+        log: EventLog,
+        items: ItemEmbeddings,
+        *,
+        checkpoints: Path | None = None,
+        resume: bool = False,
+        start: Self | None = None,
+        periods: Path | None = None,
+    ) -> Self:
         """Train a ranker before each period, fit the last stage on the periods, and train a ranker on the whole log.
 
         Args:
@@ -87,22 +97,30 @@ class MixedRanker(Ranker):
             items: embeddings of its items; the periods' rankers get tables of their own, trained in the same way.
             checkpoints: folder for the finished rankers of periods and the checkpoint of the one in training.
             resume: go on from there.
+            start: go on from the weights of this ranker; the last stage is fitted anew.
+            periods: folder of the periods' rankers. One that is there is used for a later period, with the counts up to
+                that, and goes on training when it is a whole period old. Those that were used are there afterwards.
 
         Raises:
             TrainingError: nothing to learn from, or a loss that is not finite.
             InputError: the table has none of the log's items.
+            ConfigError: `start` has weights of other shapes.
         """
         histories = self._learn_catalogue(log, items)
-        mixture = self._mixture(log, histories, checkpoints, resume)
+        kept = Periods(periods) if periods is not None else None
+        mixture = self._mixture(log, histories, checkpoints, resume, kept)
         whole = _inside(checkpoints, "whole")
-        self.ranker = self._new_ranker().fit(log, items, checkpoints=whole, resume=resume)
+        begin = start.ranker if start is not None else None
+        self.ranker = self._new_ranker().fit(log, items, checkpoints=whole, resume=resume, start=begin)
         self.stage, self.touches = None, self.ranker.touches
         if mixture is not None:
             self.stage = self._stage_over(mixture, histories, window_length(histories.times))
+        if kept is not None:
+            kept.remove_unused()
         return self
 
     def _stage_over(self, mixture: Mixture, histories: Histories, window: int) -> Stage:
-        return Stage.of(mixture, histories, len(self.items), self.last_time + 1, window, self._own_terms())
+        return Stage.of(mixture, histories, len(self.items), self.last_time + 1, window, self._own_terms(), self.targets)
 
     def _recount(self, histories: Histories) -> None:
         """The counts of the ranker under the last stage, and counts and co-occurrence of the last stage."""
@@ -120,7 +138,8 @@ class MixedRanker(Ranker):
         if self.stage is not None:
             assert self.touches is not None
             snapshot = self.stage.snapshot.counted(self.touches, now, self.newcomers_from)
-            self.stage = Stage(self.stage.mixture, snapshot, self._own_terms())
+            known = replace(self.stage.known, snapshot=snapshot)
+            self.stage = Stage(self.stage.mixture, known, self._own_terms())
 
     def _share_with(self, ranker: AttentionRanker) -> None:
         """Have the ranker under the last stage know the same catalogue and counts."""
@@ -137,7 +156,9 @@ class MixedRanker(Ranker):
         """Numbers of the ranker under the last stage that are learnt."""
         return self.ranker.n_parameters
 
-    def _mixture(self, log: EventLog, histories: Histories, checkpoints: Path | None, resume: bool) -> Mixture | None:
+    def _mixture(
+        self, log: EventLog, histories: Histories, checkpoints: Path | None, resume: bool, kept: Periods | None
+    ) -> Mixture | None:
         """What the last stage learns; None for a log of which it can learn nothing."""
         assert self.embeddings is not None
         # A run with another log, table or options finds nothing of this one.
@@ -145,15 +166,18 @@ class MixedRanker(Ranker):
         run = hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
         def terms_before(time: int) -> RankerTerms:
-            return self._terms_before(log, time, _inside(checkpoints, f"before-{time}-{run}"), resume)
+            before = log.split(time, days=_ALL_DAYS)[0]
+            folder = _inside(checkpoints, f"before-{time}-{run}")
+            ranker = self._ranker_before(time, before, folder, resume, kept)
+            return RankerTerms(ranker, ranker.items.rows(self.items.ids), self._reference())
 
         config = self.config
         try:
             rows = training_rows(
                 histories, len(self.items), terms_before,
-                windows=config.stage_windows, users=config.stage_users, seed=config.seed,
+                windows=config.stage_windows, users=config.stage_users, seed=config.seed, targets=self.targets,
             )  # fmt: skip
-            return Mixture.fit(rows.columns, rows.labels, rows.expected, rows.names, seed=config.seed)
+            return Mixture.fit(rows.columns, rows.labels, rows.expected, rows.names, newest=rows.newest, seed=config.seed)
         except (TrainingError, InputError) as error:
             say(f"without a last stage: {error}")
             return None
@@ -162,18 +186,40 @@ class MixedRanker(Ranker):
         options = self.config.to_dict()
         return AttentionRanker(**{name: value for name, value in options.items() if not name.startswith("stage_")})
 
-    def _terms_before(self, log: EventLog, time: int, folder: Path | None, resume: bool) -> RankerTerms:
-        """A ranker that was trained on the events before a time alone, with a table of its own."""
-        before = log.split(time, days=_ALL_DAYS)[0]
+    def _ranker_before(
+        self, time: int, before: EventLog, folder: Path | None, resume: bool, kept: Periods | None
+    ) -> AttentionRanker:
+        """A ranker that knows the events before a time alone: a kept one as long as it is not a whole period old."""
+        earlier = kept.latest(time) if kept is not None else None
+        if earlier is None or kept is None:
+            ranker = self._trained_before(before, folder, resume, None)
+        elif time - earlier.time < window_length(before.histories.times):
+            kept.used.add(earlier.time)
+            return _caught_up(earlier.ranker, before)
+        else:
+            ranker = self._trained_before(before, folder, resume, earlier.ranker)
+        if kept is not None:
+            kept.put(time, ranker)
+        return ranker
+
+    def _trained_before(
+        self, before: EventLog, folder: Path | None, resume: bool, earlier: AttentionRanker | None
+    ) -> AttentionRanker:
+        """A ranker that was trained on these events alone, with a table of its own, or that goes on from an earlier one."""
         ranker = _finished(folder) if resume else None
-        if ranker is None:
-            assert self.embeddings is not None
-            table = SkipGram(**_embedding_options(self.embeddings), threads=1).fit(before)  # the same bits each time
-            steps = _inside(folder, "steps")
-            ranker = self._new_ranker().fit(before, table, checkpoints=steps, resume=resume)
-            if folder is not None:
-                ranker.save(folder / "ranker", overwrite=True, pack=True)
-        return RankerTerms(ranker, ranker.items.rows(self.items.ids), self._reference())
+        if ranker is not None:
+            return ranker
+        assert self.embeddings is not None
+        # One thread: the same bits each time.
+        if earlier is not None and earlier.embeddings is not None:
+            table = continue_embeddings(earlier.embeddings, before, threads=1)
+        else:
+            table = SkipGram(**_embedding_options(self.embeddings), threads=1).fit(before)
+        steps = _inside(folder, "steps")
+        ranker = self._new_ranker().fit(before, table, checkpoints=steps, resume=resume, start=earlier)
+        if folder is not None:
+            ranker.save(folder / "ranker", overwrite=True, pack=True)
+        return ranker
 
     def _own_terms(self) -> RankerTerms:
         return RankerTerms(self.ranker, np.arange(len(self.items)), self._reference())
@@ -246,8 +292,7 @@ class MixedRanker(Ranker):
     def _write(self, folder: Path) -> None:
         self.ranker._write(folder)
         if self.stage is not None:
-            self.stage.mixture.save(folder)
-            self.stage.snapshot.save(folder / "snapshot")
+            self.stage.save(folder)
 
     def _read(self, folder: Folder, settings: dict[str, Any]) -> None:
         known = settings["ranker"]
@@ -257,8 +302,7 @@ class MixedRanker(Ranker):
         ranker._read(folder, known)
         self.stage = None
         if settings["has_stage"]:
-            mixture = Mixture.load(folder.path)
-            self.stage = Stage(mixture, Snapshot.load(folder.path / "snapshot"), self._own_terms())
+            self.stage = Stage.load(folder.path, self._own_terms(), self.targets)
 
     def with_ranker(self, ranker: AttentionRanker) -> Self:
         """The same last stage over a ranker with more items, which it knows nothing else of."""
@@ -266,8 +310,7 @@ class MixedRanker(Ranker):
         longer.items, longer.attributes, longer.embeddings = ranker.items, ranker.attributes, ranker.embeddings
         longer.log_shares, longer.newcomers_from, longer.ranker = ranker.log_shares, ranker.newcomers_from, ranker
         if self.stage is not None:
-            snapshot = self.stage.snapshot.extended(len(ranker.items))
-            longer.stage = Stage(self.stage.mixture, snapshot, longer._own_terms())
+            longer.stage = self.stage.extended(len(ranker.items), longer._own_terms())
         return longer
 
 
@@ -316,6 +359,12 @@ class RankerTerms:
 
 def _inside(folder: Path | None, name: str) -> Path | None:
     return folder / name if folder is not None else None
+
+
+def _caught_up(ranker: AttentionRanker, log: EventLog) -> AttentionRanker:
+    from heedful.rankers.catching_up import caught_up  # which knows this module's ranker, too
+
+    return caught_up(ranker, log)
 
 
 def _finished(folder: Path | None) -> AttentionRanker | None:

@@ -32,7 +32,8 @@ from heedful.model.score import ScoreModel, Term
 from heedful.model.side_features import FeatureCodes, FeatureVectors
 from heedful.model.touches import Touches
 from heedful.rankers.base import Ranker
-from heedful.rankers.log_size import recent_since, resolved, span_of
+from heedful.rankers.continuing import gentler, longer_values, resolved, take_weights
+from heedful.rankers.log_size import recent_since, span_of
 from heedful.rankers.scoring import catalogue_logits, inputs_of, list_logits
 from heedful.training.checkpoint import write_tensors
 from heedful.training.forward import TrainingForward
@@ -65,7 +66,6 @@ class NeuralConfig(TrainingConfig):
         (),
         "item attributes used as categories: a learnt vector of each value is added to the embedding; item_id: one an item",
     )
-    target_kinds: tuple[str, ...] = option((), "event kinds that count as targets; none: all")
     history_kinds: tuple[str, ...] = option((), "event kinds that make up the history; none: all")
 
     def __post_init__(self) -> None:
@@ -142,6 +142,7 @@ class NeuralRanker(Ranker):
         checkpoints: Path | None = None,
         resume: bool = False,
         workers: Workers | None = None,
+        start: Self | None = None,
     ) -> Self:
         """Train on a log.
 
@@ -151,20 +152,23 @@ class NeuralRanker(Ranker):
             checkpoints: folder for the checkpoint of each validation.
             resume: go on from that checkpoint, with the very same result as an uninterrupted run.
             workers: the processes of which this is one (see `heedful.cluster`); None: alone.
+            start: go on from the weights of this ranker, in fewer and smaller steps; see `heedful.rankers.continuing`.
 
         Raises:
             TrainingError: nothing to learn from, or a loss that is not finite.
             InputError: the table has none of the log's items.
+            ConfigError: `start` has weights of other shapes.
         """
-        histories = self.begin(log, items)
+        histories = self.begin(log, items, start)
         popularity = None
         if _needs_popularity(self.model):
-            build = partial(PopularityIndex, histories, len(self.items))
+            build = partial(PopularityIndex, self.speaking_for(histories), len(self.items))
             popularity = workers.once(build) if workers else build()
-        data = json.dumps([items.content_hash, log.facts()]) if checkpoints is not None else ""
+        known = [start.trained_on, start.n_parameters] if start is not None else []
+        data = json.dumps([items.content_hash, log.facts(), *known], default=str) if checkpoints is not None else ""
         run = TrainingLoop(
             self.model, TrainingForward(self.model, self.inputs), self.sampler(log, histories, popularity, workers),
-            self.config, data=data, folder=checkpoints, workers=workers,
+            self.config if start is None else gentler(self.config), data=data, folder=checkpoints, workers=workers,
         )  # fmt: skip
         self.report = run.run(f"training {self.name}", resume=resume)
         self.model.eval()
@@ -189,36 +193,31 @@ class NeuralRanker(Ranker):
         # An item that came later and that nobody has touched stays as it was taken up.
         self.at_time = {name: np.where(unseen, self.at_time[name], value) for name, value in values.items()}
 
-    def begin(self, log: EventLog, items: ItemEmbeddings) -> Histories:
-        """Everything before the first step: catalogue, resolved config, an untrained model; the log's histories."""
+    def begin(self, log: EventLog, items: ItemEmbeddings, start: Self | None = None) -> Histories:
+        """Everything before the first step: catalogue, resolved config, the weights to begin with; the log's histories."""
         histories = self._learn_catalogue(log, items)
-        if self.config.history_kinds:
-            log.kind_codes((*self.config.history_kinds, *self.config.target_kinds))
-            histories = self._of_kinds(histories)
         self.config = resolved(self.config, histories)
-        self.gamma, self.at_time, self._mean = self.config.gamma, {}, mean_vector(items.vectors)
+        self.gamma, self.at_time = self.config.gamma, {}
+        self._mean = mean_vector(items.vectors) if start is None else start._mean
         names = self.config.features
         codes = FeatureCodes.learn(self.items.ids, self.attributes, names) if names else None
+        if codes is not None and start is not None and start.inputs.codes is not None:
+            codes = FeatureCodes.of(self.items.ids, self.attributes, longer_values(start.inputs.codes, codes))
         with torch.random.fork_rng():
             torch.manual_seed(self.config.seed)
             self.model = self._new_model(items.width, codes)
+        if start is not None:
+            take_weights(self.model, start.model)
         device = as_device(self.config.device)
         self.model.to(device)
         self._see(items, span_of(histories.times), codes, device)
         return histories
 
-    def _of_kinds(self, histories: Histories) -> Histories:
-        """The actions of kinds that histories or targets are made of."""
-        if not self.config.history_kinds:
-            return histories
-        wanted = self.kind_codes((*self.config.history_kinds, *self.config.target_kinds))
-        return histories.where(np.isin(histories.kinds, wanted))
-
     def _recount(self, histories: Histories) -> None:
         """Popularity over time as of the end of the log, in windows as long as those of training."""
         assert self.embeddings is not None
         if self.at_time:
-            popularity = PopularityIndex(self._of_kinds(histories), len(self.items), span=self.inputs.span)
+            popularity = PopularityIndex(self.speaking_for(histories), len(self.items), span=self.inputs.span)
             self.at_time = self._at_end(popularity)
             self._remember(histories)
         self._see(self.embeddings, self.inputs.span, self.inputs.codes, self.inputs.device)
@@ -234,9 +233,8 @@ class NeuralRanker(Ranker):
             validation_users=config.validation_users, seed=config.seed,
             horizon=max(_DAY, self.inputs.span / _HORIZONS), since=recent_since(times),
         )  # fmt: skip
-        targets = np.isin(histories.kinds, log.kind_codes(config.target_kinds or log.kinds))
         worker = (workers.rank, workers.size) if workers else None
-        return InstanceSampler(histories, targets, self.users_of_item, sampling, popularity=popularity, worker=worker)
+        return InstanceSampler(histories, self.targets, self.users_of_item, sampling, popularity=popularity, worker=worker)
 
     def _new_model(self, width: int, codes: FeatureCodes | None) -> ScoreModel:
         counts = [len(values) for values in codes.values.values()] if codes else []
@@ -248,8 +246,13 @@ class NeuralRanker(Ranker):
         vectors = ItemVectors(table.vectors, self._mean, self.config.scale, device)
         self.inputs = InputLayer(
             vectors, self.users_of_item, span=span, noise=self.config.noise, codes=codes,
-            learnt=self.model.side_features,
+            learnt=self.model.side_features, n_kinds=self._n_kinds() if "kinds" in self.model.terms else 0,
         )  # fmt: skip
+
+    def _n_kinds(self) -> int:
+        """Kinds of actions that the ranker tells apart; 0 where it reads one kind alone."""
+        n_kinds = self.targets.n_kinds
+        return n_kinds if n_kinds > 1 else 0
 
     def _at_end(self, popularity: PopularityIndex) -> dict[str, np.ndarray]:
         """`at_time` from the end of the log on, so that scoring needs no log."""
@@ -258,7 +261,10 @@ class NeuralRanker(Ranker):
             rows = np.arange(start, min(start + _CHUNK_ITEMS, len(self.items)))
             features, log_shares = popularity.features(rows, np.full(len(rows), popularity.end))
             chunks.append(self.values_at(features, log_shares, self.log_shares[rows]))
-        return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+        values = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+        # In training an item without past actions is always one that somebody is about to use.
+        unwanted = (self.users_of_item == 0) & bool(self.targets.negative)
+        return {name: np.where(unwanted, of.min(), of).astype(np.float32) for name, of in values.items()}
 
     def values_at(self, popularity: np.ndarray, shares_then: np.ndarray, shares: np.ndarray) -> dict[str, np.ndarray]:
         """Values of the terms that do not depend on the user, float32 [N] each.

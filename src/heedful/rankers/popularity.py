@@ -13,7 +13,7 @@ from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories
 from heedful.events.log import EventLog
 from heedful.rankers.base import Ranker
-from heedful.rankers.catalogues import attributes_of
+from heedful.rankers.given import attributes_of
 from heedful.rankers.prior import LogShares
 
 __all__ = ["Popularity", "PopularityConfig"]

@@ -69,13 +69,13 @@ def refreshed(ranker: R, log: EventLog) -> tuple[R, Refreshed]:
         )  # fmt: skip
     newer = copy.copy(ranker)
     newer.last_time = int(histories.times.max())
-    newer.log_shares = LogShares(count_items(histories, len(ranker.items))[1])
+    newer.log_shares = LogShares(count_items(ranker.speaking_for(histories), len(ranker.items))[1])
     newer.refreshed_from = {
         "model": ranker.content_hash,
         "log": {**log.facts(), "content_hash": log.folder.content_hash if log.folder else None},
     }
     newer.content_hash = None
-    newer._recount(histories)
+    newer._recount(ranker.read(histories))
     unknown_items = int(np.count_nonzero((rows < 0) & (np.asarray(log.catalog.events) > 0)))
     older_by = newer.last_time - ranker.last_time
     return newer, Refreshed(len(histories.items), unknown_items, unknown_kinds, newer.last_time, older_by)

@@ -17,6 +17,7 @@ from heedful.rankers.cold_items import extended
 from heedful.rankers.external.ease import EASE
 from heedful.rankers.external.factors import ALS, BPR
 from heedful.rankers.external.neighbours import BM25Neighbours, CosineNeighbours
+from heedful.rankers.external.next_basket import OwnFrequent, TifuKnn, UpCf
 from heedful.rankers.external.sasrec import GSASRec, SASRec
 from heedful.rankers.external.two_stage import TwoStage
 from heedful.rankers.heuristics import LastItem, WeightedSum
@@ -43,7 +44,20 @@ MODELS: dict[str, type[Ranker]] = {
 """From the best to the simplest."""
 
 ALL_MODELS: dict[str, type[Ranker]] = MODELS | {
-    model.name: model for model in (TwoStage, EASE, ALS, BPR, CosineNeighbours, BM25Neighbours, SASRec, GSASRec)
+    model.name: model
+    for model in (
+        TwoStage,
+        EASE,
+        ALS,
+        BPR,
+        CosineNeighbours,
+        BM25Neighbours,
+        SASRec,
+        GSASRec,
+        TifuKnn,
+        UpCf,
+        OwnFrequent,
+    )
 }
 """Those, and recommenders of public libraries to compare with."""
 

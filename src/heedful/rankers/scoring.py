@@ -32,7 +32,7 @@ Values = Mapping[str, np.ndarray]
 def inputs_of(layer: InputLayer, history: HistoryBatch, rows: np.ndarray, at_time: Values) -> Inputs:
     """Inputs of the candidates in `rows`, int64 [B, C] or [1, C]."""
     known = {name: torch.from_numpy(values[rows]).to(layer.device) for name, values in at_time.items()}
-    return Inputs(*layer.history(history), layer(rows), at_time=known)
+    return Inputs(*layer.history(history), layer(rows), actions_BLA=layer.actions(history), at_time=known)
 
 
 def list_logits(
@@ -61,14 +61,15 @@ def catalogue_logits(
     elements = _ELEMENTS_CATALOGUE if layer.device.type == "cpu" else _ELEMENTS_GPU
     groups = list(_groups(history.lengths, np.full(len(history), block), elements))
     with torch.inference_mode():
-        encoded = [layer.history(history.take(users)) for users in groups]
+        parts = [history.take(users) for users in groups]
+        encoded = [(layer.history(part), layer.actions(part)) for part in parts]
         for start in range(0, n_items, block):
             rows = np.arange(start, min(start + block, n_items))
             xq_1CD = layer(rows)[None]
             known = {name: torch.from_numpy(values[rows]).to(layer.device) for name, values in at_time.items()}
             made: dict[object, Any] = {}
-            for users, past in zip(groups, encoded, strict=True):
-                scores = model(Inputs(*past, xq_1CD, at_time=known, made=made))
+            for users, (past, actions_BLA) in zip(groups, encoded, strict=True):
+                scores = model(Inputs(*past, xq_1CD, actions_BLA=actions_BLA, at_time=known, made=made))
                 logits[users, start : start + block] = scores.float().cpu().numpy()
     return logits
 

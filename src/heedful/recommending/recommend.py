@@ -42,7 +42,8 @@ class Query:
         offset: better items that are skipped.
         where: SQL condition over the items' attributes, see `Eligibility`; empty: every item.
         at_most: most items of one value, by attribute, such as {"category": 2}.
-        exclude_history: leave out past items of the user.
+        exclude_history: leave out the user's seen items; None: as the ranker's `targets` say. One that was trained for
+            repeats alone is then asked for nothing but seen items.
         pool_gamma: as in `Ranker.score`.
 
     Raises:
@@ -53,7 +54,7 @@ class Query:
     offset: int = 0
     where: str = ""
     at_most: Mapping[str, int] = field(default_factory=dict)
-    exclude_history: bool = True
+    exclude_history: bool | None = None
     pool_gamma: float | None = 0.0
 
     def __post_init__(self) -> None:
@@ -182,7 +183,7 @@ class Recommender:
         Args:
             histories: what the ranker reads.
             query: which items are asked for.
-            seen: all past items of each user, where the histories are only the latest of them.
+            seen: all seen items of each user, where the histories are only the latest actions.
 
         Returns:
             Rows int64 [B, k'], best first, -1 where there are no more, and their scores float32
@@ -196,10 +197,14 @@ class Recommender:
         n_pool = len(self.ranker.items) if pool is None else len(pool)
         n = min(query.offset + query.k, n_pool)
         best = _Best(n, self._limits(query.at_most))
-        past = Candidates(histories.offsets, histories.items) if seen is None else seen
-        excluded = past if query.exclude_history else None
+        seen = self.ranker.seen(histories) if seen is None else seen
+        target = self.ranker.targets.target
+        exclude = target == "new" if query.exclude_history is None else query.exclude_history
+        excluded = seen if exclude else None
         n_retrieved = self._to_retrieve(n)
-        if not self._retrieves(n_retrieved, eligible):
+        if target == "repeat" and query.exclude_history is None:
+            rows, scores = self._rank(histories, _eligible_of(seen, eligible), best, query.pool_gamma)
+        elif not self._retrieves(n_retrieved, eligible):
             rows, scores = self._scan(histories, pool, best, query.pool_gamma, excluded)
         else:
             assert self.retriever is not None
@@ -207,7 +212,7 @@ class Recommender:
                 histories,
                 n_retrieved,
                 eligible=eligible,
-                exclude_history=query.exclude_history,
+                exclude_history=exclude,
                 seen=seen,
                 pool_gamma=query.pool_gamma,
             )
@@ -321,6 +326,12 @@ class Recommender:
         candidates = Candidates.same_for_all(len(histories), items)
         scores = self.ranker.score_rows(histories, candidates, pool_gamma=pool_gamma)
         return scores.reshape(len(histories), len(items))
+
+
+def _eligible_of(seen: Candidates, eligible: np.ndarray | None) -> Candidates:
+    """The distinct eligible items of each user, in row order."""
+    distinct = Candidates.of([np.unique(seen.rows[seen.offsets[b] : seen.offsets[b + 1]]) for b in range(len(seen))])
+    return distinct if eligible is None else distinct.where(eligible[distinct.rows])
 
 
 @dataclass(frozen=True)

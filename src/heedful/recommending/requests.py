@@ -272,7 +272,7 @@ def _histories(ranker: Ranker, batch: pa.RecordBatch, report: RankingReport) -> 
     offsets, ids = _lists(batch, "history")
     rows = ranker.items.rows(ids)
     times = np.full(len(rows), ranker.last_time, np.int64)
-    kinds = np.zeros(len(rows), np.uint8)
+    kinds = np.repeat(ranker.kind_codes([None]), len(rows))
     if "history_times" in batch.schema.names:
         given = _one_each(batch, "history_times", offsets)
         if given is not None:

@@ -170,13 +170,13 @@ class Retriever:
             histories: of B users.
             n: candidates of each user, fewer where fewer are found; None: N.
             eligible: the items that may be found, bool [I]; None: all.
-            exclude_history: leave out past items.
-            seen: all past items of each user, where the histories are only the latest of them.
+            exclude_history: leave out seen items.
+            seen: all seen items of each user, where the histories are only the latest actions.
             pool_gamma: as in `Ranker.score`.
         """
         n = n or self.candidates
         n_linear = round(_LINEAR_PART * n)
-        past = Candidates(histories.offsets, histories.items) if seen is None else seen
+        past = self.ranker.seen(histories) if seen is None else seen
         pasts = [np.unique(rows) for rows in _split(past)]
         longest = max(map(len, pasts), default=0)
         w_BD = self.logit_vectors(histories, pool_gamma=pool_gamma)
@@ -307,8 +307,10 @@ class MixedRetriever(Retriever):
         )
         if self._stage is None:
             return found
-        past = Candidates(histories.offsets, histories.items) if seen is None else seen
+        past = self.ranker.seen(histories) if seen is None else seen
         more = put_forward(self._stage.snapshot, histories)
+        if not exclude_history and self.ranker.targets.target != "new":
+            more = [np.union1d(others, own) for others, own in zip(more, _split(past), strict=True)]
         lists = []
         for rows, others, left_out, length in zip(_split(found), more, _split(past), histories.lengths, strict=True):
             if not length:

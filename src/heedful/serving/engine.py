@@ -49,7 +49,7 @@ class Past:
         histories: the past actions of this one user, in rows of the ranker.
         unknown: past items that the ranker does not know, as given.
         user_id: whose history it is, None for one given by its items.
-        seen: rows of all items that the user acted on, int64, where there are more actions than `histories` has.
+        seen: rows of all items that the user has seen, int64, where there are more actions than `histories` has.
     """
 
     histories: Histories
@@ -169,8 +169,9 @@ class Engine:
         past = self._past(known.item_ids, np.asarray(known.times, np.int64), known.kinds, user_id)
         if len(known.item_ids) < self._max_history:
             return past
-        seen = self.rows(self.store.items_of(user_id))
-        return replace(past, seen=seen[seen >= 0])
+        acted = self.store.items_of(user_id)
+        rows, kinds = self.rows([item for item, _ in acted]), self.ranker.kind_codes([kind for _, kind in acted])
+        return replace(past, seen=rows[(rows >= 0) & self.ranker.targets.is_seen(kinds)])
 
     def past_of(
         self, items: Sequence[Any], times: Sequence[Any] | None = None, kinds: Sequence[str | None] | None = None

@@ -26,6 +26,7 @@ from heedful.serving.treatments import assign
 __all__ = ["EDITORIAL", "Selection", "SlotBook"]
 
 EDITORIAL, POPULARITY, LAST_ITEM = "editorial", "popularity", "last_item"
+AGAIN = "again"
 AnyRanker = TypeVar("AnyRanker", bound=Ranker)
 
 
@@ -105,7 +106,7 @@ class SlotBook:
             name: of the slot.
             history: the one user's past actions in rows of the ranker; may be empty.
             treatment: as `treatment` says.
-            seen: rows of the items that the user is not to be shown again; by default those of the history.
+            seen: rows of the items that the user has seen; by default those of the history that count as seen.
 
         Raises:
             ConfigError: no such slot, or no such treatment in it.
@@ -121,10 +122,26 @@ class SlotBook:
             known = ", ".join(slot.treatments)
             raise ConfigError(f"slot {name!r} has no such treatment", got=repr(treatment)[:100], expected=known)
         pool = self._pools[name][EDITORIAL if treatment == EDITORIAL else MODEL]
+        if seen is None:
+            own = self.ranker.seen(histories)
+            seen = np.split(own.rows, own.offsets[1:-1])
+        if slot.rule == AGAIN:
+            return [
+                self._again(slot, pool, histories.take(np.array([b])), seen[b], treatment) for b in range(len(histories))
+            ]
         scores_BC = self._scores(slot, pool, histories, treatment)
-        seen = seen or np.split(histories.items, histories.offsets[1:-1])
         kept = self._is_new(pool.rows) if treatment == POPULARITY else np.zeros(len(pool.rows), bool)
         return [_fill(slot, pool, scores_BC[b], seen[b], kept, treatment) for b in range(len(histories))]
+
+    def _again(self, slot: Slot, pool: _Pool, history: Histories, seen: np.ndarray, treatment: str) -> Selection:
+        """Fill a slot for one user with items that they have seen, those with most users first where there are too many."""
+        own = np.isin(pool.rows, seen)
+        own[: pool.pinned] = True
+        places = np.flatnonzero(own)[: pool.pinned + slot.max_candidates]
+        limits = [Limit(limit.most, limit.codes[places]) for limit in pool.limits]
+        smaller = _Pool(pool.rows[places], pool.pinned, limits)
+        scores_C = self._scores(slot, smaller, history, treatment)[0]
+        return _fill(slot, smaller, scores_C, seen[:0], np.zeros(len(places), bool), treatment)
 
     def reasons(self, name: str, selection: Selection, history: Histories) -> list[str | None]:
         """Why each item of a selection is there, in words.
@@ -188,7 +205,8 @@ class SlotBook:
             )
         pinned, edited = self._listed(slot, "pinned", eligible), self._listed(slot, "editorial", eligible)
         by_rule = edited if slot.rule == "editorial" else self._in_order(slot, np.flatnonzero(eligible))
-        chosen = by_rule[: slot.max_candidates]
+        # Which of them a user has seen is known only when the slot is filled.
+        chosen = by_rule if slot.rule == AGAIN else by_rule[: slot.max_candidates]
         if not len(chosen):
             self.notes.append(f"slot {slot.name!r}: no item is eligible")
         return {

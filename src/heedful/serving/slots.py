@@ -24,7 +24,7 @@ __all__ = ["MODEL", "RULES", "Slot", "Slots", "parse_slots", "read_slots", "to_t
 
 MODEL = "model"
 """The treatment that shows what the served ranker puts first, whichever ranker it is."""
-RULES = ("popular", "newest", "best_rated", "editorial")
+RULES = ("popular", "newest", "best_rated", "editorial", "again")
 _WITH_COLUMN = ("newest", "best_rated")
 _MAX_TEXT, _MAX_SLOTS, _MAX_CANDIDATES, _MAX_SHOWN, _MAX_IDS = 1_000_000, 200, 20_000, 500, 10_000
 
@@ -37,7 +37,9 @@ class Slot(Config):
     title: str = option("", "heading above the slot; empty: its name")
     where: str = option("", "SQL condition over the items' attributes, item_id and users; empty: every item")
     rule: str = option(
-        "popular", "how candidates are pre-selected: popular, newest, best_rated or editorial (that list alone)"
+        "popular",
+        "how candidates are pre-selected: popular, newest, best_rated, editorial (that list alone) or again (what the user "
+        "has seen)",
     )
     column: str = option("", "attribute that newest (listing date) and best_rated (average rating) sort by")
     max_candidates: int = option(500, "candidates that the rule leaves for the treatments to choose from")
@@ -46,7 +48,7 @@ class Slot(Config):
     pinned: tuple[Any, ...] = option((), "items that always stand first, in this order")
     blocked: tuple[Any, ...] = option((), "items that are never shown")
     editorial: tuple[Any, ...] = option((), "the editors' list, in order")
-    exclude_history: bool = option(True, "leave out what the user has had already; pinned items stay")
+    exclude_history: bool = option(True, "leave out what the user has seen, unless the rule is again; pinned items stay")
     pool_gamma: float = option(0.0, "popularity prior of the candidates in the score of the model, see docs/model.md")
     treatments: Mapping[str, float] = field(
         default_factory=lambda: {MODEL: 1.0}, metadata={"help": "what is compared, with the share of users that each gets"}

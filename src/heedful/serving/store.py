@@ -165,11 +165,11 @@ class Store:
         """The latest `limit` actions of a user; none for a user that is not known."""
         return self.histories([user_id], limit)[0]
 
-    def items_of(self, user_id: str) -> list[str]:
-        """Each item that a user acted on, once, however long ago."""
+    def items_of(self, user_id: str) -> list[tuple[str, str]]:
+        """Each (item, kind) of a user's actions, once, however long ago."""
         check_names("user id", [user_id])
-        these = select(events.c.item_id).where(events.c.user_id == user_id).distinct()
-        return self._database.read(lambda connection: list(connection.execute(these).scalars()))
+        these = select(events.c.item_id, events.c.kind).where(events.c.user_id == user_id).distinct()
+        return self._database.read(lambda connection: [(item, kind) for item, kind in connection.execute(these)])
 
     def histories(self, user_ids: Sequence[str], limit: int) -> list[UserHistory]:
         """The latest `limit` actions of each of several users."""

@@ -258,7 +258,9 @@ class Recommend(Visitor):
     offset: Offset = 0
     where: Condition | None = None
     at_most: dict[Name, Count] = Field({}, max_length=10, description="Most items of one value, by attribute.")
-    exclude_history: Flag = Field(True, description="Leave out what the user already touched.")
+    exclude_history: Flag | None = Field(
+        None, description="Leave out the items that the user has seen; by default as the model was trained (`--target`)."
+    )
 
 
 class Explain(Visitor):

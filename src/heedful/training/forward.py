@@ -36,12 +36,13 @@ class TrainingForward:
         learning = self.model.training and self.inputs.noise > 0
         noise = _noise(batch, self.inputs.device) if learning else None
         history, xq_BCD = self.inputs.history(batch.history, noise), self.inputs(batch.candidates, noise)
+        actions_BLA = self.inputs.actions(batch.history)
         if batch.popularity is None:
-            return self.model(Inputs(*history, xq_BCD))  # type: ignore[no-any-return]
+            return self.model(Inputs(*history, xq_BCD, actions_BLA=actions_BLA))  # type: ignore[no-any-return]
         features, offset = (
             torch.from_numpy(array).to(xq_BCD.device) for array in (batch.popularity.features, batch.popularity.offset)
         )
-        logits_BC: torch.Tensor = self.model(Inputs(*history, xq_BCD, features)) + offset
+        logits_BC: torch.Tensor = self.model(Inputs(*history, xq_BCD, features, actions_BLA)) + offset
         return logits_BC
 
 

@@ -17,7 +17,8 @@ from heedful.kernels.alias import draw, smoothed_weights
 from heedful.kernels.rng import next_random
 from heedful.model.popularity import PopularityIndex, before
 from heedful.training.batch import CandidatePopularity
-from heedful.training.splits import Events, Marks, Plan, seeded
+from heedful.training.own_items import OWN_SHARE
+from heedful.training.splits import NEW, Events, Marks, Plan, is_wanted, seeded
 
 __all__ = ["DrawRule", "candidate_popularity", "draw_as_of", "fill_candidates", "smoothed_popularity", "weigh"]
 
@@ -35,12 +36,14 @@ class DrawRule(NamedTuple):
         avoid_history: negatives are never items of T_u either (they are never items of S_u).
         seed: of all draws.
         epoch: each epoch draws others.
+        target: which items are positives, as in `SplitRule`.
     """
 
     positives: int
     avoid_history: bool
     seed: int
     epoch: int
+    target: int = NEW
 
 
 def smoothed_popularity(users: np.ndarray, gamma: float) -> np.ndarray:
@@ -71,11 +74,24 @@ def log_probability(index: PopularityIndex, log_share: np.ndarray, times: np.nda
     return np.asarray(np.log(_POPULAR_SHARE * np.exp(log_share) + (1 - _POPULAR_SHARE) / known), np.float32)
 
 
-def candidate_popularity(index: PopularityIndex, candidates: np.ndarray, now: np.ndarray) -> CandidatePopularity:
-    """Popularity of the candidates of a batch, int64 [B, C], at the times of ranking, unix seconds, int64 [B]."""
+def candidate_popularity(
+    index: PopularityIndex, candidates: np.ndarray, now: np.ndarray, own: np.ndarray | None = None
+) -> CandidatePopularity:
+    """Popularity of the candidates of a batch at the times of ranking.
+
+    Args:
+        index: popularity over time.
+        candidates: item rows, int64 [B, C].
+        now: unix seconds, int64 [B].
+        own: probability of each candidate where `OWN_SHARE` of the negatives are drawn from the user's own items,
+            float64 [B, C]; None where none are.
+    """
     times = np.repeat(now, candidates.shape[1])
     features, log_share = index.features(candidates.ravel(), times)
-    offset = log_share - log_probability(index, log_share, times)
+    log_drawn = log_probability(index, log_share, times)
+    if own is not None:
+        log_drawn = np.log((1 - OWN_SHARE) * np.exp(log_drawn) + OWN_SHARE * own.ravel()).astype(np.float32)
+    offset = log_share - log_drawn
     return CandidatePopularity(features.reshape(*candidates.shape, -1), offset.reshape(candidates.shape))
 
 
@@ -83,7 +99,7 @@ def fill_candidates(
     events: Events, plan: Plan, rule: DrawRule, n_negatives: int, drawn: np.ndarray,
     alias: tuple[np.ndarray, np.ndarray], marks: Marks,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Positives: new items after the cut, an even sample if there are too many. Negatives: never a positive.
+    """Positives: targets after the cut, an even sample if there are too many. Negatives: never a positive.
 
     Args:
         events: the log.
@@ -137,11 +153,14 @@ def _fill(events: Any, plan: Any, rule: Any, drawn: Any, alias: Any, marks: Any,
         state = seeded(rule.seed, 2, rule.epoch, plan.users[b])
         old, new = marks.first + 2 * b, marks.first + 2 * b + 1
         for n in range(plan.starts[b], plan.cuts[b]):
-            marks.array[events.items[n]] = old
+            if events.seen[n]:
+                marks.array[events.items[n]] = old
         found = 0
         for n in range(plan.cuts[b], plan.stops[b]):
             item = events.items[n]
-            if not events.targets[n] or marks.array[item] == old or marks.array[item] == new:
+            if not events.targets[n] or marks.array[item] == new:
+                continue
+            if not is_wanted(rule.target, marks.array[item] == old):
                 continue
             marks.array[item] = new
             if found < rule.positives:

@@ -10,7 +10,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from heedful.config import Config, option, require
+from heedful.config import option, require
+from heedful.events.targets import TargetConfig
 from heedful.training.losses import LOSSES
 
 __all__ = [
@@ -45,7 +46,7 @@ PAPER: dict[str, Any] = {
 """Section 4.3."""
 
 DEFAULT: dict[str, Any] = {
-    "terms": ("attention", "item_interactions", "user_tower", "popularity_over_time"),
+    "terms": ("attention", "item_interactions", "user_tower", "popularity_over_time", "kinds"),
     "depth": 2,
     "hidden": 128,
     "null_tokens": 4,
@@ -86,7 +87,7 @@ WARM_UP_STEPS, LINEAR_LAST_RATE = 50, 0.005
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingConfig(Config):
+class TrainingConfig(TargetConfig):
     """How a ranker is trained."""
 
     seed: int = option(1, "seed of all random choices")
@@ -121,6 +122,7 @@ class TrainingConfig(Config):
 
     def __post_init__(self) -> None:
         """Check every option."""
+        super().__post_init__()
         for name in ("batch_users", "positives", "negatives", "max_history"):
             require(getattr(self, name) >= 1, name, got=getattr(self, name), expected="1 or more")
         for name in ("steps", "validate_every", "validation_users", "seed"):
@@ -134,3 +136,5 @@ class TrainingConfig(Config):
         ):
             value = getattr(self, name)
             require(value in choices, name, got=value, expected=" or ".join(choices))
+        splits = self.target == "new" or self.split == "random_time"
+        require(splits, "split", got=self.split, expected=f"random_time for the target {self.target}")

@@ -15,8 +15,9 @@ import numpy as np
 
 from heedful.errors import TrainingError
 from heedful.events.histories import Histories
+from heedful.events.targets import Targets
 from heedful.kernels.alias import alias_table
-from heedful.model.encode import encode
+from heedful.model.encode import HistoryBatch, encode
 from heedful.model.popularity import PopularityIndex
 from heedful.training.batch import Batch, BatchShare
 from heedful.training.negatives import (
@@ -27,7 +28,8 @@ from heedful.training.negatives import (
     smoothed_popularity,
     weigh,
 )
-from heedful.training.splits import SPLITS, Events, Marks, Plan, SplitRule, plan_splits
+from heedful.training.own_items import OWN_SHARE, draw_own, own_probability
+from heedful.training.splits import NEW, SPLITS, TARGETS, Events, Marks, Plan, SplitRule, plan_splits
 
 __all__ = ["InstanceSampler", "Position", "Recipe", "SamplingConfig"]
 
@@ -65,11 +67,11 @@ class SamplingConfig:
     horizon: float = np.inf
     since: int | None = None
 
-    def rule(self) -> SplitRule:
-        """How to split."""
+    def rule(self, target: int) -> SplitRule:
+        """How to split, for one of `TARGETS`."""
         horizon = int(self.horizon) if np.isfinite(self.horizon) else 2**62
         since = -(2**62) if self.since is None else self.since
-        return SplitRule(SPLITS.index(self.split), self.positives, horizon, since, self.seed)
+        return SplitRule(SPLITS.index(self.split), self.positives, horizon, since, self.seed, target)
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class InstanceSampler:
 
     Args:
         histories: the training log in table rows.
-        targets: which events may be positives, bool [E].
+        targets: which events make positives, and whether seen items can be positives.
         users_of_item: distinct users of each item, int64 [I].
         config: how instances are made.
         popularity: draw negatives as they were known at the time of ranking, instead of from P_gamma.
@@ -104,7 +106,7 @@ class InstanceSampler:
     def __init__(
         self,
         histories: Histories,
-        targets: np.ndarray,
+        targets: Targets,
         users_of_item: np.ndarray,
         config: SamplingConfig,
         *,
@@ -112,7 +114,9 @@ class InstanceSampler:
         worker: tuple[int, int] | None = None,
     ) -> None:
         self._histories, self._config = histories, config
-        self._events = Events(histories.items, histories.times, np.asarray(targets, np.bool_))
+        is_target, is_seen = targets.is_target(histories.kinds), targets.is_seen(histories.kinds)
+        self._events = Events(histories.items, histories.times, is_target, is_seen)
+        self._target = TARGETS.index(targets.target)
         self._offsets = np.asarray(histories.offsets, np.int64)
         self._popularity, self._worker = popularity, worker
         eligible = np.flatnonzero(histories.lengths >= 2)
@@ -165,7 +169,7 @@ class InstanceSampler:
     def _plan(self, users: np.ndarray, epoch: int, shuffle: np.random.Generator | None) -> list[Plan]:
         """Split every user's events, then batch users by length: padding to the longest of a mixed batch is costly."""
         marks = self._fresh_marks(Marks.needed_for(len(users)))
-        plan = plan_splits(self._events, self._offsets, users, epoch, self._config.rule(), marks)
+        plan = plan_splits(self._events, self._offsets, users, epoch, self._config.rule(self._target), marks)
         lengths = plan.cuts - plan.starts
         order = np.argsort(np.minimum(lengths, 4 * self._config.max_history), kind="stable")
         size = self._config.batch_users
@@ -189,25 +193,34 @@ class InstanceSampler:
     def _make(self, whole: Plan, epoch: int, places: np.ndarray, share: BatchShare | None) -> Batch:
         plan, config = whole.take(places), self._config
         history = encode(self._histories, plan.now, max_items=config.max_history, users=plan.users, ends=plan.cuts)
-        rule = DrawRule(config.positives, config.avoid_history, config.seed, epoch)
+        only_new = self._target == NEW
+        rule = DrawRule(config.positives, config.avoid_history and only_new, config.seed, epoch, self._target)
         marks = self._fresh_marks(2 * len(plan.users))
-        drawn = self._drawn(whole, epoch, places)
+        drawn = self._drawn(whole, epoch, places, history)
         filled = fill_candidates(self._events, plan, rule, config.negatives, drawn, self._alias, marks)
         candidates, positive, weights = weigh(*filled, config.positives)
         seed = int(np.random.default_rng([config.seed, 4, epoch, int(whole.users[0])]).integers(2**63))
         index = self._popularity
-        popularity = candidate_popularity(index, candidates, plan.now) if index is not None else None
+        own = None if only_new else own_probability(history, candidates)
+        popularity = candidate_popularity(index, candidates, plan.now, own) if index is not None else None
         return Batch(history, candidates, positive, weights, plan.now, seed, share, popularity)
 
-    def _drawn(self, whole: Plan, epoch: int, places: np.ndarray) -> np.ndarray:
-        """Items as they were known at each time, more than are needed since some must be left out; int64 [B, 2 N]."""
+    def _drawn(self, whole: Plan, epoch: int, places: np.ndarray, history: HistoryBatch) -> np.ndarray:
+        """Items as they were known at each time, more than are needed since some must be left out; int64 [B, 2 N].
+
+        Where repeats are targets, items of the history come first.
+        """
         if self._popularity is None:
             return np.empty((len(places), 0), np.int64)
         width = 2 * self._config.negatives
         randoms = np.random.default_rng([self._config.seed, 3, epoch, int(whole.users[0])])
         bits = randoms.integers(2**64, size=(len(whole.users), width), dtype=np.uint64)[places]
         times = np.repeat(whole.now[places], width)
-        return draw_as_of(self._popularity, times, bits.ravel()).reshape(len(places), -1)
+        drawn = draw_as_of(self._popularity, times, bits.ravel()).reshape(len(places), -1)
+        if self._target != NEW:
+            n_own = round(OWN_SHARE * self._config.negatives)
+            drawn[:, :n_own] = draw_own(history, randoms.random((len(whole.users), n_own))[places])
+        return drawn
 
     def _fresh_marks(self, n: int) -> Marks:
         """This thread's array [I], and the first of `n` marks that nobody has used in it."""

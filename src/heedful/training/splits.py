@@ -16,20 +16,45 @@ import numpy as np
 
 from heedful.kernels.rng import next_random
 
-__all__ = ["LAST_ITEMS", "RANDOM_TIME", "SPLITS", "Events", "Marks", "Plan", "SplitRule", "plan_splits", "seeded"]
+__all__ = [
+    "ALL",
+    "LAST_ITEMS",
+    "NEW",
+    "RANDOM_TIME",
+    "REPEAT",
+    "SPLITS",
+    "TARGETS",
+    "Events",
+    "Marks",
+    "Plan",
+    "SplitRule",
+    "is_wanted",
+    "plan_splits",
+    "seeded",
+]
 
 SPLITS = ("last_items", "random_time")
 LAST_ITEMS, RANDOM_TIME = range(2)
+TARGETS = ("new", "repeat", "all")
+NEW, REPEAT, ALL = range(3)
 # Times that are drawn for a user before it is left out of an epoch.
 _TRIES = 4
 
 
 class Events(NamedTuple):
-    """The log: item rows int32 [E], unix seconds int64 [E], which may be targets bool [E]."""
+    """The log.
+
+    Attributes:
+        items: item rows, int32 [E].
+        times: unix seconds, int64 [E].
+        targets: whether an event may make its item a target, bool [E].
+        seen: whether an event makes its item a seen one, bool [E].
+    """
 
     items: np.ndarray
     times: np.ndarray
     targets: np.ndarray
+    seen: np.ndarray
 
 
 class SplitRule(NamedTuple):
@@ -41,6 +66,7 @@ class SplitRule(NamedTuple):
         horizon: length of the target period in seconds, of "random_time".
         since: no time is earlier than this, unix seconds, of "random_time".
         seed: of all draws.
+        target: `NEW`, `REPEAT` or `ALL`, of "random_time"; "last_items" has new items alone.
     """
 
     kind: int
@@ -48,6 +74,7 @@ class SplitRule(NamedTuple):
     horizon: int
     since: int
     seed: int
+    target: int = 0
 
 
 class Plan(NamedTuple):
@@ -56,7 +83,7 @@ class Plan(NamedTuple):
     Attributes:
         users: positions of the users in the log.
         starts: first event of the history.
-        cuts: first event after the history; -1 for a user without one that has anything new after it.
+        cuts: first event after the history; -1 for a user without one that has a target after it.
         stops: first event after the targets.
         now: time of ranking, unix seconds.
     """
@@ -129,7 +156,7 @@ def _plan(events: Any, ends: Any, epoch: int, rule: Any, marks: Any, plan: Any) 
             state, bits = next_random(state)
             cut, stop, now = _draw_time(events.times, start, end, rule, bits)
             mark += 1
-            if cut > start and _anything_new(events, start, cut, stop, marks.array, mark):
+            if cut > start and _any_target(events, start, cut, stop, rule.target, marks.array, mark):
                 plan.cuts[b], plan.stops[b], plan.now[b] = cut, stop, now
                 break
 
@@ -165,11 +192,18 @@ def _seconds_before(times: Any, n: Any, rule: Any) -> Any:
 
 
 @numba.njit(inline="always")
-def _anything_new(events: Any, start: Any, cut: Any, stop: Any, marks: Any, mark: Any) -> Any:
+def is_wanted(target: Any, is_seen: Any) -> Any:
+    """Whether an item that was seen before the cut, or not, can be a target."""
+    return target == ALL or is_seen == (target == REPEAT)
+
+
+@numba.njit(inline="always")
+def _any_target(events: Any, start: Any, cut: Any, stop: Any, target: Any, marks: Any, mark: Any) -> Any:
     for n in range(start, cut):
-        marks[events.items[n]] = mark
+        if events.seen[n]:
+            marks[events.items[n]] = mark
     for n in range(cut, stop):  # noqa: SIM110, compiled code
-        if events.targets[n] and marks[events.items[n]] != mark:
+        if events.targets[n] and is_wanted(target, marks[events.items[n]] == mark):
             return True
     return False
 

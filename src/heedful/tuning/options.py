@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from heedful.config import Config, option, require, require_gammas
+from heedful.config import option, require, require_gammas
+from heedful.events.targets import TargetConfig
 from heedful.tuning.settings import MODEL_SECTIONS
 
 __all__ = ["TuneConfig"]
@@ -16,7 +17,7 @@ _BUDGET = ("trials", "minutes", "threads")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TuneConfig(Config):
+class TuneConfig(TargetConfig):
     """How settings are searched."""
 
     model: str = option("attention", "attention, with its embeddings, or one of " + ", ".join(MODEL_SECTIONS))
@@ -29,14 +30,14 @@ class TuneConfig(Config):
         (1.0, 0.75, 0.0), "negatives of validation users are drawn by popularity ** gamma; NDCG is averaged over these pools"
     )
     pool: int = option(300, "negatives of a validation user for each gamma, fewer where the catalogue is smaller")
-    kinds: tuple[str, ...] = option((), "event kinds that count as future items, in training and validation; none: all")
     search: tuple[str, ...] = option((), "options to search: embed, train, embed.window, window, ...; none: all")
     alpha: float = option(0.01, "1 less the confidence of the interval that decides whether the gain is real")
     threads: int = option(0, "processor threads of the embeddings; 0 is all; 1 gives the same trials each time")
     seed: int = option(1, "seed of users, validation users, search and training")
 
     def __post_init__(self) -> None:
-        for name in ("gammas", "kinds", "search"):
+        super().__post_init__()
+        for name in ("gammas", "target_kinds", "seen_kinds", "search"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         models = ("attention", *MODEL_SECTIONS)
         require(self.model in models, "model", got=self.model, expected=", ".join(models))

@@ -11,7 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from heedful.evaluation.significance import PairedTest
+from heedful.events.targets import TargetConfig
 from heedful.folders import new_folder
+from heedful.rankers.registry import ALL_MODELS
 from heedful.tuning.options import TuneConfig
 from heedful.tuning.settings import Settings, to_toml
 from heedful.tuning.space import to_settings
@@ -138,8 +140,9 @@ class Tuning:
 
 def fixed_options(config: TuneConfig) -> dict[str, Any]:
     """Options that every trial has, the default too."""
-    trained = config.model in ("attention", "averaging")
-    return {f"{config.sections[-1]}.target_kinds": config.kinds} if config.kinds and trained else {}
+    usual, known = TargetConfig().to_dict(), ALL_MODELS[config.model].config_class().to_dict()
+    given = {name: value for name, value in config.plain().to_dict().items() if value != usual[name] and name in known}
+    return {f"{config.sections[-1]}.{name}": value for name, value in given.items()}
 
 
 def write_tuning(tuning: Tuning, out: str | os.PathLike[str], identity: dict[str, Any], *, overwrite: bool) -> None:

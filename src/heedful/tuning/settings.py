@@ -28,6 +28,8 @@ MODEL_SECTIONS = (
     "bm25",
     "sasrec",
     "gsasrec",
+    "tifu-knn",
+    "up-cf",
 )
 """Models that have a section of their own; that of the attention ranker is "train"."""
 SECTIONS = ("embed", "train", "mixed", *MODEL_SECTIONS)

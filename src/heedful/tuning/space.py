@@ -112,6 +112,14 @@ _OF_MODELS: dict[str, dict[str, Domain]] = {
     },
     "sasrec": _SESSIONS,
     "gsasrec": {**_SESSIONS, "calibration": Real(0.0, 1.0)},
+    "tifu-knn": {
+        "group": Whole(1, 20),
+        "decay": Real(0.5, 1.0),
+        "group_decay": Real(0.3, 1.0),
+        "neighbours": Whole(50, 1000, log=True),
+        "own_weight": Real(0.1, 1.0),
+    },
+    "up-cf": {"recent_baskets": Whole(1, 200, log=True), "locality": Real(0.5, 30.0, log=True), "asymmetry": Real(0.0, 1.0)},
 }
 
 # The default of every option lies in its range, and so does the paper's value.

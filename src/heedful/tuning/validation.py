@@ -1,4 +1,4 @@
-"""What a trial is: train embeddings and ranker on the days before the validation period, and rank the new items of
+"""What a trial is: train embeddings and ranker on the days before the validation period, and rank the targets of
 validation users in that period.
 
 Shapes: B validation users, G gammas.
@@ -90,14 +90,14 @@ class Validation:
             gammas=config.gammas,
             size=max(min(config.pool, drawable_items(all_users, items, config.gammas) - 1), 1),
             max_users=2 * config.validation_users,
-            kinds=config.kinds,
+            targets=config,
             items=items,
             seed=config.seed,
         )
         if len(pools) < 2:
             raise InputError(
                 "too few validation users",
-                got=f"{len(pools)} with a history who touch a new item in the last {config.days:g} days",
+                got=f"{len(pools)} with a history who have a target in the last {config.days:g} days",
                 expected="at least 2, better some hundreds",
                 fix="take more days or more users",
             )
@@ -208,5 +208,6 @@ def _part(pools: Pools, users: np.ndarray) -> Pools:
         user_rows=pools.user_rows[users],
         past_rows=pools.past_rows[users],
         positives=pools.positives.take(users),
+        seen=pools.seen.take(users),
         negatives={gamma: drawn.take(users) for gamma, drawn in pools.negatives.items()},
     )

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from heedful.errors import TrainingError
+from heedful.events.targets import Targets
 from heedful.rankers.mixing.windows import Window, last_windows, window_length, windowed
 from ranking_worlds import DAY, START, histories_of
 
@@ -60,3 +61,18 @@ def test_positives_are_known_items_that_are_new_to_the_user() -> None:
 def test_nobody_with_something_new() -> None:
     split = windowed(histories_of([[0, 1]]), 2, Window(START + 50 * DAY, START + 60 * DAY))
     assert len(split.users) == len(split.histories) == len(split.positives) == 0
+
+
+def test_repeats_and_all_that_counts_as_seen() -> None:
+    window = Window(START + 10, START + 20)
+    histories = histories_of([[0, 1, 2, 1, 0, 2]], [START + np.array([0, 1, 2, 12, 13, 14])], [[0, 1, 1, 1, 1, 0]])
+
+    def positives(targets: Targets) -> list[int]:
+        return windowed(histories, 3, window, targets).positives.rows.tolist()
+
+    assert positives(Targets()) == []
+    assert positives(Targets("repeat")) == positives(Targets("all")) == [0, 1, 2]
+    assert positives(Targets("repeat", wanted=(1,), seen=(1,))) == [1]
+    assert positives(Targets("new", wanted=(1,), seen=(1,))) == [0]
+    assert positives(Targets("all", wanted=(1,), seen=(1,))) == [0, 1]
+    assert windowed(histories, 3, window, Targets(seen=(1,), wanted=(1,))).seen.rows.tolist() == [1, 2]

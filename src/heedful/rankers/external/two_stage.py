@@ -14,10 +14,10 @@ import numpy as np
 from heedful.config import Config, option, require
 from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories
+from heedful.events.targets import TargetConfig
 from heedful.folders import Folder
 from heedful.rankers.external.base import PublicRanker
 from heedful.rankers.mixing.mixture import Mixture
-from heedful.rankers.mixing.snapshot import Snapshot
 from heedful.rankers.mixing.stage import Counts, Stage, training_rows
 from heedful.rankers.mixing.windows import window_length
 
@@ -27,7 +27,7 @@ _CHUNK_USERS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class TwoStageConfig(Config):
+class TwoStageConfig(TargetConfig):
     """What is learnt from."""
 
     seed: int = option(1, "seed of users, negatives and trees")
@@ -36,6 +36,7 @@ class TwoStageConfig(Config):
 
     def __post_init__(self) -> None:
         """Check every option."""
+        super().__post_init__()
         require(self.windows >= 1, "windows", got=self.windows, expected="1 or more")
         require(self.users >= self.windows, "users", got=self.users, expected="one for each window or more")
 
@@ -59,11 +60,12 @@ class TwoStage(PublicRanker):
     def _learn(self, histories: Histories) -> None:
         config, n_items = self.config, len(self.items)
         rows = training_rows(
-            histories, n_items, lambda time: Counts(), windows=config.windows, users=config.users, seed=config.seed
-        )
+            histories, n_items, lambda time: Counts(), windows=config.windows, users=config.users, seed=config.seed,
+            targets=self.targets,
+        )  # fmt: skip
         mixture = Mixture.fit(rows.columns, rows.labels, rows.expected, rows.names, linear=False, seed=config.seed)
         end, length = self.last_time + 1, window_length(histories.times)
-        self.stage = Stage.of(mixture, histories, n_items, end, length, Counts())
+        self.stage = Stage.of(mixture, histories, n_items, end, length, Counts(), self.targets)
 
     def _logits(self, histories: Histories, candidates: Candidates) -> np.ndarray:
         return self.stage.scores(histories, candidates)
@@ -76,9 +78,7 @@ class TwoStage(PublicRanker):
         return scores_BI
 
     def _write(self, folder: Path) -> None:
-        self.stage.mixture.save(folder)
-        self.stage.snapshot.save(folder / "snapshot")
+        self.stage.save(folder)
 
     def _read(self, folder: Folder, settings: dict[str, Any]) -> None:
-        mixture, snapshot = Mixture.load(folder.path, linear=False), Snapshot.load(folder.path / "snapshot")
-        self.stage = Stage(mixture, snapshot, Counts())
+        self.stage = Stage.load(folder.path, Counts(), self.targets, linear=False)

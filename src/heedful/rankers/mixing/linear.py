@@ -68,7 +68,7 @@ class Linear:
         def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
             w = parameters.astype(np.float32)
             scores = z_CF @ w[:-1] + w[-1] + offset
-            error = 1 / (1 + np.exp(-scores)) - labels
+            error = (1 + np.tanh(scores / 2)) / 2 - labels  # the logistic function, which exp would overflow
             value = (np.logaddexp(0, scores) - labels * scores).mean(dtype=np.float64) + _PENALTY * (w[:-1] ** 2).sum()
             slope = error @ z_CF / len(labels) + 2 * _PENALTY * w[:-1]
             return float(value), np.append(slope, error.mean()).astype(np.float64)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, Self
 
 import numpy as np
@@ -14,9 +15,11 @@ import numpy as np
 from heedful.errors import TrainingError
 from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories
+from heedful.events.targets import Targets
 from heedful.progress import say
 from heedful.rankers.mixing.examples import draw_examples
 from heedful.rankers.mixing.item_features import SEASON, is_seasonal
+from heedful.rankers.mixing.known import Known
 from heedful.rankers.mixing.mixture import Mixture
 from heedful.rankers.mixing.snapshot import Snapshot
 from heedful.rankers.mixing.windows import Windowed, last_windows, window_length, windowed
@@ -53,12 +56,14 @@ class Rows:
         columns: float32 [C, F].
         labels: float32 [C].
         expected: float64 [C], see `Examples`.
+        newest: whether a row is of the newest window, bool [C].
         names: of the columns.
     """
 
     columns: np.ndarray
     labels: np.ndarray
     expected: np.ndarray
+    newest: np.ndarray
     names: tuple[str, ...]
 
 
@@ -68,19 +73,44 @@ class Stage:
 
     Attributes:
         mixture: what makes one score of the columns.
-        snapshot: counts and co-occurrence up to the end of the log.
+        known: counts and co-occurrence up to the end of the log.
         terms: the ranker that knows the log up to its end.
     """
 
     mixture: Mixture
-    snapshot: Snapshot
+    known: Known
     terms: Terms
 
+    @property
+    def snapshot(self) -> Snapshot:
+        """Counts and co-occurrence up to the end of the log."""
+        return self.known.snapshot
+
+    def extended(self, n_items: int, terms: Terms) -> Stage:
+        """With further items, of which the terms know more."""
+        return Stage(self.mixture, self.known.extended(n_items), terms)
+
+    def save(self, folder: Path) -> None:
+        """Write everything but the terms into an existing folder."""
+        self.mixture.save(folder)
+        self.known.save(folder)
+
     @classmethod
-    def of(cls, mixture: Mixture, histories: Histories, n_items: int, now: int, window: int, terms: Terms) -> Self:
-        """A mixture over what a log tells up to a time, in the columns that it was fitted to; see `Snapshot.of`."""
+    def load(cls, folder: Path, terms: Terms, targets: Targets, *, linear: bool = True) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            FolderError: a file is missing or damaged.
+        """
+        return cls(Mixture.load(folder, linear=linear), Known.load(folder, targets), terms)
+
+    @classmethod
+    def of(
+        cls, mixture: Mixture, histories: Histories, n_items: int, now: int, window: int, terms: Terms, targets: Targets
+    ) -> Self:
+        """A mixture over what a log tells up to a time, in the columns that it was fitted to; see `Known.of`."""
         seasonal = f"popularity_over_time.{SEASON}" in mixture.names
-        return cls(mixture, Snapshot.of(histories, n_items, now, window, seasonal=seasonal), terms)
+        return cls(mixture, Known.of(histories, n_items, now, window, targets, seasonal=seasonal), terms)
 
     def scores(self, histories: Histories, candidates: Candidates) -> np.ndarray:
         """Estimates of log P(item | user) up to a constant of the user, float32 [C]."""
@@ -91,13 +121,12 @@ class Stage:
         return self.mixture.contributions(self._columns(histories, candidates))
 
     def _columns(self, histories: Histories, candidates: Candidates) -> np.ndarray:
-        return columns_of(self.snapshot, self.terms, histories, candidates)
+        return columns_of(self.known, self.terms, histories, candidates)
 
 
-def columns_of(snapshot: Snapshot, terms: Terms, histories: Histories, candidates: Candidates) -> np.ndarray:
+def columns_of(known: Known, terms: Terms, histories: Histories, candidates: Candidates) -> np.ndarray:
     """All columns of some candidates, float32 [C, F]."""
-    counts = snapshot.features(histories, candidates)
-    return np.concatenate([counts, terms.columns(histories, candidates)], axis=1)
+    return np.concatenate([known.columns(histories, candidates), terms.columns(histories, candidates)], axis=1)
 
 
 def training_rows(
@@ -108,6 +137,7 @@ def training_rows(
     windows: int,
     users: int,
     seed: int,
+    targets: Targets,
 ) -> Rows:
     """Examples from the last windows of a log, with all columns as of the start of their window.
 
@@ -118,9 +148,10 @@ def training_rows(
         windows: how many of the log's last windows are learnt from.
         users: at most so many users are drawn from all windows together.
         seed: of the drawing of users and negatives.
+        targets: which items are positives.
 
     Raises:
-        TrainingError: nobody with a history took a known item that was new to them in these windows.
+        TrainingError: nobody with a history took a known item that is a target in these windows.
     """
     randoms = np.random.default_rng(seed)
     length = window_length(histories.times)
@@ -130,32 +161,33 @@ def training_rows(
     # All periods have the same columns, those of the earliest.
     seasonal = bool(periods) and is_seasonal(histories.times, periods[-1].start)
     for number, window in enumerate(periods, 1):
-        split = _some_users(windowed(histories, n_items, window), max(users // windows, 1), randoms)
+        split = _some_users(windowed(histories, n_items, window, targets), max(users // windows, 1), randoms)
         if len(split.users):
             say(f"window {number} of {windows}: {len(split.users):,} users in {length / 86_400:.3g} days")
-            snapshot = Snapshot.of(histories, n_items, window.start, length, seasonal=seasonal)
+            known = Known.of(histories, n_items, window.start, length, targets, seasonal=seasonal)
             terms = terms_before(window.start)
-            names = (*snapshot.names, *terms.names)
-            parts.append(_rows(split, snapshot, terms, randoms))
+            names = (*known.names, *terms.names)
+            parts.append(_rows(split, known, terms, randoms, targets))
     if not parts:
         raise TrainingError(
             "there is nothing to fit the mixture to",
-            got=f"no new items of known users in the last {windows} windows of {length} seconds",
-            expected="a log in which users come back and take something new",
+            got=f"no targets of known users in the last {windows} windows of {length} seconds",
+            expected=f"a log in which users come back and take items: {targets.target}",
         )
     columns, labels, expected = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    return Rows(columns, labels, expected, names)
+    newest = np.arange(len(labels)) < len(parts[0][1])  # windows come newest first
+    return Rows(columns, labels, expected, newest, names)
 
 
 def _some_users(split: Windowed, most: int, randoms: np.random.Generator) -> Windowed:
     if len(split.users) <= most:
         return split
     some = np.sort(randoms.choice(len(split.users), most, replace=False))
-    return Windowed(split.window, split.users[some], split.histories.take(some), split.positives.take(some))
+    return split.take(some)
 
 
 def _rows(
-    split: Windowed, snapshot: Snapshot, terms: Terms, randoms: np.random.Generator
+    split: Windowed, known: Known, terms: Terms, randoms: np.random.Generator, targets: Targets
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    drawn = draw_examples(split.histories, split.positives, snapshot.items.users, randoms)
-    return columns_of(snapshot, terms, split.histories, drawn.candidates), drawn.labels, drawn.expected
+    drawn = draw_examples(split.seen, split.positives, known.snapshot.items.users, randoms, targets.target)
+    return columns_of(known, terms, split.histories, drawn.candidates), drawn.labels, drawn.expected

@@ -1,4 +1,4 @@
-"""The last windows of a log: what users newly touched in them is what the mixture is fitted to.
+"""The last windows of a log: what users touched in them is what the mixture is fitted to.
 
 Shapes: E events of the log, B users.
 """
@@ -12,6 +12,7 @@ import numpy as np
 from heedful.errors import TrainingError
 from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories
+from heedful.events.targets import Targets
 
 __all__ = ["Window", "Windowed", "last_windows", "window_length", "windowed"]
 
@@ -35,19 +36,26 @@ class Window:
 
 @dataclass(frozen=True)
 class Windowed:
-    """Users with a history before a window who touched something new in it.
+    """Users with a history before a window who touched a target in it.
 
     Attributes:
         window: the period.
         users: their places in the log, int64 [B].
         histories: what they did before the window, [B].
-        positives: known items that they touched for the first time in the window, [B].
+        positives: known items that were targets in the window, [B].
+        seen: the items that they had seen before the window, [B]; a row may be there several times.
     """
 
     window: Window
     users: np.ndarray
     histories: Histories
     positives: Candidates
+    seen: Candidates
+
+    def take(self, places: np.ndarray) -> Windowed:
+        """Some of the users, by their places in `users`."""
+        histories, positives = self.histories.take(places), self.positives.take(places)
+        return Windowed(self.window, self.users[places], histories, positives, self.seen.take(places))
 
 
 def window_length(times: np.ndarray) -> int:
@@ -76,24 +84,29 @@ def last_windows(times: np.ndarray, length: int, count: int) -> list[Window]:
     return [window for window in windows if window.start - begin >= (end - begin) / 2]
 
 
-def windowed(histories: Histories, n_items: int, window: Window) -> Windowed:
+def windowed(histories: Histories, n_items: int, window: Window, targets: Targets | None = None) -> Windowed:
     """Split the log at a window.
 
     Args:
         histories: the log, in rows of `n_items` items.
         n_items: I.
-        window: the period whose new items are the positives.
+        window: the period whose targets are the positives.
+        targets: what counts as a target, in the log's kind codes; None: every new item.
     """
+    targets = targets or Targets()
     before = histories.where(histories.times < window.start)
-    inside = histories.where((histories.times >= window.start) & (histories.times < window.stop))
+    in_window = (histories.times >= window.start) & (histories.times < window.stop)
+    touched = _pairs(histories.where(in_window & targets.is_target(histories.kinds)), n_items)
+    seen = before.where(targets.is_seen(before.kinds))
     known = np.bincount(before.items, minlength=n_items) > 0
-    keys = np.setdiff1d(_pairs(inside, n_items), _pairs(before, n_items))
+    keys = touched[targets.counts(touched, _pairs(seen, n_items))]
     keys = keys[known[keys % n_items]]
     owners, rows = keys // n_items, keys % n_items
     has_history = before.lengths[owners] > 0
     owners, rows = owners[has_history], rows[has_history]
     users, lengths = np.unique(owners, return_counts=True)
-    return Windowed(window, users, before.take(users), Candidates.from_lengths(lengths, rows))
+    positives, seen = Candidates.from_lengths(lengths, rows), seen.take(users)
+    return Windowed(window, users, before.take(users), positives, Candidates(seen.offsets, seen.items))
 
 
 def _pairs(histories: Histories, n_items: int) -> np.ndarray:

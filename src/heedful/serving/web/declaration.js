@@ -73,7 +73,7 @@ function restore(version) {
 function help(columns) {
   byId("declaration-help").replaceChildren(...[
     ["where", ["A condition on ", ...columns.flatMap((name, at) => [at ? ", " : "", element("code", {}, name)])]],
-    ["rule", "How candidates are chosen: popular, newest, best_rated or editorial"],
+    ["rule", "How candidates are chosen: popular, newest, best_rated, editorial or again"],
     ["treatments", "What is compared, with shares of the visitors that add up to 1: model, popularity, last_item, editorial"],
   ].map(([name, said]) => element("p", { class: "note" }, element("b", {}, name), said)));
 }

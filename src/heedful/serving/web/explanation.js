@@ -124,7 +124,7 @@ function ofModel(explanation) {
 
 const PARTS = { prior: "popularity over all time", popularity_over_time: "popularity of late", attention: "attention to the history",
   item_interactions: "goes with past items", user_tower: "the visitor's taste", averaging: "fits the history", match: "fits the history",
-  ranker: "fits the history", cooccurrence: "taken together with past items", user: "the visitor's habits", popularity: "popularity" };
+  ranker: "fits the history", cooccurrence: "taken together with past items", repeat: "taken before", kinds: "kinds of past actions", kind: "kinds of past actions", user: "the visitor's habits", popularity: "popularity" };
 
 /** The terms that add up to the score. */
 function parts(explanation) {

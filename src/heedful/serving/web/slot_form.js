@@ -4,7 +4,7 @@ import { element, percent, plural, titled, words } from "./dom.js";
 import { named } from "./treatments.js";
 
 const TREATMENTS = ["model", "popularity", "last_item", "editorial"];
-const RULES = { popular: "most users", newest: "latest first", best_rated: "highest first", editorial: "the list alone" };
+const RULES = { popular: "most users", newest: "latest first", best_rated: "highest first", editorial: "the list alone", again: "seen before" };
 const NEW = { name: "", title: "", where: "", rule: "popular", column: "", max_candidates: 500, shown: 8, at_most: {}, pinned: [],
   blocked: [], editorial: [], exclude_history: true, pool_gamma: 0, treatments: { model: 1 }, salt: "" };
 

@@ -230,7 +230,7 @@ const brokenSlot = (slot, error) => element("section", { class: "slot", "aria-la
 
 async function withoutSlots(signal) {
   shown.past = await asking(signal);
-  const { items } = await post("recommend", { ...shown.past, k: 12, offset: 0, exclude_history: true }, signal);
+  const { items } = await post("recommend", { ...shown.past, k: 12, offset: 0 }, signal);
   const answer = { slot: "catalogue", title: "The best of the catalogue", treatment: null, impression_id: null,
     items: items.map((item, place) => ({ position: place + 1, ...item })) };
   setTimeout(() => panel.suggest(byId("slots")));

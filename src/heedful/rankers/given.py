@@ -1,4 +1,4 @@
-"""A log in the rows of an embedding table."""
+"""What a ranker is given, in its own rows: a log with a table of embeddings, lists with a history."""
 
 from __future__ import annotations
 
@@ -9,7 +9,17 @@ from heedful.errors import InputError
 from heedful.events.histories import Histories
 from heedful.events.log import EventLog
 
-__all__ = ["attributes_of", "in_table_rows"]
+__all__ = ["attributes_of", "check_one_each", "in_table_rows"]
+
+
+def check_one_each(what: str, request: int, got: int, expected: int) -> None:
+    """Refuse times or kinds that are not one for each past item, with an `InputError`."""
+    if got != expected:
+        raise InputError(
+            f"{what} of request {request} does not fit its history",
+            got=f"{got} values",
+            expected=f"{expected}, one for each past item",
+        )
 
 
 def attributes_of(log: EventLog, embeddings: ItemEmbeddings) -> pa.Table:
@@ -22,7 +32,7 @@ def attributes_of(log: EventLog, embeddings: ItemEmbeddings) -> pa.Table:
 
 
 def in_table_rows(log: EventLog, embeddings: ItemEmbeddings) -> Histories:
-    """The histories of a log in the rows of a table, without items that the table lacks.
+    """The log's histories in rows of the table, without items that it lacks.
 
     Raises:
         InputError: the table has none of the log's items.
