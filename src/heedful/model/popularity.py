@@ -22,12 +22,14 @@ from heedful.events.histories import Histories
 from heedful.model.inputs import Inputs
 from heedful.model.score import Term
 from heedful.model.shares import log_share
+from heedful.model.touches import Touches
 
 __all__ = [
     "N_POPULARITY_FEATURES",
     "PopularityIndex",
     "PopularityOverTime",
     "before",
+    "features_at",
     "new_item_features",
 ]
 
@@ -180,6 +182,43 @@ def new_item_features(users: np.ndarray, ages: np.ndarray, span: float) -> np.nd
     _describe_new(users.astype(np.float64), np.maximum(ages, 1.0).astype(np.float64), share, span, once)
     features[:, _FEATURES_EACH:] = once
     return features
+
+
+def features_at(touches: Touches, now: int, span: float) -> tuple[np.ndarray, np.ndarray]:
+    """What `PopularityIndex.features` says of all items as of a time, from touches that were counted on.
+
+    Args:
+        touches: those before that time.
+        now: unix seconds.
+        span: length of the period of training, seconds.
+
+    Returns:
+        (features float32 [I, F], log of each item's share of all first actions, float32 [I]).
+    """
+    windows = (span / 2.0 ** np.arange(1, _WINDOWS + 1)).astype(np.int64)
+    since = np.concatenate([[0], now - windows])
+    parts = []
+    for tally in (touches.first, touches.every):
+        counts = tally.since(since)
+        first, last = tally.ends(now, now)
+        features = np.empty((counts.shape[1], _FEATURES_EACH), np.float32)
+        _describe_counts(counts, counts.sum(axis=1), now - first, now - last, span, features)
+        parts.append(features)
+    users = touches.users
+    return np.concatenate(parts, axis=1), np.asarray(log_share(users, int(users.sum())), np.float32)
+
+
+@numba.njit(nogil=True, cache=True)
+def _describe_counts(counts: Any, totals: Any, ages: Any, since_last: Any, span: float, features: Any) -> None:
+    n_windows = len(counts) - 1
+    for n in range(counts.shape[1]):
+        count = counts[0, n]
+        for w in range(n_windows):
+            expected = count * totals[w + 1] / max(totals[0], 1)
+            _window(features, n, w, n_windows, counts[w + 1, n], expected)
+        features[n, 2 * n_windows] = _users(count)
+        features[n, 2 * n_windows + 1] = _age(ages[n], span) if count else -2.0
+        features[n, 2 * n_windows + 2] = _age(since_last[n], span) if count else 2.0
 
 
 @numba.njit(nogil=True, cache=True)

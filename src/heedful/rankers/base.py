@@ -28,6 +28,7 @@ from heedful.events.targets import Targets
 from heedful.events.times import seconds_of
 from heedful.events.vocabulary import Vocabulary
 from heedful.folders import Folder, new_folder
+from heedful.model.touches import Touches
 from heedful.rankers.given import attributes_of, check_one_each, in_table_rows
 from heedful.rankers.prior import LogShares, sampling_prior
 from heedful.rankers.saving import KIND, MODEL_FORMAT, reference_to, referenced_table
@@ -55,6 +56,7 @@ class Ranker(ABC):
         embeddings: the item embeddings, None for a ranker that needs none.
         newcomers_from: the row from which on items came after training, with an extension; None where none did.
         content_hash: of the folder that it was loaded from; None for one that was not loaded.
+        touches: what popularity is counted from, where it can go on after training; None: it cannot.
         refreshed_from: the model and the log that its counts were made from, see `refreshed`; None: as trained.
     """
 
@@ -78,6 +80,7 @@ class Ranker(ABC):
     newcomers_from: int | None = None
     content_hash: str | None = None
     refreshed_from: dict[str, Any] | None = None
+    touches: Touches | None = None
 
     def __init__(self, **options: Any) -> None:
         self.config = self.config_class.from_dict(options)
@@ -215,14 +218,18 @@ class Ranker(ABC):
         scores += self.prior(pool_gamma, rows.rows)
         without = np.repeat(histories.lengths == 0, candidates.lengths)
         if without.any():
-            scores = np.where(without, self.log_shares[rows.rows], scores)
+            scores = np.where(without, self.for_nobody(rows.rows), scores)
         return np.where(known, scores, np.float32(UNKNOWN_SCORE)).astype(np.float32)
 
     def score_catalogue(self, histories: Histories, *, pool_gamma: float | None = 0.0) -> np.ndarray:
         """Score every item for each of B users, float32 [B, I]."""
         histories = self.read(histories)
         scores = self._catalogue_logits(histories).astype(np.float32) + self.prior(pool_gamma)
-        return np.where(histories.lengths[:, None] == 0, self.log_shares[:], scores)
+        return np.where(histories.lengths[:, None] == 0, self.for_nobody(), scores)
+
+    def for_nobody(self, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """Scores of items for a visitor without a history, float32 [N], or [I] of all: popularity."""
+        return self.log_shares[rows]
 
     def prior(self, pool_gamma: float | None, rows: np.ndarray | slice = slice(None)) -> np.ndarray | np.float32:
         """What the candidates' origin adds to the logit, float32 [I], or of some rows (or 0); see `sampling_prior`."""
@@ -333,6 +340,10 @@ class Ranker(ABC):
     def _read(self, folder: Folder, settings: dict[str, Any]) -> None:  # noqa: B027
         """Read back what `_write` and `_settings` saved."""
 
+    def _count_at(self, now: int) -> None:
+        """Have what `touches` tell as of a time, unix seconds, beside `log_shares` and `last_time`, which do already."""
+        raise NotImplementedError
+
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False, pack: bool = False) -> None:
         """Write a model folder: `config.json`, weights, the catalogue's counts and the hash of the embedding table.
 
@@ -359,6 +370,8 @@ class Ranker(ABC):
             }
             (folder.path / "config.json").write_text(json.dumps(settings, indent=1) + "\n")
             np.save(folder.path / "users_of_item.npy", self.users_of_item)
+            if self.touches is not None:
+                self.touches.save(folder.path / "touches")
             self._write(folder.path)
             folder.manifest |= {"model": self.name, "config": self.config.to_dict()}
             if self.refreshed_from is not None:
@@ -384,6 +397,8 @@ class Ranker(ABC):
             ranker.items, ranker.attributes = load_items(folder)
         if len(ranker.users_of_item) != len(ranker.items):
             raise FolderError(f"{folder.path} is damaged", got="counts for another number of items", fix="train it again")
+        if folder.has("touches/start_and_pace.npy"):
+            ranker.touches = Touches.load(folder.path / "touches")
         ranker._read(folder, settings)
         return ranker
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -112,7 +112,7 @@ class MixedRanker(Ranker):
         whole = _inside(checkpoints, "whole")
         begin = start.ranker if start is not None else None
         self.ranker = self._new_ranker().fit(log, items, checkpoints=whole, resume=resume, start=begin)
-        self.stage = None
+        self.stage, self.touches = None, self.ranker.touches
         if mixture is not None:
             self.stage = self._stage_over(mixture, histories, window_length(histories.times))
         if kept is not None:
@@ -127,12 +127,23 @@ class MixedRanker(Ranker):
         self.ranker = copy.copy(self.ranker)
         self._share_with(self.ranker)
         self.ranker._recount(histories)
+        self.touches = self.ranker.touches
         if self.stage is not None:
             self.stage = self._stage_over(self.stage.mixture, histories, self.stage.snapshot.window)
 
+    def _count_at(self, now: int) -> None:
+        self.ranker = copy.copy(self.ranker)
+        self._share_with(self.ranker)
+        self.ranker._count_at(now)
+        if self.stage is not None:
+            assert self.touches is not None
+            snapshot = self.stage.snapshot.counted(self.touches, now, self.newcomers_from)
+            known = replace(self.stage.known, snapshot=snapshot)
+            self.stage = Stage(self.stage.mixture, known, self._own_terms())
+
     def _share_with(self, ranker: AttentionRanker) -> None:
         """Have the ranker under the last stage know the same catalogue and counts."""
-        for name in ("items", "attributes", "embeddings", "kinds", "last_time", "log_shares", "trained_on"):
+        for name in ("items", "attributes", "embeddings", "kinds", "last_time", "log_shares", "trained_on", "touches"):
             setattr(ranker, name, getattr(self, name))
 
     @property
@@ -247,6 +258,12 @@ class MixedRanker(Ranker):
         groups["user"] = groups["user"] + constant
         named = {name: values.astype(np.float32) for name, values in groups.items()}
         return {**named, **self._prior_part(rows, pool_gamma)}
+
+    def for_nobody(self, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """Users of the last period, all users deciding between equals; see `Ranker.for_nobody`."""
+        if self.stage is None:
+            return super().for_nobody(rows)
+        return self.stage.snapshot.popularity[rows]
 
     def score_for_everyone(self, rows: np.ndarray, *, pool_gamma: float | None = 0.0) -> np.ndarray:
         """What the ranker under the last stage says of items alone, and the prior."""

@@ -27,11 +27,13 @@ from heedful.events.log import EventLog
 from heedful.folders import Folder
 from heedful.model.encode import HistoryBatch, encode
 from heedful.model.inputs import InputLayer, Inputs, ItemVectors, mean_vector
-from heedful.model.popularity import PopularityIndex
+from heedful.model.popularity import PopularityIndex, features_at
 from heedful.model.score import ScoreModel, Term
 from heedful.model.side_features import FeatureCodes, FeatureVectors
+from heedful.model.touches import Touches
 from heedful.rankers.base import Ranker
 from heedful.rankers.continuing import longer_values, resolved, shorter, take_weights
+from heedful.rankers.log_size import recent_since, span_of
 from heedful.rankers.scoring import catalogue_logits, inputs_of, list_logits
 from heedful.training.checkpoint import write_tensors
 from heedful.training.forward import TrainingForward
@@ -44,11 +46,6 @@ __all__ = ["NeuralConfig", "NeuralRanker"]
 _DAY = 86400
 # The target period is this part of the log's period, a day at least.
 _HORIZONS = 50
-# Times of ranking are drawn from the period of this part of the log's events, the newest. A log in which these would
-# be fewer needs all of its times.
-_RECENT_PART, _FEWEST_RECENT = 0.5, 1000
-# Events whose times are looked at to find it.
-_SAMPLED_TIMES = 1_000_000
 _CHUNK_ITEMS = 2048
 
 
@@ -176,7 +173,25 @@ class NeuralRanker(Ranker):
         self.report = run.run(f"training {self.name}", resume=resume)
         self.model.eval()
         self.at_time = self._at_end(popularity) if popularity is not None else {}
+        if workers is None:
+            self._remember(histories)
         return self
+
+    def _remember(self, histories: Histories) -> None:
+        """Keep what popularity over time is counted from; popularity of some kinds alone is not counted on."""
+        counts_on = self.at_time and not self.config.history_kinds
+        self.touches = Touches.of(histories, len(self.items)) if counts_on else None
+
+    def _count_at(self, now: int) -> None:
+        assert self.touches is not None
+        features, shares = features_at(self.touches, now, self.inputs.span)
+        new = slice(self.newcomers_from, None) if self.newcomers_from is not None else slice(0)
+        unseen = np.zeros(len(self.items), bool)
+        unseen[new] = self.touches.users[new] == 0
+        shares = np.where(unseen, self.log_shares[:], shares)
+        values = self.values_at(features, shares, self.log_shares[:])
+        # An item that came later and that nobody has touched stays as it was taken up.
+        self.at_time = {name: np.where(unseen, self.at_time[name], value) for name, value in values.items()}
 
     def begin(self, log: EventLog, items: ItemEmbeddings, start: Self | None = None) -> Histories:
         """Everything before the first step: catalogue, resolved config, the weights to begin with; the log's histories."""
@@ -195,7 +210,7 @@ class NeuralRanker(Ranker):
             take_weights(self.model, start.model)
         device = as_device(self.config.device)
         self.model.to(device)
-        self._see(items, _span(histories.times), codes, device)
+        self._see(items, span_of(histories.times), codes, device)
         return histories
 
     def _recount(self, histories: Histories) -> None:
@@ -204,6 +219,7 @@ class NeuralRanker(Ranker):
         if self.at_time:
             popularity = PopularityIndex(self.speaking_for(histories), len(self.items), span=self.inputs.span)
             self.at_time = self._at_end(popularity)
+            self._remember(histories)
         self._see(self.embeddings, self.inputs.span, self.inputs.codes, self.inputs.device)
 
     def sampler(
@@ -215,7 +231,7 @@ class NeuralRanker(Ranker):
             batch_users=config.batch_users, split=config.split, positives=config.positives, negatives=config.negatives,
             gamma=config.gamma, avoid_history=config.split == "random_time", max_history=config.max_history,
             validation_users=config.validation_users, seed=config.seed,
-            horizon=max(_DAY, self.inputs.span / _HORIZONS), since=_since(times),
+            horizon=max(_DAY, self.inputs.span / _HORIZONS), since=recent_since(times),
         )  # fmt: skip
         worker = (workers.rank, workers.size) if workers else None
         return InstanceSampler(histories, self.targets, self.users_of_item, sampling, popularity=popularity, worker=worker)
@@ -371,16 +387,3 @@ class NeuralRanker(Ranker):
 
 def _needs_popularity(model: ScoreModel) -> bool:
     return any(type(term).at_time is not Term.at_time for term in model.named_terms().values())
-
-
-def _span(times: np.ndarray) -> float:
-    """Length of a log's period, seconds."""
-    return float(max(int(times.max()) + 1 - int(times.min()), 1)) if len(times) else 1.0
-
-
-def _since(times: np.ndarray) -> int | None:
-    """The time after which the newest events are (of a sample of them, should there be very many)."""
-    if _RECENT_PART * len(times) < _FEWEST_RECENT:
-        return None
-    sample = np.asarray(times[:: max(len(times) // _SAMPLED_TIMES, 1)])
-    return int(np.quantile(sample, 1 - _RECENT_PART, method="lower"))

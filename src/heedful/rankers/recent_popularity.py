@@ -17,6 +17,7 @@ from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories
 from heedful.events.log import EventLog
 from heedful.folders import Folder
+from heedful.model.touches import Touches
 from heedful.rankers.popularity import Popularity
 
 __all__ = ["RecentPopularity", "RecentPopularityConfig", "recent_users"]
@@ -55,12 +56,12 @@ class RecentPopularity(Popularity):
     def fit(self, log: EventLog, items: ItemEmbeddings | None = None) -> Self:
         """Count the users of each item; with a table, its items are ranked, those that the log lacks last."""
         super().fit(log, items)
-        recent = recent_users(
-            log.histories, len(log.catalog.items), self.last_time + 1, self.config.days, self.config.half_life
-        )
-        rows = log.catalog.items.rows(self.items.ids)
-        self.recent = np.where(rows >= 0, recent[rows], 0.0)
+        self._recount(log.histories.with_rows(self.items.rows(log.catalog.items.ids)))
         return self
+
+    def for_nobody(self, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """Recent users, as for everybody."""
+        return self._scores(np.arange(len(self.items))[rows])
 
     def score_for_everyone(self, rows: np.ndarray, *, pool_gamma: float | None = 0.0) -> np.ndarray:
         """The whole score; see `Ranker.score_for_everyone`."""
@@ -69,6 +70,13 @@ class RecentPopularity(Popularity):
     def _recount(self, histories: Histories) -> None:
         config = self.config
         self.recent = recent_users(histories, len(self.items), self.last_time + 1, config.days, config.half_life)
+        # Users who count less the older their touch is are not counted by windows of time.
+        self.touches = None if config.half_life else Touches.of(histories, len(self.items))
+
+    def _count_at(self, now: int) -> None:
+        assert self.touches is not None
+        since = now - self.config.days * _DAY if self.config.days else 0.0
+        self.recent = self.touches.last.since(np.array([np.ceil(since)]))[0].astype(np.float64)
 
     def _logits(self, histories: Histories, candidates: Candidates) -> np.ndarray:
         return self._scores(candidates.rows)

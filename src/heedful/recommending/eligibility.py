@@ -23,7 +23,10 @@ from heedful.errors import InputError
 from heedful.events.values import nan_unknown
 from heedful.rankers.base import Ranker
 
-__all__ = ["Eligibility"]
+__all__ = ["HIDDEN", "Eligibility", "hides_items"]
+
+HIDDEN = "hidden"
+"""A boolean attribute: items for which it is true are never recommended."""
 
 _MAX_LENGTH = 2_000
 _MAX_BRACKETS = 100
@@ -63,6 +66,11 @@ _TYPES = frozenset((
 _KEYWORDS = {"SUBQUERY": "a subquery", "STAR": "*", "WINDOW": "a window function", "PARAMETER": "a parameter"}
 
 
+def hides_items(attributes: pa.Table) -> bool:
+    """Whether the attributes say of items that they are hidden."""
+    return HIDDEN in attributes.column_names and pa.types.is_boolean(attributes[HIDDEN].type)
+
+
 class Eligibility:
     """Answers conditions over one table of items; safe to share between threads.
 
@@ -75,6 +83,8 @@ class Eligibility:
         self._known = {name.lower() for name in self.columns}
         self._length = items.num_rows
         items = nan_unknown(items)
+        hidden = items[HIDDEN] if hides_items(items) else pa.nulls(self._length, pa.bool_())
+        self._shown = ~np.array(pc.fill_null(hidden, False).to_numpy(zero_copy_only=False), bool)
         self._lock = threading.Lock()
         self._masks: OrderedDict[str, np.ndarray] = OrderedDict()
         self._connection = duckdb.connect(config=_SANDBOX)
@@ -98,6 +108,8 @@ class Eligibility:
     def mask(self, condition: str) -> np.ndarray:
         """The items for which the condition is true, bool [I], not to be written to; an empty condition admits all.
 
+        Items that are `hidden` are never admitted.
+
         As in SQL's WHERE, a condition that is NULL for an item (an attribute that is not known) does not admit it.
 
         Raises:
@@ -108,7 +120,7 @@ class Eligibility:
             if condition in self._masks:
                 self._masks.move_to_end(condition)
                 return self._masks[condition]
-            found = self._evaluate(condition) if condition else np.ones(self._length, bool)
+            found = self._evaluate(condition) & self._shown if condition else self._shown.copy()
             found.setflags(write=False)
             self._masks[condition] = found
             if len(self._masks) > _CACHED:

@@ -20,7 +20,7 @@ from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories
 from heedful.rankers.base import Ranker
 from heedful.rankers.topk import top_places
-from heedful.recommending.eligibility import Eligibility
+from heedful.recommending.eligibility import Eligibility, hides_items
 from heedful.recommending.explanation import Explanation, Reason, explain, explain_items
 from heedful.recommending.limits import Limit, take_within
 from heedful.recommending.retrieval import RETRIEVED, SCANNED, Retriever, default_retriever, new_retriever
@@ -141,6 +141,11 @@ class Recommender:
         """Conditions over the ranker's items."""
         return self._eligibility if self._eligibility is not None else Eligibility.of(self.ranker)
 
+    def counted_on(self, ranker: Ranker) -> Recommender:
+        """The same for a ranker with newer counts, whose conditions see them as `users`; the index is shared."""
+        retriever = self.retriever.counted_on(ranker) if self.retriever is not None else None
+        return Recommender(ranker, exact=retriever is None, retriever=retriever)
+
     def recommend(
         self,
         history: Sequence[Any],
@@ -253,7 +258,8 @@ class Recommender:
         return np.flatnonzero(everything)
 
     def _eligible(self, where: str) -> np.ndarray | None:
-        return self.eligibility.mask(where) if where.strip() else None
+        needed = where.strip() or hides_items(self.ranker.attributes)
+        return self.eligibility.mask(where) if needed else None
 
     def _retrieves(self, n_retrieved: int, eligible: np.ndarray | None) -> bool:
         """Whether items are retrieved, because scoring all that are eligible would cost more."""

@@ -12,11 +12,13 @@ Shapes: B users, I items, D embedding width, A anchors, N candidates of a user.
 from __future__ import annotations
 
 import contextlib
+import copy
 import fcntl
 import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -194,6 +196,17 @@ class Retriever:
             lists.append(np.sort(np.concatenate([best, own[: n - len(best)]])))
         return Candidates.of(lists)
 
+    def counted_on(self, ranker: Ranker) -> Self:
+        """The same for a ranker with newer counts: the index keeps the item terms that it was made with.
+
+        Those tell where the fitted inner product looks; the items of the highest own term are the newer ranker's.
+        """
+        under = _under(ranker)
+        assert isinstance(under, NeuralRanker)
+        newer = copy.copy(self)
+        newer.ranker, newer._bias_I, newer._orders, newer._fits = under, under.item_bias, {}, {}
+        return newer
+
     def near(self, row: int, n: int, *, eligible: np.ndarray | None = None) -> np.ndarray:
         """The n items whose x_q have the highest products with that of an item, int64 [n or fewer].
 
@@ -269,7 +282,14 @@ class MixedRetriever(Retriever):
 
     def __init__(self, ranker: MixedRanker, retriever: Retriever) -> None:
         super().__init__(retriever.ranker, candidates=retriever.candidates, index=retriever.index)
-        self._stage = ranker.stage
+        self._mixed, self._stage = ranker, ranker.stage
+
+    def counted_on(self, ranker: Ranker) -> Self:
+        """See `Retriever.counted_on`."""
+        newer = super().counted_on(ranker)
+        assert isinstance(ranker, MixedRanker)
+        newer._mixed, newer._stage = ranker, ranker.stage
+        return newer
 
     def retrieve(
         self,
@@ -294,11 +314,17 @@ class MixedRetriever(Retriever):
         lists = []
         for rows, others, left_out, length in zip(_split(found), more, _split(past), histories.lengths, strict=True):
             if not length:
-                others = others[:0]  # ranked by popularity alone
+                others = self._for_nobody(len(rows), eligible)
             elif eligible is not None:
                 others = others[eligible[others]]
             lists.append(np.union1d(rows, _without(others, left_out if exclude_history else left_out[:0])))
         return Candidates.of(lists)
+
+    def _for_nobody(self, n: int, eligible: np.ndarray | None) -> np.ndarray:
+        """The n eligible items that a visitor without a history is shown first, int64."""
+        scores = self._mixed.for_nobody()
+        rows = np.arange(len(scores)) if eligible is None else np.flatnonzero(eligible)
+        return np.asarray(rows[top_places(scores[rows], n)])
 
 
 def new_retriever(ranker: Ranker, *, candidates: int = RETRIEVED) -> Retriever:

@@ -58,7 +58,8 @@ def create_app(serving: Serving) -> FastAPI:
         # A request is computed by one thread and others beside it: threads of torch that wait for each other are slower.
         torch.set_num_threads(1)
         await anyio.to_thread.run_sync(serving.start)
-        tasks = [asyncio.create_task(_each_second(work)) for work in (serving.refresh, serving.probe, _end_with_server)]
+        works = (serving.refresh, serving.count_when_due, serving.probe, _end_with_server)
+        tasks = [asyncio.create_task(_each_second(work)) for work in works]
         try:
             yield
         finally:

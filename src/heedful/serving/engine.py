@@ -235,8 +235,7 @@ class Engine:
         rows = self.rows(candidates)
         unknown = _without_row(candidates, rows)
         rows = _distinct(rows[rows >= 0])
-        if where:
-            rows = rows[self.eligibility.mask(where)[rows]]
+        rows = rows[self.eligibility.mask(where or "")[rows]]
         scores = self._score(past, rows, pool_gamma)
         best = np.argsort(-scores, kind="stable")[:k]
         return Ranking(rows[best], scores[best], unknown)

@@ -14,25 +14,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from heedful.embeddings.onboarding import Extension
-from heedful.embeddings.table import ItemEmbeddings
-from heedful.errors import ConfigError, FolderError, HeedfulError, InputError
-from heedful.events.candidates import Candidates
-from heedful.folders import open_folder, write_atomically
-from heedful.rankers.base import Ranker
-from heedful.rankers.registry import load_ranker
-from heedful.rankers.saving import KIND
-from heedful.recommending.eligibility import Eligibility
-from heedful.recommending.recommend import Recommender
-from heedful.recommending.retrieval import RETRIEVED, kept_retriever
+from heedful.errors import ConfigError, HeedfulError, InputError
+from heedful.folders import write_atomically
 from heedful.serving import telemetry
-from heedful.serving.arrivals import Told, trained_items, with_new_items
+from heedful.serving.arrivals import Told, with_new_items
 from heedful.serving.engine import Engine
+from heedful.serving.live import LivePopularity
+from heedful.serving.loaded import Loaded, book_of
 from heedful.serving.options import ServeConfig
 from heedful.serving.security import Keys, no_keys
 from heedful.serving.selection import SlotBook
@@ -46,60 +40,11 @@ __all__ = ["ChangedError", "Choice", "Loaded", "Serving"]
 # A request that waits for a lock in the database is refused soon, so that it can be sent again.
 _LOCK_SECONDS = 1.5
 _RETRY_SECONDS = 10.0
+_COUNT_SECONDS = 60.0
 
 
 class ChangedError(HeedfulError):
     """What was to be replaced has been changed by somebody else."""
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A model in memory.
-
-    Attributes:
-        ranker: the model.
-        recommender: finds the best of its items, with the index that lies in its folder.
-        n_trained: items that it was trained on; those after them came later.
-        version: short hash of its content and its table; the same model has the same version wherever it lies.
-        trained: when it was written, ISO 8601.
-    """
-
-    ranker: Ranker
-    recommender: Recommender
-    n_trained: int
-    version: str
-    trained: str
-
-    @classmethod
-    def from_choice(cls, choice: Choice) -> Loaded:
-        """Load a model.
-
-        Raises:
-            FolderError: the folder cannot be used.
-        """
-        try:
-            folder = open_folder(choice.path, kind=KIND)
-            table = ItemEmbeddings.load(choice.embeddings) if choice.embeddings else None
-            ranker = load_ranker(choice.path, embeddings=table)
-        except (OSError, ValueError, KeyError) as error:
-            if isinstance(error, HeedfulError):
-                raise
-            raise FolderError(f"{choice.path} cannot be read", got=type(error).__name__, fix="check the path") from error
-        version, n_trained = folder.content_hash[:12], len(ranker.items)
-        if ranker.embeddings is not None:
-            version += "-" + ranker.embeddings.content_hash[:8]
-            # What was said of items while they were served counts more than what training knew.
-            if table is not None and table.attributes.schema.equals(ranker.attributes.schema):
-                ranker.attributes = table.attributes
-            n_trained = trained_items(ranker.embeddings, folder.manifest["embeddings"]["content_hash"])
-        _warm_up(ranker)
-        recommender = Recommender(ranker, retriever=kept_retriever(ranker, folder.path))
-        return cls(ranker, recommender, n_trained, version, str(folder.manifest.get("created", "")))
-
-    @property
-    def eligibility(self) -> Eligibility:
-        """Conditions over the model's items."""
-        return self.recommender.eligibility
 
 
 class Serving:
@@ -110,13 +55,22 @@ class Serving:
         config: options of the server.
         folder: its state; by default where the options say.
         run: what the workers of this server share while it runs; None for a single process.
+        clock: unix seconds, for what is popular now.
 
     Attributes:
         problems: what could not be used at the last attempt, by what it is: model, slots, keys, database.
         slots_text: the declarations in service, as they were written.
     """
 
-    def __init__(self, choice: Choice, config: ServeConfig, folder: Path | None = None, run: Path | None = None) -> None:
+    def __init__(
+        self,
+        choice: Choice,
+        config: ServeConfig,
+        folder: Path | None = None,
+        run: Path | None = None,
+        *,
+        clock: Callable[[], int] = lambda: int(time.time()),
+    ) -> None:
         self.config, self._run = config, run
         self._root = Path(choice.path).absolute().parent
         self._choice = choice
@@ -132,6 +86,9 @@ class Serving:
         self._store: Store | None = None
         self._loaded: Loaded | None = None
         self._engine: Engine | None = None
+        self._clock = clock
+        self._live: LivePopularity | None = None
+        self._count_next = 0.0
 
     @property
     def engine(self) -> Engine:
@@ -160,6 +117,7 @@ class Serving:
             if self.config.keys is not None and (error := self._keys_file.start()) is not None:
                 self._report("keys", error)
             self._loaded = self._start_model()
+            self._count_from(self._loaded)
             if (error := self._slots_file.start()) is not None:
                 self._report("slots", error)
             telemetry.model_served(self.loaded.ranker.name, self.loaded.version)
@@ -182,6 +140,31 @@ class Serving:
         if self._store is not None:
             with suppress(StoreUnavailable):
                 self._store.probe()
+
+    def count_on(self) -> None:
+        """Rank by what is popular now from here on; requests under way end with what they began with."""
+        live, store = self._live, self._store
+        if live is None or store is None or (ranker := live.advance(store)) is None:
+            return
+        with self._changing:
+            if self._live is live:  # the model has not been replaced meanwhile
+                recommender = self.loaded.recommender.counted_on(ranker)
+                self._loaded = replace(self.loaded, ranker=ranker, recommender=recommender)
+                self._book = book_of(self._loaded, self.slots_text)
+                self._engine = self._make_engine(self._loaded, self._book)
+
+    def count_when_due(self) -> None:
+        """`count_on` each minute, and soon after a model was put into service."""
+        if time.monotonic() >= self._count_next and self._store is not None:
+            self._count_next = time.monotonic() + _COUNT_SECONDS
+            with suppress(StoreUnavailable):
+                self.count_on()
+
+    def _count_from(self, loaded: Loaded) -> None:
+        """Begin with the counts of a model that was loaded."""
+        counts_on = self.config.live_popularity and loaded.ranker.touches is not None
+        self._live = LivePopularity(loaded.ranker, self._clock) if counts_on else None
+        self._count_next = 0.0
 
     def _start_model(self) -> Loaded:
         with self._state.locked():
@@ -224,7 +207,7 @@ class Serving:
         self._seen["served"] = self._state.changed()
         if (served := self._state.served()) is not None:
             loaded = Loaded.from_choice(self._state.copies(served))
-            self._put(loaded, _book(loaded, self.slots_text))
+            self._put(loaded, book_of(loaded, self.slots_text))
             self._note(served)
 
     def _take_source(self) -> None:
@@ -233,7 +216,7 @@ class Serving:
             self._serve(self._state.keep(self._choice))
 
     def _use_slots(self, text: str) -> None:
-        book, kept = _book(self.loaded, text), self._slots_file.kept
+        book, kept = book_of(self.loaded, text), self._slots_file.kept
         before = kept if kept is not None else self.slots_text
         # An editor may empty a file before it writes it anew: to remove all slots takes PUT /slots?empty=true.
         if not len(book.slots) and before != text and len(parse_slots(before)):
@@ -317,7 +300,7 @@ class Serving:
     def _serve(self, served: Served) -> None:
         """Put a model into service, in all workers."""
         loaded = Loaded.from_choice(self._state.copies(served))
-        book = _book(loaded, self.slots_text)
+        book = book_of(loaded, self.slots_text)
         self._state.put(served)
         self._put(loaded, book)
         self._note(served)
@@ -348,7 +331,7 @@ class Serving:
                 self._attempt("slots", self._slots_file.take)
             if unchanged is not None and unchanged != self.slots_tag:
                 raise ChangedError("the slots were changed meanwhile", fix="GET /slots.toml, and change those")
-            book = _book(self.loaded, text)
+            book = book_of(self.loaded, text)
             if not len(book.slots) and not empty:
                 raise InputError("this declares no slot, and would remove all", fix="add ?empty=true if that is meant")
             if not preview:
@@ -371,6 +354,7 @@ class Serving:
         before = self.loaded
         self._loaded, self._book, self._engine = loaded, book, engine
         if before is not loaded:
+            self._count_from(loaded)
             _keep_from_collector()
             old = (before.ranker.name, before.version)
             telemetry.model_served(loaded.ranker.name, loaded.version, instead_of=old)
@@ -394,19 +378,6 @@ class Serving:
             return
         self.problems.pop("database", None)
         self._engine = self._make_engine(self.loaded, self._book)
-
-
-def _warm_up(ranker: Ranker) -> None:
-    """Make the index of ids and load compiled code now, not in the first request."""
-    ranker.items.rows([""])
-    if len(ranker.items):
-        first = ranker.histories_of([ranker.items.take(np.array([0])).to_pylist()])
-        # One candidate alone would not need all of the code.
-        ranker.score_rows(first, Candidates.of([np.arange(min(RETRIEVED, len(ranker.items)))]))
-
-
-def _book(loaded: Loaded, slots_text: str) -> SlotBook:
-    return SlotBook(parse_slots(slots_text), loaded.ranker, loaded.eligibility)
 
 
 def _keep_from_collector() -> None:

@@ -24,6 +24,7 @@ class ServeConfig(Config):
     )
     slots: str | None = option(None, "TOML file that declares the content slots; made when the page saves the first slot")
     keys: str | None = option(None, "file of API keys, as `heedful key` writes it; none: open to whoever reaches the port")
+    live_popularity: bool = option(True, "count the events that arrive, each minute, and rank by what is popular now")
     workers: int = option(1, "processes that answer requests; they share the memory-mapped table")
     threads: int = option(0, "requests that a worker computes at once; 0: the machine's cores divided by the workers")
     max_body: int = option(4 * 2**20, "bytes of a request's body")

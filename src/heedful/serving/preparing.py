@@ -6,7 +6,7 @@ from pathlib import Path
 
 from heedful.events.log import EventLog
 from heedful.progress import say
-from heedful.serving.models import Loaded
+from heedful.serving.loaded import Loaded
 from heedful.serving.options import ServeConfig
 from heedful.serving.security import Keys, no_keys
 from heedful.serving.selection import SlotBook

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time as clock
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -47,6 +47,7 @@ __all__ = [
     "UserHistory",
 ]
 
+T = TypeVar("T")
 _DAY = 86_400
 _BATCH = 20_000
 _IDS = 1000  # in one condition
@@ -144,6 +145,10 @@ class Store:
     def probe(self) -> None:
         """Try to write now and then, so that `ping` knows of a full disk before a visitor does."""
         self._database.probe()
+
+    def read(self, work: Callable[[Connection], T], *, heavy: bool = False) -> T:
+        """What `work` reads with a connection; see `Database.read`."""
+        return self._database.read(work, heavy=heavy)
 
     # Histories
 

@@ -31,6 +31,7 @@ __all__ = [
     "Explain",
     "Id",
     "ItemId",
+    "ItemPatch",
     "ItemText",
     "Name",
     "NewItem",
@@ -312,6 +313,20 @@ class NewItem(_Body):
     item_id: ItemId
     attributes: dict[Name, JsonValue] = Field(
         {}, description="Columns as the catalogue has them, values as GET /items answers them; those not named stay."
+    )
+
+
+class ItemPatch(_Body):
+    """What has changed of an item: a merge patch (RFC 7396) of what GET /items/ID answers."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"attributes": {"price": 1.99, "brand": None}}]}
+    )
+
+    item_id: ItemId | None = Field(None, description="The same as in the address.")
+    title: str | None = Field(None, description="Made from the attributes, and not read.")
+    attributes: dict[Name, JsonValue] = Field(
+        {}, description="Values as GET answers them; null removes one, those not named stay."
     )
 
 

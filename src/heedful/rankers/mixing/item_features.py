@@ -6,13 +6,16 @@ Shapes: E events, I items, F features, W windows.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 
 from heedful.events.histories import Histories
+from heedful.model.touches import Touches
 
-__all__ = ["SEASON", "ItemFeatures", "is_seasonal", "item_features"]
+__all__ = ["SEASON", "ItemFeatures", "features_of", "is_seasonal", "item_features"]
 
 SEASON = "season"
 """The column that counts the users of a year ago."""
@@ -60,20 +63,70 @@ def item_features(
         seasonal: whether to count what sold a year ago; None: if the log reaches back so far.
     """
     events = _Events.before(histories, n_items, now)
-    users = events.users_since(events.start)
-    columns = {"users": np.log(users + 0.5), "age": events.age(events.born()), "since_last": events.age(events.latest())}
+    columns, recent = _columns(events, window)
+    if is_seasonal(events.times, now) if seasonal is None else seasonal:
+        columns |= _season(events, now - _YEAR, window)
+    values = np.stack(list(columns.values()), 1).astype(np.float32)
+    return ItemFeatures(tuple(columns), values, events.users, recent, events.born())
+
+
+def features_of(touches: Touches, now: int, window: int, before: ItemFeatures) -> ItemFeatures:
+    """What `item_features` says as of a time, from touches that were counted on.
+
+    Args:
+        touches: those before that time.
+        now: unix seconds.
+        window: seconds of a training window.
+        before: features as of an earlier time: what was sold a year ago is taken from them.
+    """
+    events = _Touched(touches, now)
+    columns, recent = _columns(events, window)
+    values = np.stack(list(columns.values()), 1).astype(np.float32)
+    seasons = before.values[:, len(columns) :]
+    return ItemFeatures(before.names, np.concatenate([values, seasons], axis=1), events.users, recent, events.born())
+
+
+class _Counts(Protocol):
+    """What is counted of items before a time; int64 [I] each."""
+
+    @property
+    def now(self) -> int: ...
+    @property
+    def start(self) -> int: ...
+    @property
+    def users(self) -> np.ndarray: ...
+    def users_since(self, since: float) -> np.ndarray: ...
+    def new_since(self, since: float) -> np.ndarray: ...
+    def born(self) -> np.ndarray: ...
+    def latest(self) -> np.ndarray: ...
+
+
+def _columns(events: _Counts, window: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """The columns by name, but for those of seasons, and the users of the last window."""
+    now, users = events.now, events.users
+    columns = {
+        "users": np.log(users + 0.5),
+        "age": _age(now - events.born()),
+        "since_last": _age(now - events.latest()),
+    }
     recent = {scale: events.users_since(now - scale * window) for scale in _SCALES}
     for scale, count in recent.items():
         columns[f"users_{scale:g}"] = np.log(count + 0.5)
         columns[f"share_{scale:g}"] = np.log((count + 0.5) / (users + 0.5))
-        columns[f"growth_{scale:g}"] = events.growth(users, now - scale * window)
+        columns[f"growth_{scale:g}"] = _growth(events.new_since(now - scale * window), users)
     for short, long in pairwise(_SCALES):
         columns[f"rise_{short:g}"] = np.log((recent[short] + 0.5) / (recent[long] + 0.5))
-    if is_seasonal(events.times, now) if seasonal is None else seasonal:
-        columns |= _season(events, now - _YEAR, window)
-    return ItemFeatures(
-        tuple(columns), np.stack(list(columns.values()), 1).astype(np.float32), users, recent[1.0], events.born()
-    )
+    return columns, recent[1.0]
+
+
+def _age(seconds: np.ndarray) -> np.ndarray:
+    return np.asarray(np.log1p(seconds / _DAY))
+
+
+def _growth(new: np.ndarray, users: np.ndarray) -> np.ndarray:
+    """New users of an item in a period against those that its share of all new users gives; a logarithm, [I]."""
+    expected = users * (new.sum() / max(users.sum(), 1))
+    return np.asarray(np.log((new + 1) / (expected + 1)))
 
 
 def _season(events: _Events, year_ago: float, window: int) -> dict[str, np.ndarray]:
@@ -104,17 +157,19 @@ class _Events:
     def start(self) -> int:
         return int(self.times.min(initial=self.now))
 
+    @cached_property
+    def users(self) -> np.ndarray:
+        return self.users_since(self.start)
+
     def users_since(self, since: float, until: float = np.inf) -> np.ndarray:
         """Distinct users of each item in a period, int64 [I]."""
         pairs = self.pairs[(self.times >= since) & (self.times < until)]
         return self._count(pairs[np.diff(pairs, prepend=-1) != 0])
 
-    def growth(self, users: np.ndarray, since: float) -> np.ndarray:
-        """New users of an item since then against those that its share of all new users gives; a logarithm, [I]."""
+    def new_since(self, since: float) -> np.ndarray:
+        """Users of each item whose first action with it came since then, int64 [I]."""
         first = np.diff(self.pairs, prepend=-1) != 0
-        new = self._count(self.pairs[first & (self.times >= since)])
-        expected = users * (new.sum() / max(users.sum(), 1))
-        return np.asarray(np.log((new + 1) / (expected + 1)))
+        return self._count(self.pairs[first & (self.times >= since)])
 
     def born(self) -> np.ndarray:
         born = np.full(self.n_items, self.now, np.int64)
@@ -126,8 +181,25 @@ class _Events:
         np.maximum.at(latest, self.pairs % self.n_items, self.times)
         return latest
 
-    def age(self, times: np.ndarray) -> np.ndarray:
-        return np.asarray(np.log1p((self.now - times) / _DAY))
-
     def _count(self, pairs: np.ndarray) -> np.ndarray:
         return np.bincount(pairs % self.n_items, minlength=self.n_items)
+
+
+class _Touched:
+    """The same from touches; all of them are before `now`."""
+
+    def __init__(self, touches: Touches, now: int) -> None:
+        self.now, self.start, self._touches = now, touches.start, touches
+        self.users = touches.users
+
+    def users_since(self, since: float) -> np.ndarray:
+        return np.asarray(self._touches.last.since(np.array([np.ceil(since)]))[0])
+
+    def new_since(self, since: float) -> np.ndarray:
+        return np.asarray(self._touches.first.since(np.array([np.ceil(since)]))[0])
+
+    def born(self) -> np.ndarray:
+        return self._touches.first.ends(self.now, self.start)[0]
+
+    def latest(self) -> np.ndarray:
+        return self._touches.last.ends(self.now, self.start)[1]

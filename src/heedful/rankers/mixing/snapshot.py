@@ -15,6 +15,7 @@ import numpy as np
 
 from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories
+from heedful.model.touches import Touches
 from heedful.rankers.mixing.cooccurrence import (
     Partners,
     bm25_partners,
@@ -23,7 +24,7 @@ from heedful.rankers.mixing.cooccurrence import (
     strongest,
 )
 from heedful.rankers.mixing.factors import Factors
-from heedful.rankers.mixing.item_features import ItemFeatures, item_features
+from heedful.rankers.mixing.item_features import ItemFeatures, features_of, item_features
 from heedful.rankers.mixing.user_features import USER_FEATURES, user_features
 
 __all__ = ["POPULAR", "Snapshot", "latest_items", "past_weights"]
@@ -40,6 +41,9 @@ _LATEST_ITEMS = 300
 # A past action weighs half as much for each of so many windows that it is old.
 _HALF_LIFE_WINDOWS = 4.0
 _HALF_DAY = 43_200
+# All-time users decide between items that nobody touched lately, and never more than that.
+_ALL_TIME_WEIGHT = 1e-6
+_UNSEEN_USERS = 1e-9
 _PASTS = ("past", "recent_past", "last_past")
 
 
@@ -84,8 +88,14 @@ class Snapshot:
     @cached_property
     def popular(self) -> np.ndarray:
         """The items with most users lately, all-time users deciding between equals; at most `POPULAR`, in no order."""
-        scores = self.items.recent_users + 1e-6 * self.items.users
+        scores = self.items.recent_users + _ALL_TIME_WEIGHT * self.items.users
         return strongest(np.arange(len(scores)), scores, POPULAR)
+
+    @cached_property
+    def popularity(self) -> np.ndarray:
+        """Logarithm of the users of the last window, all users deciding between equals, float32 [I]."""
+        users = self.items.recent_users + _ALL_TIME_WEIGHT * self.items.users
+        return np.log(np.maximum(users, _UNSEEN_USERS)).astype(np.float32)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -110,6 +120,21 @@ class Snapshot:
         weights_EW = np.stack([weights[kind] for kind in _PASTS], axis=1)
         sums = [partners.scores(past, weights_EW, candidates) for partners in self.partners.values()]
         return np.concatenate([*sums, self.factors.scores(past, candidates)], axis=1)
+
+    def counted(self, touches: Touches, now: int, newcomers_from: int | None = None) -> Snapshot:
+        """With items as of a later time; co-occurrence and factors stay.
+
+        Args:
+            touches: those before that time.
+            now: unix seconds.
+            newcomers_from: items from this row on keep what was taken for granted until somebody touches them.
+        """
+        items = features_of(touches, now, self.window, self.items)
+        new = slice(newcomers_from, None) if newcomers_from is not None else slice(0)
+        unseen = np.zeros(len(items.users), bool)
+        unseen[new] = items.users[new] == 0
+        items.values[unseen] = self.items.values[unseen]
+        return Snapshot(now, self.window, items, self.partners, self.factors)
 
     def extended(self, n_items: int) -> Snapshot:
         """With further items, of which nothing is known but what holds for the newest tenth of the others.

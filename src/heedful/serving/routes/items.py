@@ -18,7 +18,7 @@ from heedful.serving.engine import Engine
 from heedful.serving.replies import Item, ItemList, ItemsAdded, Similar
 from heedful.serving.requests import CurrentEngine, CurrentServing, JsonRoute, at_most, takes
 from heedful.serving.routes.rankings import ranked_items
-from heedful.serving.wire import Condition, ItemText, NewItem, NewItems
+from heedful.serving.wire import Condition, ItemPatch, ItemText, NewItem, NewItems
 
 __all__ = ["admin", "router"]
 
@@ -86,6 +86,23 @@ def add_items(body: NewItems, engine: CurrentEngine, serving: CurrentServing) ->
             "model": serving.engine.version,
         }
     )
+
+
+@admin.patch("/items/{item_id:path}", response_model=Item)
+@takes("work")
+def patch_item(item_id: ItemText, body: ItemPatch, engine: CurrentEngine, serving: CurrentServing) -> Answer:
+    """Change what is known of one item, trained or added: conditions, slots and answers follow at once.
+
+    The body is a merge patch (RFC 7396): attributes that are named take the place of those before, null removes one, the
+    others stay. What GET answers can be sent back. When this is answered, it is on disk.
+    """
+    row = engine.row(item_id)
+    (known,) = engine.ids(np.array([row]))
+    if body.item_id is not None and str(body.item_id) != str(known):
+        raise InputError("the body is of another item", got=repr(body.item_id), expected=repr(known))
+    if body.attributes:
+        serving.add_items(_told(engine, [NewItem(item_id=known, attributes=body.attributes)]))
+    return Answer(_items(serving.engine, serving.engine.rows([known]))[0])
 
 
 def _told(engine: Engine, items: list[NewItem]) -> Told:
