@@ -22,7 +22,7 @@ from heedful.embeddings.skipgram import SkipGram
 from heedful.embeddings.table import ItemEmbeddings
 from heedful.evaluation.comparison import EvaluationConfig, compare
 from heedful.evaluation.measures import CATALOGUE, Measure
-from heedful.events.log import EventLog, parse_moment
+from heedful.events.log import EventLog, parse_time
 from heedful.events.vocabulary import Vocabulary
 from heedful.rankers.base import Ranker
 from heedful.rankers.mixed import MixedRanker
@@ -40,7 +40,7 @@ def main() -> None:
     options = parse()
     log = sample(EventLog.load(options.sequences), options.users, options.min_item_users)
     past, future = log.split(options.cut, days=options.days)
-    before, validation = past.split(parse_moment(options.cut) - 28 * DAY, days=28)
+    before, validation = past.split(parse_time(options.cut) - 28 * DAY, days=28)
     models: dict[str, Ranker] = {}
     for name in options.models.split(","):
         folder = options.out / name

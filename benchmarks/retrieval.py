@@ -24,7 +24,7 @@ from side_by_side import peak_mb
 
 from heedful.embeddings.table import ItemEmbeddings
 from heedful.events.histories import Histories
-from heedful.events.log import EventLog, parse_moment
+from heedful.events.log import EventLog, parse_time
 from heedful.rankers.attention import AttentionRanker
 from heedful.rankers.base import Ranker
 from heedful.rankers.registry import load_ranker
@@ -62,7 +62,7 @@ def one_by_one(recommender: Recommender, histories: Histories, query: Query) -> 
 
 def requests(ranker: Ranker, log: EventLog, cut: str, users: int) -> tuple[Histories, list[set[int]]]:
     """Pasts of some users in rows of the ranker, and the items that are new to each in the week after the cut."""
-    moment = parse_moment(cut)
+    moment = parse_time(cut)
     rows, times = ranker.items.rows(log.catalog.items.ids), log.histories.times
     past = log.histories.where(times < moment).with_rows(rows)
     future = log.histories.where((times >= moment) & (times < moment + 7 * 86400)).with_rows(rows)

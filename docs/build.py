@@ -215,6 +215,7 @@ def write_sources(folder: Path) -> None:
     """Write all pages to a folder, which is emptied before."""
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "api").mkdir(parents=True)
+    shutil.copytree(DOCS / "images", folder / "images")
     for page in DOCS.glob("*.md"):
         (folder / page.name).write_text(_of_site(page.read_text()))
     for file, name in BESIDE.items():

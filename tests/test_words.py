@@ -15,9 +15,7 @@ import heedful
 PACKAGE = Path(heedful.__file__).parent
 CLONE = Path(__file__).parents[1]
 PAGES = [CLONE / "README.md", CLONE / "CONTRIBUTING.md", *sorted((CLONE / "docs").glob("*.md"))]
-# More folders join as their words are mended.
-FOLDERS = ["cli", "cluster", "embeddings", "kernels", "model", "training", "tuning"]
-SOURCES = sorted({*PACKAGE.glob("*.py"), *(file for folder in FOLDERS for file in (PACKAGE / folder).rglob("*.py"))})
+SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 BANNED = {
     r"judg(e|es|ed|ing)": "validate, validation users",
@@ -25,7 +23,7 @@ BANNED = {
     r"assess\w*": "validation",
     r"meetings?": "synchronisation rounds",
     r"what was had": "seen items",
-    r"(?<!Adam's )moments?": "time",
+    r"(?<!Adam's )(?<!fourth )moments?": "time",
     r"stands?(?! for\b)": "is, is written",
     r"(?<!there )(is|are|was|were) no(?! (longer|more|less|better|worse)\b)": "is not a; invalid",
     r"for ever": "without limit",
@@ -35,8 +33,8 @@ BANNED = {
     r"direct relevance": "item interactions",
 }
 ANY = re.compile("|".join(rf"\b(?:{pattern})\b" for pattern in BANNED), re.IGNORECASE)
-# A column of the SQL of events; the moments of Adam.
-ALLOWED = {"cluster/preparing.py": {"moment"}, "training/checkpoint.py": {"moment"}}
+# The moments of Adam.
+ALLOWED = {"training/checkpoint.py": {"moment"}}
 
 
 def found_in(text: str) -> list[str]:

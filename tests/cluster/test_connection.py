@@ -41,7 +41,7 @@ def test_an_address_where_nothing_answers_is_found_out_at_once() -> None:
 
 
 @pytest.mark.parametrize("address", ["nonsense", "ray://head:10001", "host:port", ":6379"])
-def test_what_is_no_address(address: str) -> None:
+def test_an_invalid_address(address: str) -> None:
     pytest.importorskip("ray", reason="the extra cluster is not installed")
     with (
         pytest.raises(ClusterError, match=r"invalid address of a cluster.*expected: auto, local or HOST:PORT"),

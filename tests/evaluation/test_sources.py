@@ -130,6 +130,6 @@ def test_wrong_scores_and_models_are_refused(world: tuple[EventLog, EventLog, Po
         source_of("short", lambda histories, candidates: np.zeros(3), pools, past).pools(users)
     with pytest.raises(InputError, match="'nan' gave scores that are not finite"):
         source_of("nan", lambda histories, candidates: np.full(len(candidates.rows), np.nan), pools, past).pools(users)
-    with pytest.raises(ConfigError, match="'number' is no model; got: int"):
+    with pytest.raises(ConfigError, match="'number' is not a model; got: int"):
         source_of("number", 3, pools, past)
     assert source_of("noise", noise(0), pools, past).ranks_catalogue

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heedful.errors import ConfigError, FolderError, InputError
-from heedful.events.log import EventLog, parse_moment
+from heedful.events.log import EventLog, parse_time
 from heedful.events.preparing import read_events
 
 DAY = 86400
@@ -136,9 +136,9 @@ def test_facts_of_a_log():
     ],
 )
 def test_moments(value, moment):
-    assert parse_moment(value) == moment
+    assert parse_time(value) == moment
 
 
 def test_no_moment():
     with pytest.raises(ConfigError, match="not a point in time; got: 'tomorrow'"):
-        parse_moment("tomorrow")
+        parse_time("tomorrow")

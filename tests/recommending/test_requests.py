@@ -271,8 +271,8 @@ BAD: list[tuple[dict[str, Sequence[Any]], str]] = [
         "lacks a column; got: request_id, history; expected: .*fix: add candidates",
     ),
     ({"history": [["sku-1"]], "candidates": [["sku-1"]]}, "lacks a column; .*fix: add request_id"),
-    ({"history": ["sku-1"]}, "column 'history' .* is no list; got: string; expected: a list of item ids"),
-    ({"candidates": [5]}, "column 'candidates' .* is no list; got: int64"),
+    ({"history": ["sku-1"]}, "column 'history' .* is not a list; got: string; expected: a list of item ids"),
+    ({"candidates": [5]}, "column 'candidates' .* is not a list; got: int64"),
     ({"history": [[True]]}, "ids of a type that cannot name anything; got: bool; expected: strings or integers"),
     ({"history_times": [[1, 2]]}, "history_times of request 'a' does not fit its history; got: 2 values; expected: 1, one"),
     (

@@ -141,7 +141,7 @@ def test_what_cannot_be(ranker: NeuralRanker, tmp_path: Path, monkeypatch: pytes
     with pytest.raises(ConfigError, match="got: 'exact search'"):
         Retriever(ranker, index="exact").save(tmp_path / "index")
     (tmp_path / "broken").write_bytes(b"no index")
-    with pytest.raises(FolderError, match="is no index"):
+    with pytest.raises(FolderError, match="is not an index"):
         InvertedLists.read(tmp_path / "broken")
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(MissingExtraError, match=r"heedful\[retrieval\]"):

@@ -70,9 +70,9 @@ def test_keys_that_cannot_be_made(tmp_path: Path) -> None:
 def test_files_that_are_not_keys(tmp_path: Path, text: str) -> None:
     file = tmp_path / "keys.toml"
     file.write_text(text)
-    with pytest.raises(InputError, match=r"is no file of API keys.*heedful key NAME"):
+    with pytest.raises(InputError, match=r"is not a file of API keys.*heedful key NAME"):
         Keys.read(file)
-    with pytest.raises(InputError, match="is no file of API keys"):
+    with pytest.raises(InputError, match="is not a file of API keys"):
         Keys.read(tmp_path)
 
 

@@ -400,7 +400,7 @@ def test_keys_from_the_command_line(models: Path, tmp_path: Path) -> None:
     ("options", "words"),
     [
         (["--host", "0.0.0.0"], "without API keys the server listens on this machine alone"),
-        (["--keys", "nowhere.toml"], "is no file of API keys"),
+        (["--keys", "nowhere.toml"], "is not a file of API keys"),
         (["--keys", "{tmp}/empty.toml"], "holds no API key"),
         (["--slots", "{tmp}/bad.toml"], "slots"),
         (["--database", "{tmp}/no/such/folder/x.sqlite"], "database"),

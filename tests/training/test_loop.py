@@ -400,7 +400,7 @@ def test_a_loss_that_is_not_finite_before_the_first_validation(log: EventLog, mo
         new().fit(log, table_of(log.catalog.items.ids))
 
 
-def test_a_log_too_small_for_hold_out_users() -> None:
+def test_a_log_too_small_for_split_validation_users() -> None:
     log = log_of([[0, 1, 2], [2, 1]])
     ranker = new(steps=20, validation_users=5).fit(log, table_of(log.catalog.items.ids))
     assert ranker.report is not None and ranker.report.best_loss < math.inf

@@ -39,13 +39,13 @@ from heedful.events.log import KIND, EventLog
 from heedful.events.preparing import REJECTED_ORDER, PrepareConfig, described
 from heedful.events.reading import Source, open_source, read_errors
 from heedful.events.session import Session, identifier, literal, open_session
-from heedful.events.times import choose_unit, count_magnitudes, is_number_or_moment, time_as_sql
+from heedful.events.times import choose_unit, count_magnitudes, is_number_or_time, time_as_sql
 from heedful.events.validating import (
     Staged,
     Verdict,
+    check_rows,
     collect,
     count_events,
-    judge,
     rank_items,
     refuse_nothing,
     stage,
@@ -230,7 +230,7 @@ class _Split(_Part):
                 staged = stage(rows, session, self.options)
             magnitudes = count_magnitudes(session, "staged")
             # The parts of a time that are soon told again, in the bucket, need not be written.
-            columns = "* EXCLUDE (whole, real, moment)" if is_number_or_moment(staged.time_type) else "*"
+            columns = "* EXCLUDE (whole, real, instant)" if is_number_or_time(staged.time_type) else "*"
             session.run(
                 f"COPY (SELECT {columns}, {_bucket_as_sql(self.borders, 0)} AS bucket FROM staged) "
                 f"TO {literal(str(folder))} ({_ROWS_BY_BUCKET}, OVERWRITE_OR_IGNORE true)"
@@ -251,15 +251,15 @@ class _Bucket(_Part):
 
     @contextlib.contextmanager
     def validated(self, files: list[str]) -> Iterator[tuple[Session, dict[str, int], int]]:
-        """A session with the tables of `judge`."""
+        """A session with the tables of `check_rows`."""
         with _session(self.options) as session, self.work.gathered(files) as place:
             session.run("SET preserve_insertion_order = false")
             staged, rows = Staged(**self.staged), _parquet([place / file for file in files])
             parts = ""
-            if is_number_or_moment(staged.time_type):
+            if is_number_or_time(staged.time_type):
                 parts = f", {time_as_sql('time_read', staged.time_type, self.options.time_zone)}"
             session.run(f"CREATE VIEW staged AS SELECT *{parts} FROM {rows}")
-            yield session, *judge(staged, session, self.options, self.unit)
+            yield session, *check_rows(staged, session, self.options, self.unit)
 
 
 class _Count(_Bucket):

@@ -52,7 +52,7 @@ def compare(
     """Rank what the test users newly touched in `future` by each model, and compare the models over users.
 
     A model sees a user's events in `past` and a list of candidates. The candidates of a pool are the same for all models
-    and stand in an order that tells nothing.
+    and are in an order that tells nothing.
 
     Args:
         models: by name: a ranker; a function from (histories, candidates), in rows of the pools' items, to scores; or the

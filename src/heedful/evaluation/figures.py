@@ -155,7 +155,7 @@ def to_svg(figure: Figure, *, name: str) -> str:
 
     Args:
         figure: what to write.
-        name: keeps the ids inside apart where several figures stand in one page.
+        name: keeps the ids inside apart where several figures are on one page.
     """
     with mpl.rc_context({**_STYLE, "svg.hashsalt": name, "svg.id": name}):
         stream = io.StringIO()

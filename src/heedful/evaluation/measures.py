@@ -69,7 +69,7 @@ class Values:
 
     Attributes:
         by_user: for each measure a value for each test user, float64 [B]; NaN where a user was not measured.
-        shown: whether an item stands in anybody's first 10 of the catalogue, bool [I]; None if that was not measured.
+        shown: whether an item is in anybody's first 10 of the catalogue, bool [I]; None if that was not measured.
     """
 
     by_user: dict[Measure, np.ndarray] = field(default_factory=dict)
@@ -77,7 +77,7 @@ class Values:
 
     @property
     def coverage(self) -> float | None:
-        """Share of the catalogue's items that stand in anybody's first 10; None if that was not measured."""
+        """Share of the catalogue's items that are in anybody's first 10; None if that was not measured."""
         return None if self.shown is None else float(self.shown.mean())
 
     def add(self, other: Values) -> None:

@@ -171,7 +171,9 @@ class Pools:
             table = pq.read_table(path)
             facts = json.loads(table.schema.metadata[b"heedful.pools"])
         except (OSError, pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{path} is no file of pools", got=error, expected="a file that `Pools.save` wrote") from error
+            raise InputError(
+                f"{path} is not a file of pools", got=error, expected="a file that `Pools.save` wrote"
+            ) from error
         universe, counts = rankable(past, items)
         gammas, targets = facts["gammas"], TargetConfig.from_dict(facts.get("targets", {}))
         by_gamma = [table.filter(np.asarray(table["gamma"]) == gamma) for gamma in gammas]
@@ -193,7 +195,7 @@ class Pools:
         )
         if pools.hash != facts["hash"] or min(pools.user_rows.min(), pools.past_rows.min()) < 0:
             raise MismatchError(
-                f"{path} does not belong to these logs", got=pools.hash, expected=facts["hash"], fix="make the pools anew"
+                f"{path} does not belong to these logs", got=pools.hash, expected=facts["hash"], fix="make the pools again"
             )
         return pools
 
@@ -259,7 +261,7 @@ def make_pools(
     """Choose the test users and draw their pools.
 
     A test user has a past and, in the future, at least one target: an item touched for the first time, unless `targets` says
-    otherwise. What is touched after the cut in any way is no negative. Where targets are new, seen items are none either;
+    otherwise. What is touched after the cut in any way is never a negative. Where targets are new, seen items are none either;
     where they are repeats, the negatives are all seen items that are not touched again, in random order; where they are
     both, negatives are drawn from all items.
 

@@ -39,7 +39,7 @@ _INTRODUCTION = (
     "What each test user touched for the first time after the cut is ranked among items that the user never touched. "
     "Negatives are drawn without replacement in proportion to popularity to the power γ: γ = 1 is the hardest pool, γ = 0 "
     "draws all items alike. Tied scores share their mean rank. A model trained on negatives from one γ is corrected "
-    "for the γ of the pool at hand; the same model without that correction stands beside it as “no prior”. All models meet "
+    "for the γ of the pool at hand; the same model without that correction is beside it as “no prior”. All models meet "
     "the same pools."
 )
 
@@ -175,7 +175,7 @@ def _depth_words(depths: DepthStudy | None) -> str:
     count = len(depths.comparison.verdicts)
     tests = (
         f"<p>Paired tests over users between all depths, at level {config.alpha:g} after Holm's correction for these "
-        f"{count} tests. “Not shown” is no proof that there is none.</p>"
+        f"{count} tests. “Not shown” does not prove that there is none.</p>"
     )
     return f"{''.join(lines)}{tests}{join(depths.tables())}{every}"
 

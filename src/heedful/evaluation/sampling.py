@@ -62,7 +62,7 @@ def draw_negatives(keys: np.ndarray, weight: np.ndarray, banned: Candidates, siz
 
 
 def hide_positives(candidates: Candidates, n_positive: np.ndarray, keys: np.ndarray) -> Candidates:
-    """Move each user's positives, which stand first, to random places, so that a place tells a model nothing."""
+    """Move each user's positives, which come first, to random places, so that a place tells a model nothing."""
     rows = candidates.rows.copy()
     _swap(rows, candidates.offsets, n_positive, keys, False)
     return Candidates(candidates.offsets, rows)

@@ -90,7 +90,7 @@ def source_of(name: str, model: Model, pools: Pools, past: EventLog) -> Source:
     if callable(model):
         return FunctionSource(name, model, pools, past)
     raise ConfigError(
-        f"{name!r} is no model",
+        f"{name!r} is not a model",
         got=type(model).__name__,
         expected="a ranker, a function of (histories, candidates), or the path of a Parquet file of scores",
     )

@@ -20,7 +20,7 @@ class Table:
         title: what it shows.
         header: names of the columns, the first one included.
         rows: cells, already formatted.
-        marked: rows to stand out in HTML.
+        marked: rows to be highlighted in HTML.
     """
 
     title: str

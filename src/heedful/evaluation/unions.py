@@ -17,11 +17,11 @@ _SPARSE = 16
 
 @dataclass(frozen=True)
 class Union:
-    """Every item that stands in any of some lists, once for each user.
+    """Every item that is in any of some lists, once for each user.
 
     Attributes:
         candidates: the distinct items, in row order, which tells nothing of where they came from; int64 rows.
-        places: for each list, where each of its candidates stands among `candidates.rows`, int64 [N].
+        places: for each list, where each of its candidates is among `candidates.rows`, int64 [N].
     """
 
     candidates: Candidates

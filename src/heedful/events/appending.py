@@ -1,7 +1,7 @@
 """`append`: a folder of sequences with further events, at a cost that follows what is new.
 
 What the old folder holds is copied in order, a block of users at a time; only the histories of users with new events
-are put together anew. Shapes: N events of a block, B users of a block, I items of the longer catalogue.
+are put together again. Shapes: N events of a block, B users of a block, I items of the longer catalogue.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def append(log: EventLog, new: EventLog, out: str | os.PathLike[str], *, overwri
     """Write a folder with the events of a log and further ones: histories and counts are those of all events together.
 
     Items, users and kinds of `log` keep their rows and codes; new ones come after them, new items by their number of new
-    events. Actions of one second stand in item-row order in the histories that grow. An event of `new` that the log has
+    events. Actions of one second are in item-row order in the histories that grow. An event of `new` that the log has
     already (same user, item, time and kind) is left out: of equal events there are in the end as many as in the one of
     the two that has more. Rejected rows are those of `new` alone.
 
@@ -194,7 +194,7 @@ def _known(old: Histories, new: Histories) -> np.ndarray:
     group = np.cumsum(~same) - 1
     n_old = np.bincount(group, ~is_new[order]).astype(np.int64)
     starts = np.flatnonzero(~same)
-    # Within a group the old events stand first: the first n_old new ones are copies of them.
+    # Within a group the old events come first: the first n_old new ones are copies of them.
     place_of_new = np.arange(len(order)) - starts[group] - n_old[group]
     known = np.zeros(len(order), bool)
     known[order] = is_new[order] & (place_of_new < n_old[group])

@@ -1,4 +1,4 @@
-"""Item attributes: a second source of rows, one of which stands for each item of the log."""
+"""Item attributes: a second source of rows, one of which describes each item of the log."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from heedful.events.histories import ragged_positions
 
-__all__ = ["Candidates"]
+__all__ = ["Candidates", "parts_of"]
 
 
 @dataclass(frozen=True)
@@ -77,3 +77,13 @@ class Candidates:
         if not len(rows):
             return type(self)(self.offsets, np.full(len(self.rows), -1, np.int64))
         return type(self)(self.offsets, np.where(self.rows >= 0, rows[self.rows], -1))
+
+
+def parts_of(offsets: np.ndarray, most: int) -> Iterator[slice]:
+    """Consecutive users with at most `most` candidates together (or one user with more)."""
+    start, n = 0, len(offsets) - 1
+    while start < n:
+        stop = int(np.searchsorted(offsets, offsets[start] + most, side="right")) - 1
+        stop = min(max(stop, start + 1), n)
+        yield slice(start, stop)
+        start = stop

@@ -23,7 +23,7 @@ class Rows:
     Attributes:
         description: what the manifest says of it; no secrets.
         names: its columns.
-        relation: SQL to stand behind FROM that yields at least the given columns.
+        relation: SQL to follow FROM that yields at least the given columns.
         read_again: whether it can be read more than once, at little cost.
         sampled: whether its first rows can be read without losing them.
         folder_names: columns that come from names of folders, as in `date=2024-01-31/`.

@@ -109,7 +109,7 @@ def is_table(source: str) -> bool:
 
 
 def split_url(source: str) -> TableUrl | None:
-    """The table that a URL names; None for what is no URL.
+    """The table that a URL names; None for what is not a URL.
 
     Raises:
         InputError: a scheme that is not read here, or no table.

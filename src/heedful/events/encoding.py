@@ -143,7 +143,7 @@ def name_kinds(session: Session) -> tuple[str, ...]:
 
 def _spool_events(session: Session, spool: Spool) -> None:
     rows = session.batches(
-        "SELECT users.row AS user, kept.moment, items.row AS item, kind_codes.code AS kind "
+        "SELECT users.row AS user, kept.instant, items.row AS item, kind_codes.code AS kind "
         "FROM kept JOIN users USING (user_id) JOIN items USING (item_id) JOIN kind_codes USING (kind)"
     )
     # Arrow's own conversion to numpy imports pandas.
@@ -165,7 +165,7 @@ def _write_events(spool: Spool, folder: Path, encoded: Encoded) -> np.ndarray:
             offsets.append(begins + encoded.n_events)
             _count_users(events, users_of_item)
             encoded.duplicates += _count_repeated(events)
-            seconds = events.moments // 10**9
+            seconds = events.instants // 10**9
             encoded.first_time = min(encoded.first_time, int(seconds.min()))
             encoded.last_time = max(encoded.last_time, int(seconds.max()))
             items.append(events.items)

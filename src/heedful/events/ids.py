@@ -6,7 +6,7 @@ An id is a text, kept exactly as it came, or a 64-bit integer. A catalogue holds
 - An integer names itself, or the text of its digits.
 - A float or a decimal is an integer if it is whole, a float only where floats still tell neighbouring integers apart.
 - A UUID, a date, or bytes in UTF-8 name their text.
-- Anything else (None, NaN, booleans, moments, fractions, integers outside the range of the catalogue) names nothing.
+- Anything else (None, NaN, booleans, times, fractions, integers outside the range of the catalogue) names nothing.
 
 What names nothing is unknown: it is left out and counted, never an error and never another item.
 """

@@ -22,7 +22,7 @@ from heedful.events.times import iso, second_of
 from heedful.events.vocabulary import Vocabulary
 from heedful.folders import Folder, new_folder, open_folder
 
-__all__ = ["KIND", "EventLog", "parse_moment"]
+__all__ = ["KIND", "EventLog", "parse_time"]
 
 KIND = "sequences"
 _RESERVED = ("item_id", "events", "users")
@@ -35,7 +35,7 @@ class EventLog:
     Attributes:
         catalog: the items, [I], most frequent first.
         users: ids of the users, [U].
-        histories: the actions, [U] histories of [E] events; actions with the same time stand in item-row order.
+        histories: the actions, [U] histories of [E] events; actions with the same time are in item-row order.
         kinds: names of the event kinds; `histories.kinds` holds positions in this tuple.
         rejected: rows that `prepare` set aside, with their `reason`; None for a log that was not read from rows.
         folder: the stage folder it came from, if any.
@@ -138,7 +138,7 @@ class EventLog:
 
         The past is what `prepare` would have made of its events alone: its own items, counts and row order, so that
         nothing of the future leaks into it; only the codes of the kinds are those of this log, and actions within one
-        second, whose fractions are not stored, stand in item-row order. The future keeps the rows of this log;
+        second, whose fractions are not stored, are in item-row order. The future keeps the rows of this log;
         `past.catalog.items.rows(ids)` leads from its ids to rows of the past.
 
         Args:
@@ -149,13 +149,13 @@ class EventLog:
             InputError: the cut leaves nothing before it or nothing after it.
 
         """
-        moment = parse_moment(cut)
+        instant = parse_time(cut)
         times = self.histories.times
-        before, after = times < moment, (times >= moment) & (times < moment + days * 86400)
+        before, after = times < instant, (times >= instant) & (times < instant + days * 86400)
         if not before.any() or not after.any():
             period = "no events" if not len(times) else f"{iso(int(times.min()))} to {iso(int(times.max()))}"
             raise InputError(
-                f"no event {'before' if not before.any() else f'in the {days:g} days after'} the cut {iso(moment)}",
+                f"no event {'before' if not before.any() else f'in the {days:g} days after'} the cut {iso(instant)}",
                 expected=f"a cut inside the log's period, {period}",
                 fix="choose another cut",
             )
@@ -165,7 +165,7 @@ class EventLog:
     def compact(self) -> Self:
         """The log with only the items and users that have events, items most frequent first, with fresh counts."""
         counts = count_items(self.histories, len(self.catalog))
-        # Ties stand in id order, as `prepare` has them: their rows in this log tell of the events outside it.
+        # Ties are in id order, as `prepare` has them: their rows in this log tell of the events outside it.
         by_id = np.empty(len(self.catalog), np.int64)
         by_id[pc.sort_indices(self.catalog.items.ids).to_numpy()] = np.arange(len(self.catalog))
         order = np.lexsort((by_id, -counts[0]))
@@ -205,7 +205,7 @@ def count_items(histories: Histories, n_items: int) -> tuple[np.ndarray, np.ndar
     return events, np.bincount(pairs % n_items, minlength=n_items).astype(np.int64) if n_items else events
 
 
-def parse_moment(value: str | int | date | datetime) -> int:
+def parse_time(value: str | int | date | datetime) -> int:
     """Unix seconds of an ISO date or time (UTC unless it has a zone), of a unix time, or of a date or datetime.
 
     Raises:
@@ -215,16 +215,16 @@ def parse_moment(value: str | int | date | datetime) -> int:
     try:
         if isinstance(value, str) and re.fullmatch("[0-9]{8}", value):
             value = datetime.strptime(value, "%Y%m%d").date()
-        moment = second_of(value)
+        instant = second_of(value)
     except (InputError, ValueError):
-        moment = None
-    if moment is None:
+        instant = None
+    if instant is None:
         raise ConfigError(
             "that is not a point in time",
             got=repr(value),
             expected="an ISO date such as 2017-12-24, or a unix time",
         )
-    return moment
+    return instant
 
 
 def _in_basket_order(histories: Histories) -> Histories:

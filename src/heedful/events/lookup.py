@@ -1,7 +1,7 @@
 """Where an id is: sorted 64-bit keys with the rows of the ids beside them, so that a saved index needs only to be mapped.
 
 The key of an integer is itself, that of a text a hash, which is part of the folder format: it must not change. What a key
-leads to is compared with the id, so ids of equal hash are no harm.
+leads to is compared with the id, so ids of equal hash do no harm.
 
 Shapes: I ids, Q ids looked for.
 """

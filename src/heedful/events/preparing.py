@@ -81,7 +81,7 @@ def prepare(
 
     Args:
         source: the rows (see `heedful.events.reading.open_source`), with columns for user, item, time and maybe kind.
-        out: where the folder will stand.
+        out: where the folder will be.
         items: rows with an item id and any attributes. One row per item is kept, the first.
         config: which columns, and what to set aside.
         overwrite: replace a finished folder of sequences.
@@ -166,14 +166,14 @@ def described(encoded: Encoded, verdict: Verdict, staged: Staged, rows: Rows, co
     """The facts for the manifest, said and returned."""
     facts = asdict(encoded)
     duplicates = {"found": facts.pop("duplicates") + verdict.duplicates_dropped, "dropped": verdict.duplicates_dropped}
-    judged = {key: value for key, value in asdict(verdict).items() if key != "duplicates_dropped"}
+    checked = {key: value for key, value in asdict(verdict).items() if key != "duplicates_dropped"}
     say(f"kept {encoded.n_events:,} events of {encoded.n_users:,} users and {encoded.n_items:,} items")
     say(f"times from {staged.columns['timestamp']!r}: {iso(encoded.first_time)} to {iso(encoded.last_time)} UTC")
     say(_summary(verdict.rejected))
     return {
         **facts,
         "rows_read": staged.rows,
-        **judged,
+        **checked,
         "duplicates": duplicates,
         "columns": staged.columns,
         "source": rows.description,

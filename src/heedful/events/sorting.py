@@ -1,6 +1,6 @@
 """Events in the order of users, times, items and kinds, whatever their number: sorted outside memory.
 
-The events are spooled to a file, block by block; in each block they stand by bucket, a range of users. Then each bucket is
+The events are spooled to a file, block by block, in each block sorted by bucket, a range of users. Then each bucket is
 read and sorted by itself, most often as one 64-bit number for each event, while the one before it is written.
 """
 
@@ -35,14 +35,14 @@ class Events:
 
     Attributes:
         users: rows of the users, int32 [N].
-        moments: nanoseconds since 1970, int64 [N].
+        instants: nanoseconds since 1970, int64 [N].
         items: rows of the items, int32 [N].
         kinds: codes of the kinds, uint8 [N].
 
     """
 
     users: np.ndarray
-    moments: np.ndarray
+    instants: np.ndarray
     items: np.ndarray
     kinds: np.ndarray
 
@@ -52,13 +52,13 @@ class Events:
     @property
     def columns(self) -> tuple[np.ndarray, ...]:
         """The four columns."""
-        return self.users, self.moments, self.items, self.kinds
+        return self.users, self.instants, self.items, self.kinds
 
     def in_order(self) -> Events:
-        """The same events by user, moment, item and kind."""
+        """The same events by user, instant, item and kind."""
         starts = [int(column.min()) for column in self.columns]
         # Times mostly come in whole seconds or milliseconds, which take fewer bits.
-        unit = next(unit for unit in _UNITS if unit == 1 or not (self.moments % unit).any())
+        unit = next(unit for unit in _UNITS if unit == 1 or not (self.instants % unit).any())
         starts[1] -= starts[1] % unit
         units = (1, unit, 1, 1)
         bits = [

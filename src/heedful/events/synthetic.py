@@ -86,7 +86,7 @@ def synthesize(
     16,384 users. Items have item_id, title and category.
 
     Args:
-        out: where the folder will stand.
+        out: where the folder will be.
         config: sizes and habits.
         overwrite: replace a finished synthetic log.
 
@@ -145,7 +145,7 @@ class _Shop:
         return {"user": owner_N + 1, "item": self.ids(places_N), "time": times_N, "kind": bought_N.astype(np.int8)}
 
     def _times(self, owner_N: np.ndarray, nth_N: np.ndarray) -> np.ndarray:
-        """Moments of a user's events: sessions spread over the days since the user came, with events close to each other."""
+        """Times of a user's events: sessions spread over the days since the user came, with events close to each other."""
         config, seed = self.config, self.config.seed
         came_N = 0.8 * config.days * _uniform(seed, 6, owner_N)
         first_N = (nth_N == 0) | (_uniform(seed, 7, owner_N, nth_N) >= _SAME_SESSION)

@@ -6,7 +6,7 @@ may lie between 1970 and 2100. What is outside these limits is absurd. Times wit
 another zone: then an hour that exists twice is read as the later one, and an hour that does not exist as the one after it.
 
 In SQL a time is read into one of three columns: `whole` (BIGINT) and `real` (DOUBLE) hold numbers whose unit is found later
-from all of them, `moment` (BIGINT, nanoseconds) holds what needs no unit. Absurd times are -1 in the end, unreadable ones
+from all of them, `instant` (BIGINT, nanoseconds) holds what needs no unit. Absurd times are -1 in the end, unreadable ones
 NULL.
 """
 
@@ -25,8 +25,18 @@ from heedful.events.ids import listed
 from heedful.events.session import Session, identifier, literal
 
 __all__ = [
-    "LIMITS", "NANOSECONDS", "check_zone", "choose_unit", "count_magnitudes", "is_number_or_moment", "is_text",
-    "iso", "moment_as_sql", "second_of", "seconds_of", "time_as_sql",
+    "LIMITS",
+    "NANOSECONDS",
+    "check_zone",
+    "choose_unit",
+    "count_magnitudes",
+    "instant_as_sql",
+    "is_number_or_time",
+    "is_text",
+    "iso",
+    "second_of",
+    "seconds_of",
+    "time_as_sql",
 ]  # fmt: skip
 
 NANOSECONDS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
@@ -59,7 +69,7 @@ def seconds_of(values: Any, *, missing: int) -> np.ndarray:
     if isinstance(values, pa.Array | pa.ChunkedArray):
         values = _from_arrow(values)
     if isinstance(values, np.ndarray) and values.dtype.kind == "M":
-        return _of_moments(values, missing)
+        return _of_instants(values, missing)
     if isinstance(values, np.ndarray) and values.dtype.kind in "iuf":
         return _of_numbers(values, missing)
     found = [second_of(value) for value in values]
@@ -92,7 +102,7 @@ def second_of(value: Any) -> int | None:
 
 
 def iso(second: int) -> str:
-    """A moment as an ISO text to the minute, in UTC."""
+    """A time as an ISO text to the minute, in UTC."""
     return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%d %H:%M")
 
 
@@ -133,7 +143,7 @@ def _of_numbers(values: np.ndarray, missing: int) -> np.ndarray:
     return seconds
 
 
-def _of_moments(values: np.ndarray, missing: int) -> np.ndarray:
+def _of_instants(values: np.ndarray, missing: int) -> np.ndarray:
     nothing, seconds = np.isnat(values), values.astype("datetime64[s]").astype(np.int64)
     absurd = ~nothing & ((seconds < 0) | (seconds > _LAST))
     if absurd.any():
@@ -177,14 +187,14 @@ def check_zone(session: Session, zone: str) -> None:
 
 
 def time_as_sql(column: str, kind: str, zone: str = "UTC") -> str:
-    """SQL of `whole`, `real` and `moment`, named so, for a column of DuckDB type `kind` whose local times are of a zone.
+    """SQL of `whole`, `real` and `instant`, named so, for a column of DuckDB type `kind` whose local times are of a zone.
 
     Raises:
-        InputError: the type is no time.
+        InputError: the type is not one of times.
 
     """
-    whole, real, moment = _parts(column, kind, zone)
-    return f"{whole} AS whole, {real} AS real, {moment} AS moment"
+    whole, real, instant = _parts(column, kind, zone)
+    return f"{whole} AS whole, {real} AS real, {instant} AS instant"
 
 
 def _parts(column: str, kind: str, zone: str) -> tuple[str, str, str]:
@@ -209,7 +219,7 @@ def _parts(column: str, kind: str, zone: str) -> tuple[str, str, str]:
     )
 
 
-def is_number_or_moment(kind: str) -> bool:
+def is_number_or_time(kind: str) -> bool:
     """Whether times of a DuckDB type are read quickly, and alike after a way through Parquet."""
     return kind in _INTEGERS or kind in _KEPT_BY_PARQUET
 
@@ -257,26 +267,26 @@ def choose_unit(magnitudes: list[int]) -> str:
             fix="convert them (20240131 to 2024-01-31), or set time_unit if they are unix times after all",
         )
     raise InputError(
-        "the times are no unix times: all are absurd",
+        "invalid unix times: all are absurd",
         got=f"{total:,} numbers, each before March 1973 or after 2100 in every unit (such as serial dates or day numbers)",
         expected=_EXPECTED,
         fix="convert them, name another column with time_column, or set time_unit if they are unix times after all",
     )
 
 
-def moment_as_sql(unit: str, *, given: bool) -> str:
-    """SQL of nanoseconds since 1970, from the columns `whole`, `real` and `moment`; -1 for what is absurd.
+def instant_as_sql(unit: str, *, given: bool) -> str:
+    """SQL of nanoseconds since 1970, from the columns `whole`, `real` and `instant`; -1 for what is absurd.
 
     Args:
         unit: of the numbers.
-        given: whether somebody said so: then numbers from 1 on are believed; 0 stands for no time.
+        given: whether somebody said so: then numbers from 1 on are believed; 0 means that there is no time.
     """
     factor = NANOSECONDS[unit]
     first, last = 1 if given else LIMITS[unit][0], LIMITS[unit][1]
     # Clamped, as nothing promises that the product is only taken of numbers that are in range.
     within = f"greatest(least(whole, {last}), 0)"
     return (
-        "CASE WHEN moment IS NOT NULL THEN moment "
+        "CASE WHEN instant IS NOT NULL THEN instant "
         f"WHEN whole BETWEEN {first} AND {last} THEN {within} * {factor} "
         "WHEN whole IS NOT NULL THEN -1 "
         "WHEN isnan(real) THEN NULL "
@@ -296,8 +306,8 @@ def _timestamp(value: str, kind: str, zone: str) -> str:
     nanoseconds = f"epoch_ns({f'{value}::TIMESTAMP' if kind == 'DATE' else value})"
     if zone != "UTC" and "TZ" not in kind and "ZONE" not in kind:
         # The last three digits, which no zone changes, are lost on the way.
-        moment = f"epoch_ns(timezone({literal(zone)}, {value}::TIMESTAMP))"
-        nanoseconds = moment if kind != "TIMESTAMP_NS" else f"{moment} + {nanoseconds} % 1000"
+        instant = f"epoch_ns(timezone({literal(zone)}, {value}::TIMESTAMP))"
+        nanoseconds = instant if kind != "TIMESTAMP_NS" else f"{instant} + {nanoseconds} % 1000"
     return (
         f"CASE WHEN {value} BETWEEN '1970-01-01'::{kind} AND '2100-01-01'::{kind} THEN {nanoseconds} "
         f"WHEN {value} IS NOT NULL THEN -1 END"
@@ -305,7 +315,7 @@ def _timestamp(value: str, kind: str, zone: str) -> str:
 
 
 def _casts(value: str, zone: str) -> list[str]:
-    """SQL that reads a text as a moment, the first that is not NULL."""
+    """SQL that reads a text as a time, the first that is not NULL."""
     # A text that has a zone of its own cannot be read with another one behind it.
     behind = [""] if zone == "UTC" else [f" || {literal(f'{clock} {zone}')}" for clock in ("", " 00:00")] + [""]
     return [f"try_cast({value}{words} AS TIMESTAMPTZ)" for words in behind]
@@ -321,9 +331,9 @@ def _text(value: str, zone: str) -> tuple[str, str, str]:
     within = "BETWEEN '1970-01-01'::TIMESTAMPTZ AND '2100-01-01'::TIMESTAMPTZ"
     whole = f"CASE WHEN regexp_full_match({value}, '[+-]?[0-9]+') THEN try_cast({value} AS BIGINT) END"
     real = f"CASE WHEN regexp_full_match({value}, '{_NUMBER}') THEN try_cast({value} AS DOUBLE) END"
-    moment = (
+    instant = (
         f"CASE WHEN NOT regexp_matches({value}, '^[0-9]{{4,}}-') THEN NULL "
         f"WHEN {zoned} {within} THEN epoch_ns({zoned}) + {last_digits} "
         f"WHEN {zoned} IS NOT NULL THEN -1 END"
     )
-    return whole, real, moment
+    return whole, real, instant

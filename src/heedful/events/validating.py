@@ -1,11 +1,11 @@
-"""Rows judged one by one, then users and items by how often they occur: what is kept, and why the rest is not.
+"""Rows checked one by one, then users and items by how often they occur: what is kept, and why the rest is not.
 
 Everything is a table or view of the session, named here and read by `heedful.events.encoding`:
 
     staged      the rows as read: user_id, item_id, event (as read), time_read, and the time in parts (see `times`);
                 a view of the source where that can be read again at little cost, otherwise a table
-    judged      staged with the moment in nanoseconds, the kind, and the reason to refuse the row or NULL
-    events      the good rows of judged; without exact duplicates where these are dropped
+    checked     staged with the instant in nanoseconds, the kind, and the reason to refuse the row or NULL
+    events      the good rows of checked; without exact duplicates where these are dropped
     kept        events without bots and rare items
     counted     item_id, kind, events: what is in events but of bots
     items       item_id, events, row: the items of kept, most frequent first
@@ -23,13 +23,21 @@ from heedful.events.columns import EVENT, ITEM, TIME, USER, Rows, find_column, f
 from heedful.events.ids import id_as_sql
 from heedful.events.session import Session, literal
 from heedful.events.session import identifier as quoted
-from heedful.events.times import check_zone, choose_unit, count_magnitudes, is_text, moment_as_sql, time_as_sql
+from heedful.events.times import check_zone, choose_unit, count_magnitudes, instant_as_sql, is_text, time_as_sql
 
 if TYPE_CHECKING:
     from heedful.events.preparing import PrepareConfig
 
 __all__ = [
-    "Staged", "Verdict", "collect", "count_events", "judge", "rank_items", "refuse_nothing", "stage", "unknown_kinds",
+    "Staged",
+    "Verdict",
+    "check_rows",
+    "collect",
+    "count_events",
+    "rank_items",
+    "refuse_nothing",
+    "stage",
+    "unknown_kinds",
     "validate",
 ]  # fmt: skip
 
@@ -93,7 +101,7 @@ def stage(rows: Rows, session: Session, config: PrepareConfig) -> Staged:
 
 
 def validate(staged: Staged, session: Session, config: PrepareConfig) -> Verdict:
-    """Judge the staged rows and make the other tables.
+    """Check the staged rows and make the other tables.
 
     Raises:
         InputError: there is no row, or none is left.
@@ -101,7 +109,7 @@ def validate(staged: Staged, session: Session, config: PrepareConfig) -> Verdict
 
     """
     unit = config.time_unit if config.time_unit != "auto" else choose_unit(count_magnitudes(session, "staged"))
-    kinds, bots = judge(staged, session, config, unit)
+    kinds, bots = check_rows(staged, session, config, unit)
     count_events(session)
     left_out = unknown_kinds(kinds, config.kinds)
     rare = rank_items(session, config.min_item_events)
@@ -112,22 +120,22 @@ def validate(staged: Staged, session: Session, config: PrepareConfig) -> Verdict
     return Verdict(unit, rejected, left_out, dropped, bots, rare)
 
 
-def judge(staged: Staged, session: Session, config: PrepareConfig, unit: str) -> tuple[dict[str, int], int]:
-    """What can be judged user by user: make `events` and `human`.
+def check_rows(staged: Staged, session: Session, config: PrepareConfig, unit: str) -> tuple[dict[str, int], int]:
+    """What can be checked user by user: make `events` and `human`.
 
     Returns:
         (number of rows of each kind where only some kinds are wanted, number of bots).
 
     """
     default = "unknown" if "event" in staged.columns else "event"
-    moment = moment_as_sql(unit, given=config.time_unit != "auto")
+    instant = instant_as_sql(unit, given=config.time_unit != "auto")
     session.run(
         "CREATE VIEW named AS SELECT user_id, item_id, event, time_read, "
-        f"CASE WHEN event != '' THEN event ELSE {literal(default)} END AS kind, {moment} AS moment FROM staged"
+        f"CASE WHEN event != '' THEN event ELSE {literal(default)} END AS kind, {instant} AS instant FROM staged"
     )
     kinds = dict(session.run("SELECT kind, count(*) FROM named GROUP BY kind")) if config.kinds else {}
     wanted = f"WHERE kind IN ({', '.join(map(literal, config.kinds))})" if config.kinds else ""
-    session.run(f"CREATE VIEW judged AS SELECT *, {_reason_as_sql(staged)} AS reason FROM named {wanted}")
+    session.run(f"CREATE VIEW checked AS SELECT *, {_reason_as_sql(staged)} AS reason FROM named {wanted}")
     _choose_events(staged, session, config)
     bots = _find_bots(session, config.max_user_events)
     return kinds, bots
@@ -197,30 +205,30 @@ def _reason_as_sql(staged: Staged) -> str:
         if kind == "VARCHAR":
             cases.append(f"WHEN {name} = '' THEN 'empty {name}'")
     cases.append(
-        "WHEN moment IS NULL AND (time_read IS NULL OR trim(time_read::VARCHAR) IN ('', 'nan')) THEN 'missing time'"
+        "WHEN instant IS NULL AND (time_read IS NULL OR trim(time_read::VARCHAR) IN ('', 'nan')) THEN 'missing time'"
     )
-    cases.append("WHEN moment IS NULL THEN 'unreadable time'")
-    cases.append("WHEN moment < 0 THEN 'absurd time'")
+    cases.append("WHEN instant IS NULL THEN 'unreadable time'")
+    cases.append("WHEN instant < 0 THEN 'absurd time'")
     return f"CASE {' '.join(cases)} END"
 
 
 def _good_as_sql(staged: Staged) -> str:
-    """The same as having no reason, in a form that can be looked up in the statistics of files and is quick to judge."""
+    """The same as having no reason, in a form that can be looked up in the statistics of files and is quick to check."""
     ids = [
         f"{name} IS NOT NULL" + (f" AND {name} != ''" if kind == "VARCHAR" else "") for name, kind in staged.types.items()
     ]
-    return " AND ".join([*ids, "moment >= 0"])
+    return " AND ".join([*ids, "instant >= 0"])
 
 
 def _choose_events(staged: Staged, session: Session, config: PrepareConfig) -> None:
-    good = f"FROM judged WHERE {_good_as_sql(staged)}"
+    good = f"FROM checked WHERE {_good_as_sql(staged)}"
     if config.duplicates == "keep":
-        session.run(f"CREATE VIEW events AS SELECT user_id, item_id, moment, kind, time_read, event {good}")
+        session.run(f"CREATE VIEW events AS SELECT user_id, item_id, instant, kind, time_read, event {good}")
         return
-    # The smallest text stands for all, so that the result does not depend on their order.
+    # The smallest text is kept for all, so that the result does not depend on their order.
     session.run(
-        "CREATE TABLE events AS SELECT user_id, item_id, moment, kind, min(time_read) AS time_read, min(event) AS event "
-        f"{good} GROUP BY user_id, item_id, moment, kind"
+        "CREATE TABLE events AS SELECT user_id, item_id, instant, kind, min(time_read) AS time_read, min(event) AS event "
+        f"{good} GROUP BY user_id, item_id, instant, kind"
     )
 
 
@@ -239,7 +247,7 @@ def _collect_rejected(session: Session, config: PrepareConfig, any_rejected: boo
         f"user_id::VARCHAR AS {USER.name}, item_id::VARCHAR AS {ITEM.name}, time_read::VARCHAR AS {quoted(TIME.name)}, "
         f"event AS {EVENT.name}"
     )
-    parts = [f"SELECT {columns}, reason FROM judged WHERE reason IS NOT NULL"]
+    parts = [f"SELECT {columns}, reason FROM checked WHERE reason IS NOT NULL"]
     if limit := config.max_user_events:
         reason = literal(f"user with more than {limit} events")
         parts.append(f"SELECT {columns}, {reason} FROM events SEMI JOIN bots USING (user_id)")

@@ -124,7 +124,7 @@ def _temporal(column: pa.Array) -> list[Any]:
         return [None if n is None else _date(n // per_day) for n in days]
     if pa.types.is_timestamp(kind):
         zone = "+00:00" if kind.tz is not None else ""
-        return [_moment(n, _PER_SECOND[kind.unit], zone) for n in column.cast(pa.int64()).to_pylist()]
+        return [_instant(n, _PER_SECOND[kind.unit], zone) for n in column.cast(pa.int64()).to_pylist()]
     if pa.types.is_time(kind):
         return [None if text is None else _short(text) for text in column.cast(pa.string()).to_pylist()]
     if pa.types.is_duration(kind):
@@ -136,7 +136,7 @@ def _date(day: int) -> str | None:
     return date.fromordinal(day + 719_163).isoformat() if _FIRST <= day * _DAY <= _LAST else None
 
 
-def _moment(number: int | None, per_second: int, zone: str) -> str | None:
+def _instant(number: int | None, per_second: int, zone: str) -> str | None:
     if number is None or not _FIRST <= number // per_second <= _LAST:
         return None
     second, fraction = divmod(number, per_second)
@@ -239,7 +239,7 @@ def _parsed_time(text: str, kind: pa.DataType) -> Any:
     if found is None or not pa.types.is_timestamp(kind):
         raise ValueError
     whole, fraction, zone = found.groups()
-    moment = datetime.fromisoformat(whole + (zone or ""))
-    second = int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+    instant = datetime.fromisoformat(whole + (zone or ""))
+    second = int((instant if instant.tzinfo else instant.replace(tzinfo=UTC)).timestamp())
     per_second = _PER_SECOND[kind.unit]
     return second * per_second + int((fraction or "0").ljust(9, "0")) * per_second // 10**9

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -18,7 +18,7 @@ import pyarrow as pa
 from heedful.config import Config
 from heedful.embeddings.table import ItemEmbeddings
 from heedful.errors import ConfigError, FolderError
-from heedful.events.candidates import Candidates
+from heedful.events.candidates import Candidates, parts_of
 from heedful.events.catalog import describe
 from heedful.events.histories import Histories
 from heedful.events.ids import listed
@@ -33,7 +33,7 @@ from heedful.rankers.given import attributes_of, check_one_each, in_table_rows
 from heedful.rankers.prior import LogShares, sampling_prior
 from heedful.rankers.saving import KIND, MODEL_FORMAT, reference_to, referenced_table
 
-__all__ = ["UNKNOWN_SCORE", "Ranker", "parts_of"]
+__all__ = ["UNKNOWN_SCORE", "Ranker"]
 
 UNKNOWN_SCORE = -1e9
 """Score of an item that the ranker does not know: finite, and below that of every item that it does."""
@@ -108,15 +108,12 @@ class Ranker(ABC):
         named = getattr(self.config, "history_kinds", ())
         if not named:
             return histories
-        # What counts as a target is a part of the history afterwards.
-        wanted = {*named, *getattr(self.config, "target_kinds", ())}
-        codes = [code for code, kind in enumerate(self.kinds) if kind in wanted]
-        return histories.where(np.isin(histories.kinds, codes))
+        wanted = {*named, *getattr(self.config, "target_kinds", ())}  # targets are a part of the history afterwards
+        return histories.where(np.isin(histories.kinds, [code for code, kind in enumerate(self.kinds) if kind in wanted]))
 
     def speaking_for(self, histories: Histories) -> Histories:
         """The histories without actions that speak against an item (`negative_kinds`)."""
-        targets = self.targets
-        return histories.where(targets.speaks_for(histories.kinds)) if targets.negative else histories
+        return histories.where(self.targets.speaks_for(histories.kinds)) if self.targets.negative else histories
 
     @property
     def uses_prior(self) -> bool:
@@ -146,7 +143,7 @@ class Ranker(ABC):
             float32 [C] in candidate order, higher is better. An empty history is ranked by popularity.
 
         Raises:
-            InputError: times or kinds are not one for each past action, a time is absurd, or a text stands for a list.
+            InputError: times or kinds are not one for each past action, a time is absurd, or a text is given for a list.
         """
         histories = self.histories_of([history], [history_times], [history_kinds])
         return self.score_rows(histories, Candidates.of([self.items.rows(candidates)]), pool_gamma=pool_gamma)
@@ -171,7 +168,7 @@ class Ranker(ABC):
         Missing times are taken as the end of the training log, missing or unknown kinds as its most frequent kind.
 
         Raises:
-            InputError: times or kinds of a user are not as many as the items, a time is absurd, or a text stands for a list.
+            InputError: times or kinds of a user are not as many as the items, a time is absurd, or a list is a text.
         """
         items = [listed(history, "a history") for history in items]
         offsets = np.concatenate([[0], np.cumsum([len(history) for history in items])]).astype(np.int64)
@@ -401,13 +398,3 @@ class Ranker(ABC):
             ranker.touches = Touches.load(folder.path / "touches")
         ranker._read(folder, settings)
         return ranker
-
-
-def parts_of(offsets: np.ndarray, most: int) -> Iterator[slice]:
-    """Consecutive users with at most `most` candidates together (or one user with more)."""
-    start, n = 0, len(offsets) - 1
-    while start < n:
-        stop = int(np.searchsorted(offsets, offsets[start] + most, side="right")) - 1
-        stop = min(max(stop, start + 1), n)
-        yield slice(start, stop)
-        start = stop

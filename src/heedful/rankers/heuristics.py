@@ -39,7 +39,7 @@ class LastItemConfig(Config):
 
 
 class _VectorRanker(Ranker):
-    """Ranks by the cosine of each candidate with one vector that stands for the user."""
+    """Ranks by the cosine of each candidate with one vector that represents the user."""
 
     @abstractmethod
     def _user_vectors(self, histories: Histories) -> np.ndarray:

@@ -19,13 +19,13 @@ from heedful.embeddings.continuing import continue_embeddings
 from heedful.embeddings.skipgram import SkipGram
 from heedful.embeddings.table import ItemEmbeddings
 from heedful.errors import InputError, TrainingError
-from heedful.events.candidates import Candidates
+from heedful.events.candidates import Candidates, parts_of
 from heedful.events.histories import Histories
 from heedful.events.log import EventLog
 from heedful.folders import Folder
 from heedful.progress import say
 from heedful.rankers.attention import AttentionConfig, AttentionRanker
-from heedful.rankers.base import UNKNOWN_SCORE, Ranker, parts_of
+from heedful.rankers.base import UNKNOWN_SCORE, Ranker
 from heedful.rankers.mixing.mixture import RANKER_SCORE, Mixture
 from heedful.rankers.mixing.stage import Stage, training_rows
 from heedful.rankers.mixing.windows import window_length

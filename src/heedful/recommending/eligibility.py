@@ -113,7 +113,7 @@ class Eligibility:
         As in SQL's WHERE, a condition that is NULL for an item (an attribute that is not known) does not admit it.
 
         Raises:
-            InputError: the condition is no single boolean expression over the columns, or takes too long.
+            InputError: the condition is not a single boolean expression over the columns, or takes too long.
         """
         condition = condition.strip()
         with self._lock:
@@ -186,7 +186,7 @@ class Eligibility:
             raise _refused("names an unknown column", got=repr(".".join(names)), expected=", ".join(self.columns) or "none")
 
     def _hint(self) -> str:
-        return f"the columns are {', '.join(self.columns)}; text stands in single quotes, dates as in DATE '2017-12-24'"
+        return f"the columns are {', '.join(self.columns)}; text is in single quotes, dates as in DATE '2017-12-24'"
 
 
 def _check_text(condition: str) -> None:
@@ -197,7 +197,7 @@ def _check_text(condition: str) -> None:
     if sum(condition.count(bracket) for bracket in "([{") > _MAX_BRACKETS:
         raise _refused("has too many brackets", expected=f"at most {_MAX_BRACKETS}")
     if any((ord(letter) < 32 and letter not in "\t\n\r") or 0xD800 <= ord(letter) < 0xE000 for letter in condition):
-        raise _refused("has characters that are no text", expected="printable characters")
+        raise _refused("has characters that are not text", expected="printable characters")
 
 
 def _nodes(tree: Any) -> Iterator[dict[str, Any]]:

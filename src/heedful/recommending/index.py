@@ -132,7 +132,7 @@ class InvertedLists:
         try:
             return cls(faiss.read_index(str(path)))
         except RuntimeError as error:
-            raise FolderError(f"{path} is no index", got=error, fix="remove it; it will be built again") from error
+            raise FolderError(f"{path} is not an index", got=error, fix="remove it; it will be built again") from error
 
     def write(self, path: Path) -> None:
         """Write the index into one file, in the format of faiss."""

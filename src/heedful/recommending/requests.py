@@ -88,7 +88,7 @@ def score_requests(
             together hold what one run gives.
 
     Raises:
-        InputError: the file is no Parquet, lacks a column, or has lists that do not fit.
+        InputError: the file is not Parquet, lacks a column, or has lists that do not fit.
     """
 
     def answer(batch: pa.RecordBatch, histories: Histories, report: RankingReport) -> list[pa.Array]:
@@ -120,7 +120,7 @@ def recommend_requests(
         rows: as for `score_requests`.
 
     Raises:
-        InputError: the file is no Parquet, lacks a column, or has lists that do not fit; the query
+        InputError: the file is not Parquet, lacks a column, or has lists that do not fit; the query
             has a condition or an attribute that cannot be used.
     """
     wanted, ranker = query or Query(), recommender.ranker
@@ -216,7 +216,7 @@ def open_requests(requests: str | os.PathLike[str], *, candidates: bool) -> pq.P
     for name in needed[1:]:
         kind = file.schema_arrow.field(name).type
         if not _is_list(kind):
-            raise InputError(f"column {name!r} of {requests} is no list", got=kind, expected="a list of item ids")
+            raise InputError(f"column {name!r} of {requests} is not a list", got=kind, expected="a list of item ids")
     for name, (fits, expected) in _OPTIONAL.items():
         kind = file.schema_arrow.field(name).type if name in file.schema_arrow.names else pa.list_(pa.null())
         values = kind.value_type if _is_list(kind) else kind

@@ -78,7 +78,7 @@ def of_refusal(request: Request, error: Exception) -> Answer:
 
 
 def of_http_error(request: Request, error: Exception) -> Answer:
-    """The answer where no route fits, or the body is no JSON."""
+    """The answer where no route fits, or the body is not JSON."""
     assert isinstance(error, HTTPException)
     code = _CODES.get(error.status_code, "refused")
     headers = dict(error.headers) if error.headers else None

@@ -1,6 +1,6 @@
 """Items that arrived after training, as a server takes them up: what the shop says of them, and what its visitors did.
 
-Each time the table that the model was trained on is extended anew by all new items there are, so that those which came
+Each time the table that the model was trained on is extended again by all new items there are, so that those which came
 before are fitted again, to the actions that have come since.
 """
 

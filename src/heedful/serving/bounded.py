@@ -20,7 +20,7 @@ _FIX = "try again in a few seconds"
 
 
 class StoreUnavailable(HeedfulError):  # noqa: N818  (says what is so, as HTTP's 503 does)
-    """The database cannot be used at the moment: gone, locked, out of space.
+    """The database cannot be used now: gone, locked, out of space.
 
     Nothing was stored, unless the database did not answer in time: then it may have been. Send it again later.
     """
@@ -91,7 +91,7 @@ class Guard:
             patient: whether its failure tells that others would fail too; not so if it waits for a shorter time.
 
         Raises:
-            StoreUnavailable: the database did not answer a moment ago.
+            StoreUnavailable: the database did not answer just before.
         """
         begun = time.monotonic()
         with self._lock:

@@ -399,7 +399,7 @@ class Database:
         except (DBAPIError, sqlite3.Error) as error:
             cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
             raise StoreUnavailable(
-                f"the database cannot be used at the moment: {reason(cause)}", fix="try again in a few seconds"
+                f"the database cannot be used now: {reason(cause)}", fix="try again in a few seconds"
             ) from cause
         except PoolTimeoutError as error:
             raise StoreUnavailable("the database is too busy", fix="try again in a few seconds") from error

@@ -31,7 +31,7 @@ from heedful.serving.store import Event, Impression, Store, StoreUnavailable
 
 __all__ = ["Appended", "Engine", "Filled", "NotFoundError", "Past", "Ranking"]
 
-# An event further in the future than this comes from a clock that is wrong; it would stay the user's latest for ever.
+# An event further in the future than this comes from a clock that is wrong; it would stay the user's latest without limit.
 _FUTURE_SECONDS = 86_400
 _LATEST_HISTORY = 1000
 _IMPRESSION_SECONDS = 0.5  # a slot waits no longer for a lock: without an impression it is better than late
@@ -187,8 +187,8 @@ class Engine:
                     f"{what} does not fit the history", got=f"{len(values)} values", expected=f"{len(items)}, one an item"
                 )
         last = self.ranker.last_time
-        moments = np.array([last if time is None else time for time in times or [None] * len(items)], np.int64)
-        return self._past(items, moments, [None] * len(items) if kinds is None else kinds, None)
+        instants = np.array([last if time is None else time for time in times or [None] * len(items)], np.int64)
+        return self._past(items, instants, [None] * len(items) if kinds is None else kinds, None)
 
     def _past(self, items: Sequence[Any], times: np.ndarray, kinds: Sequence[str | None], user_id: str | None) -> Past:
         rows = self.rows(items)
@@ -220,7 +220,7 @@ class Engine:
         pool_gamma: float | None = 0.0,
         where: str | None = None,
     ) -> Ranking:
-        """Order candidates for a visitor; repeated ones count once, equal scores stand in the order given.
+        """Order candidates for a visitor; repeated ones count once, equal scores keep the order given.
 
         Args:
             past: the visitor.

@@ -88,10 +88,11 @@ class LivePopularity:
         self._high = high
 
     def _take(self, found: Rows) -> None:
-        """Put events of known items and kinds with those that wait for their time."""
+        """Put events of known items, and of kinds that do not speak against an item, with those that wait for their time."""
         rows = self._ranker.items.rows([event.item_id for event in found]).tolist()
+        counted = {kind for code, kind in enumerate(self._ranker.kinds) if code not in self._ranker.targets.negative}
         for event, row in zip(found, rows, strict=True):
-            if row >= 0 and event.kind in self._ranker.kinds:
+            if row >= 0 and event.kind in counted:
                 self._waiting.append((event.user_id, row, event.time))
 
     def _before(self, store: Store, users: Sequence[str]) -> dict[tuple[str, int], int]:

@@ -186,7 +186,7 @@ class Serving:
         if self._state.changed() != self._seen["served"]:
             self._attempt("model", self._take_served)
         now, source = time.monotonic(), look(self._choice)
-        # Files that are copied one by one are no model until the last one is there.
+        # Files that are copied one by one are not a model until the last one is there.
         if source != self._seen["source"] or ("model" in self.problems and now > self._retry):
             self._seen["source"], self._retry = source, now + _RETRY_SECONDS
             self._attempt("model", self._take_source)
@@ -218,7 +218,7 @@ class Serving:
     def _use_slots(self, text: str) -> None:
         book, kept = book_of(self.loaded, text), self._slots_file.kept
         before = kept if kept is not None else self.slots_text
-        # An editor may empty a file before it writes it anew: to remove all slots takes PUT /slots?empty=true.
+        # An editor may empty a file before it writes it again: to remove all slots takes PUT /slots?empty=true.
         if not len(book.slots) and before != text and len(parse_slots(before)):
             raise InputError("the file of slots declares none", expected="one at least", fix="or PUT /slots?empty=true")
         self._put(self.loaded, book)
@@ -311,7 +311,7 @@ class Serving:
         self._seen |= {"served": self._state.changed(), "source": served.looks}
 
     def put_slots(self, text: str, *, empty: bool = False, unchanged: str | None = None, preview: bool = False) -> SlotBook:
-        """Declare the slots anew, in all workers, and in the file.
+        """Declare the slots again, in all workers, and in the file.
 
         Args:
             text: TOML, as in docs/slots.md.

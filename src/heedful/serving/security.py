@@ -48,7 +48,7 @@ class Key:
 
     Attributes:
         name: who uses it; it appears in logs.
-        sha256: hash of the key, hexadecimal. A key is 256 random bits, so that a quick hash is no weakness.
+        sha256: hash of the key, hexadecimal. A key is 256 random bits, so that a quick hash is safe.
         scopes: what it may do.
     """
 
@@ -116,7 +116,7 @@ class Keys:
 
 def _unreadable(path: object, got: str) -> InputError:
     return InputError(
-        f"{path} is no file of API keys",
+        f"{path} is not a file of API keys",
         got=got,
         expected=f"[[key]] with name, sha256 and scopes out of {', '.join(SCOPES)}",
         fix="make a key with `heedful key NAME --keys FILE`",

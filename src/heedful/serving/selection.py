@@ -271,8 +271,8 @@ def _beside(kind: type[AnyRanker], ranker: Ranker) -> AnyRanker:
 def _check_sortable(slot: Slot, kind: pa.DataType) -> None:
     number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
     # Dates are often kept as text, as in 2017-12-24, which sorts as they do; numbers kept as text do not.
-    moment = pa.types.is_temporal(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    if not (number or (slot.rule == "newest" and moment)):
+    instant = pa.types.is_temporal(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    if not (number or (slot.rule == "newest" and instant)):
         expected = "a number" if slot.rule == "best_rated" else "a date, a time or a number"
         raise ConfigError(f"slot {slot.name!r} cannot sort by {slot.column!r}", got=f"type {kind}", expected=expected)
 

@@ -17,7 +17,7 @@ import numpy as np
 from heedful.config import Config, option, require
 from heedful.errors import InputError
 from heedful.events.histories import Histories, ragged_positions
-from heedful.events.log import EventLog, parse_moment
+from heedful.events.log import EventLog, parse_time
 from heedful.progress import progress
 from heedful.rankers.base import Ranker
 from heedful.serving.clicks import SIMULATED
@@ -35,7 +35,7 @@ class SimulationConfig(Config):
     """Which days are replayed, and what counts as a click."""
 
     cut: str = option(
-        "", "the first moment that is replayed, an ISO date; the model must have been trained on the time before"
+        "", "the first time that is replayed, an ISO date; the model must have been trained on the time before"
     )
     days: int = option(7, "days replayed")
     window_days: int = option(1, "an action with a shown item is a click on the day of the visit, or within so many days")
@@ -43,7 +43,7 @@ class SimulationConfig(Config):
     def __post_init__(self) -> None:
         """Check every option."""
         require(self.cut != "", "cut", got=self.cut, expected="an ISO date such as 2017-12-24")
-        parse_moment(self.cut)
+        parse_time(self.cut)
         for name in ("days", "window_days"):
             require(1 <= getattr(self, name) <= 366, name, got=getattr(self, name), expected="1 to 366")
 
@@ -80,8 +80,8 @@ class _Visits:
 def simulate(log: EventLog, book: SlotBook, store: Store, config: SimulationConfig) -> Simulation:
     """Replay the days after the cut and write impressions and clicks into a store; doing it again adds nothing.
 
-    A user visits on each day (UTC) on which they acted, at the moment of their first action of that day; the history is
-    everything before that moment. Each slot is shown once a visit, in the treatment that the user stays in.
+    A user visits on each day (UTC) on which they acted, at the time of their first action of that day; the history is
+    everything before that time. Each slot is shown once a visit, in the treatment that the user stays in.
 
     Args:
         log: the whole log.
@@ -93,7 +93,7 @@ def simulate(log: EventLog, book: SlotBook, store: Store, config: SimulationConf
         InputError: the ranker has seen the days to be replayed, or nothing happened in them.
         StoreUnavailable: the database cannot be used.
     """
-    cut = parse_moment(config.cut)
+    cut = parse_time(config.cut)
     if book.ranker.last_time >= cut:
         raise InputError(
             "the model has seen the days to be replayed",
@@ -182,7 +182,7 @@ def _impression(book: SlotBook, slot: str, user: str, time: int, selection: Sele
     salt, shares = book.slots[slot].salt, dict(book.slots[slot].treatments)
     model = f"{SIMULATED}{book.ranker.name}"
     items = tuple(str(item) for item in book.ranker.items.take(selection.rows).to_pylist())
-    # The id stands for everything that makes the impression what it is, so that a second replay meets the first.
+    # The id is made from everything that makes the impression what it is, so that a second replay meets the first.
     identity = "\0".join([model, salt, json.dumps(shares), slot, selection.treatment, user, str(time), *items])
     name = "simulated-" + hashlib.blake2b(identity.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
     return Impression(name, slot, selection.treatment, user, items, time, model, salt, shares)
@@ -195,5 +195,5 @@ def _clicks(impression: Impression, clicked: np.ndarray) -> list[Click]:
     return [Click(f"{name}-{place}", name, impression.items[place], impression.time) for place in places]
 
 
-def _iso(moment: int) -> str:
-    return str(np.datetime64(moment, "s")).replace("T", " ")
+def _iso(instant: int) -> str:
+    return str(np.datetime64(instant, "s")).replace("T", " ")

@@ -1,4 +1,4 @@
-"""Content slots (section 6 of the paper): what may stand in one, how its candidates are pre-selected, what is compared.
+"""Content slots (section 6 of the paper): what may be in one, how its candidates are pre-selected, what is compared.
 
 Declared in TOML, one `[[slot]]` each; docs/slots.md explains every key. `heedful.serving.selection` fills them.
 """
@@ -45,7 +45,7 @@ class Slot(Config):
     max_candidates: int = option(500, "candidates that the rule leaves for the treatments to choose from")
     shown: int = option(10, "items shown")
     at_most: Mapping[str, int] = field(default_factory=dict, metadata={"help": "most items of one value of an attribute"})
-    pinned: tuple[Any, ...] = option((), "items that always stand first, in this order")
+    pinned: tuple[Any, ...] = option((), "items that always come first, in this order")
     blocked: tuple[Any, ...] = option((), "items that are never shown")
     editorial: tuple[Any, ...] = option((), "the editors' list, in order")
     exclude_history: bool = option(True, "leave out what the user has seen, unless the rule is again; pinned items stay")
@@ -53,7 +53,7 @@ class Slot(Config):
     treatments: Mapping[str, float] = field(
         default_factory=lambda: {MODEL: 1.0}, metadata={"help": "what is compared, with the share of users that each gets"}
     )
-    salt: str = option("", "names the experiment: another salt deals the users anew; empty: the slot's name")
+    salt: str = option("", "names the experiment: another salt deals the users again; empty: the slot's name")
 
     def __post_init__(self) -> None:
         """Check every key."""

@@ -56,6 +56,6 @@ def storable_rows(ids: pa.Array) -> np.ndarray:
 
 
 def check_time(time: int) -> None:
-    """Refuse a time that is no 64-bit integer."""
+    """Refuse a time that is not a 64-bit integer."""
     if not -_LATEST < time < _LATEST:
         raise InputError("the time cannot be stored", got=time, expected="unix seconds")

@@ -421,4 +421,4 @@ def _after(prefix: str) -> str | None:
     if not kept:
         return None
     following = ord(kept[-1]) + 1
-    return kept[:-1] + chr(0xE000 if following == 0xD800 else following)  # past the surrogates, which are no characters
+    return kept[:-1] + chr(0xE000 if following == 0xD800 else following)  # past the surrogates, which are not characters

@@ -2,7 +2,7 @@
 
 A user has one place in [0, 1) for each salt. The treatments take consecutive parts of that line in the order in which they
 are declared, each as long as its share. Hence a change of shares moves only users near the borders: a treatment that is
-appended and takes its share from the last one moves users of the last one alone. Another salt deals all users anew,
+appended and takes its share from the last one moves users of the last one alone. Another salt deals all users again,
 independently of every other salt.
 """
 

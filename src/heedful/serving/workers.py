@@ -137,7 +137,7 @@ class Workers:
         self._work(place, writing)
 
     def _listen(self) -> None:
-        """Wait a moment for news of the workers, and take note of it."""
+        """Wait briefly for news of the workers, and take note of it."""
         wait([*(w.process.sentinel for w in self._workers), *(w.reports for w in self._workers)], _TICK_SECONDS)
         for worker in list(self._workers):
             if _reported(worker):

@@ -25,7 +25,7 @@ from heedful.embeddings.table import ItemEmbeddings
 from heedful.errors import FolderError, InputError, TrainingError
 from heedful.evaluation.options import EvaluationConfig
 from heedful.evaluation.pools import Pools, drawable_items, make_pools
-from heedful.events.log import EventLog, parse_moment
+from heedful.events.log import EventLog, parse_time
 from heedful.events.vocabulary import Vocabulary
 from heedful.metrics import ndcg, nested_ranks
 from heedful.progress import progress
@@ -47,7 +47,7 @@ def before(log: EventLog, cut: str | int | date | datetime | None) -> EventLog:
     Raises:
         InputError: nothing lies before the cut.
     """
-    if cut is None or not log.n_events or int(log.histories.times.max()) < parse_moment(cut):
+    if cut is None or not log.n_events or int(log.histories.times.max()) < parse_time(cut):
         return log
     return log.split(cut, days=_ALL_DAYS)[0]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from heedful.rankers.external.base import bag
-from heedful.rankers.external.sessions import hold_out, sessions, shuffled_ties, windows
+from heedful.rankers.external.sessions import sessions, shuffled_ties, split_validation, windows
 from ranking_worlds import histories_of, random_log
 
 
@@ -47,7 +47,7 @@ def test_only_ties_are_shuffled() -> None:
 
 def test_held_out_ends_are_not_trained_on() -> None:
     histories = random_log(users=30, items=40).histories.distinct(40)
-    held = hold_out(histories, users=8, targets=3, randoms=np.random.default_rng(1))
+    held = split_validation(histories, users=8, targets=3, randoms=np.random.default_rng(1))
     assert len(held.past) == len(held.targets) == 8
     assert len(held.training) == 30 and len(held.training.items) == len(histories.items) - len(held.targets.items)
     whole = [part.items.tolist() for _, part in histories.chunks(1)]
@@ -58,5 +58,5 @@ def test_held_out_ends_are_not_trained_on() -> None:
 
 def test_at_most_half_of_the_users_are_held_out() -> None:
     histories = histories_of([[0, 1], [1], [2, 3], [], [4, 5]])
-    held = hold_out(histories, users=99, targets=5, randoms=np.random.default_rng(0))
+    held = split_validation(histories, users=99, targets=5, randoms=np.random.default_rng(0))
     assert len(held.past) == 2 and held.past.lengths.tolist() == [1, 1] and held.targets.lengths.tolist() == [1, 1]

@@ -41,7 +41,7 @@ class EASE(ClockRanker):
     """Each item's score is a learnt sum over the history; the weights have a closed form.
 
     With X the binary matrix of users and items, P = (X^T X + lambda)^-1 and weights W = -P / diag P with a diagonal of
-    zeros, scores are x W. Only the items with most users are learnt; the others stand below them, by popularity. With
+    zeros, scores are x W. Only the items with most users are learnt; the others come below them, by popularity. With
     `recency` they have a relevance below that of any learnt item, by popularity, and the same factor.
 
     Attributes:

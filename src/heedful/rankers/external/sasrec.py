@@ -3,7 +3,7 @@
 The network is that of RecTools (`SASRecModel`). It is trained by a loop of heedful's own, because that of RecTools gathers
 positions x negatives x width numbers in each step, takes the last window of each user only, and keeps the order of a log
 inside baskets: here the targets of a session share their negatives (a matrix product), every action is a target, and actions
-of one moment stand in random order. How long to train is found on users of the training log whose last items are held out.
+of one time are in random order. How long to train is found on users of the training log whose last items are held out.
 
 Shapes: B users or windows, L places of a session, N targets of a step, K negatives of a session, I items, D width.
 """
@@ -28,7 +28,7 @@ from heedful.folders import Folder
 from heedful.metrics import batch_ndcg
 from heedful.progress import progress
 from heedful.rankers.external.base import FactorRanker, imported
-from heedful.rankers.external.sessions import Holdout, hold_out, sessions, shuffled_ties, windows
+from heedful.rankers.external.sessions import ValidationSplit, sessions, shuffled_ties, split_validation, windows
 
 __all__ = ["GSASRec", "GSASRecConfig", "SASRec", "SASRecConfig"]
 
@@ -100,7 +100,7 @@ class _Sequential(FactorRanker):
         config = self.config
         randoms = np.random.default_rng(config.seed)
         distinct = histories.distinct(len(self.items))
-        held = hold_out(distinct, users=config.holdout_users, targets=_HOLDOUT_ITEMS, randoms=randoms)
+        held = split_validation(distinct, users=config.holdout_users, targets=_HOLDOUT_ITEMS, randoms=randoms)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.network = _network(config, len(self.items))
@@ -108,7 +108,7 @@ class _Sequential(FactorRanker):
             self._train(held, randoms)
         self._take_item_factors()
 
-    def _train(self, held: Holdout, randoms: np.random.Generator) -> None:
+    def _train(self, held: ValidationSplit, randoms: np.random.Generator) -> None:
         """Passes over the log until the ranking of the held-out users gets no better; the best weights are kept."""
         optimizer = torch.optim.Adam(self.network.parameters(), lr=self.config.learning_rate, betas=(0.9, 0.98))
         best, kept, waited = -np.inf, _copied(self.network), 0
@@ -119,7 +119,7 @@ class _Sequential(FactorRanker):
                 waited = 0 if found > best else waited + 1
                 if found > best:
                     best, kept = found, _copied(self.network)
-                meter.advance(note=f"hold-out NDCG {found:.4f}, best {best:.4f}")
+                meter.advance(note=f"validation NDCG {found:.4f}, best {best:.4f}")
                 if waited >= self.config.patience:
                     break
         self.network.load_state_dict(kept)
@@ -163,7 +163,7 @@ class _Sequential(FactorRanker):
     def _loss(self, positive_N: torch.Tensor, negative_NK: torch.Tensor, *, sampled: float) -> torch.Tensor:
         """Mean loss of N targets among their negatives (minus infinity: the target itself), a share `sampled` of all."""
 
-    def _quality(self, held: Holdout) -> float:
+    def _quality(self, held: ValidationSplit) -> float:
         """NDCG of the held-out items in the catalogue without each user's past, mean over the users."""
         self._take_item_factors()
         gains = []
@@ -248,7 +248,7 @@ def _gbce(positive_N: torch.Tensor, negative_NK: torch.Tensor, beta: float) -> t
 
 
 def _drawn(randoms: np.random.Generator, sessions: int, count: int, n_items: int) -> torch.Tensor:
-    """Tokens of items drawn evenly for each session, or of all items if that is no more, int64 [B, K]."""
+    """Tokens of items drawn evenly for each session, or of all items if that is not more, int64 [B, K]."""
     if count < n_items:
         return torch.from_numpy(randoms.integers(1, n_items + 1, (sessions, count)))
     return torch.arange(1, n_items + 1).expand(sessions, -1)

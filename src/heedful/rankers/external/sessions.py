@@ -11,11 +11,11 @@ import numpy as np
 
 from heedful.events.histories import Histories, ragged_positions
 
-__all__ = ["Holdout", "hold_out", "sessions", "shuffled_ties", "windows"]
+__all__ = ["ValidationSplit", "sessions", "shuffled_ties", "split_validation", "windows"]
 
 
 @dataclass(frozen=True)
-class Holdout:
+class ValidationSplit:
     """Users of the log whose last items are kept from training, to find out how long to train.
 
     Attributes:
@@ -29,7 +29,7 @@ class Holdout:
     targets: Histories
 
 
-def hold_out(histories: Histories, *, users: int, targets: int, randoms: np.random.Generator) -> Holdout:
+def split_validation(histories: Histories, *, users: int, targets: int, randoms: np.random.Generator) -> ValidationSplit:
     """Keep back the end of some users' histories.
 
     Args:
@@ -44,11 +44,11 @@ def hold_out(histories: Histories, *, users: int, targets: int, randoms: np.rand
     keep = np.ones(len(histories.items), bool)
     keep[ragged_positions(histories.offsets[1:][chosen] - held, held)] = False
     training = histories.where(keep)
-    return Holdout(training, training.take(chosen), histories.where(~keep).take(chosen))
+    return ValidationSplit(training, training.take(chosen), histories.where(~keep).take(chosen))
 
 
 def shuffled_ties(histories: Histories, randoms: np.random.Generator) -> Histories:
-    """The same histories with actions of the same moment (the items of a basket) in random order."""
+    """The same histories with actions of the same time (the items of a basket) in random order."""
     owner = np.repeat(np.arange(len(histories)), histories.lengths)
     order = np.lexsort((randoms.random(len(owner)), histories.times, owner))
     return Histories(histories.offsets, histories.items[order], histories.times[order], histories.kinds[order])

@@ -1,4 +1,4 @@
-"""A truncated singular value decomposition of the matrix of users and items: tastes that items share without meeting.
+"""A truncated singular value decomposition of the matrix of users and items: tastes shared beyond baskets.
 
 Shapes: E past actions, I items, D factors, B users, C candidates laid end to end.
 """
@@ -47,7 +47,7 @@ class Factors:
             return cls(np.zeros((n_items, 0), np.float32), scale)
         matrix = csr_matrix((1 / scale[past.items], past.items, past.offsets), shape=shape)
         count = min(_FACTORS, min(shape) - 1)
-        # Without a start of ours, one would be drawn anew in each call.
+        # Without a start of ours, one would be drawn at random in each call.
         start = np.random.default_rng(0).random(min(shape), np.float32)
         _, _, vectors = svds(matrix, k=count, v0=start, return_singular_vectors="vh")
         return cls(np.ascontiguousarray(vectors.T, np.float32), scale)

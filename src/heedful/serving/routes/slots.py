@@ -150,7 +150,7 @@ def put_slots(
     preview: Annotated[bool, Query(description="Check the document and change nothing.")] = False,
     if_match: Annotated[str | None, Header(description="ETag of the declarations to replace.")] = None,
 ) -> Answer:
-    """Declare the slots anew: TOML as in docs/slots.md, or JSON of the same form, checked against the model first."""
+    """Declare the slots again: TOML as in docs/slots.md, or JSON of the same form, checked against the model first."""
     unchanged, before = None if if_match == "*" else if_match, serving.slots_text
     # Whoever names the declarations by their tag knows what is removed.
     book = serving.put_slots(text, empty=empty or unchanged is not None, unchanged=unchanged, preview=preview)
