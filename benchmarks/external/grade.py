@@ -41,9 +41,8 @@ def main() -> None:
         name: {c: interval(one[c] - values[first][c]) for c in one} for name, one in values.items() if name != first
     }
     facts = {name: truth[name] for name in ("cut", "days", "seed", "items", "users")}
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    git = ["git", "-C", str(FIGURES.parent), "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     facts |= {"date": datetime.date.today().isoformat(), "commit": commit}
     found = {**facts, "means": means, f"less {first}": differences}
     print(json.dumps(found, indent=1))
