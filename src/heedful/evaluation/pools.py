@@ -261,7 +261,7 @@ def make_pools(
     """Choose the test users and draw their pools.
 
     A test user has a past and, in the future, at least one target: an item touched for the first time, unless `targets` says
-    otherwise. What is touched after the cut in any way is never a negative. Where targets are new, seen items are none either;
+    otherwise. What is touched after the cut is never a negative. Where targets are new, seen items are none either;
     where they are repeats, the negatives are all seen items that are not touched again, in random order; where they are
     both, negatives are drawn from all items.
 
