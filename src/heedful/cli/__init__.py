@@ -36,6 +36,7 @@ _COMMANDS = {
     "serve": ("heedful.cli.serve", "Model -> rankings and content slots over HTTP, and the page."),
     "key": ("heedful.cli.serve", "A new API key for `heedful serve`."),
     "prune": ("heedful.cli.serve", "Remove what is too old from the database of `heedful serve`."),
+    "items": ("heedful.cli.items", "Stock, prices and new items of a file or table -> a running server."),
     "clicks": ("heedful.cli.clicks", "Click-through of content slots: report and simulator."),
     "verify": ("heedful.cli.verify", "Check every byte of a finished folder against its manifest."),
 }
