@@ -177,7 +177,7 @@ class MixedRanker(Ranker):
                 histories, len(self.items), terms_before,
                 windows=config.stage_windows, users=config.stage_users, seed=config.seed, targets=self.targets,
             )  # fmt: skip
-            return Mixture.fit(rows.columns, rows.labels, rows.expected, rows.names, newest=rows.newest, seed=config.seed)
+            return Mixture.fit(rows.columns, rows.labels, rows.expected, rows.names, seed=config.seed)
         except (TrainingError, InputError) as error:
             say(f"without a last stage: {error}")
             return None

@@ -10,7 +10,7 @@ import pytest
 
 from heedful.errors import FolderError, InputError
 from heedful.rankers.mixing.linear import Linear
-from heedful.rankers.mixing.mixture import RANKER_SCORE, Mixture, fitted_weights
+from heedful.rankers.mixing.mixture import RANKER_SCORE, Mixture
 
 NAMES = ("popularity_over_time.users", "user.items", "cooccurrence.ease", RANKER_SCORE)
 
@@ -70,31 +70,6 @@ def test_the_score_is_the_mean_of_the_estimates() -> None:
     own = columns[:, 3]
     expected = (mixture().trees.scores(columns) + linear().scores(columns) + own) / 3
     np.testing.assert_allclose(mixture().scores(columns), expected, rtol=1e-5, atol=1e-6)
-
-
-def test_an_estimate_that_is_wrong_lately_counts_little() -> None:
-    columns, labels, expected = example()
-    columns = columns.copy()
-    columns[:, 3] = columns[:, 0] + 2 * columns[:, 2]  # the ranker knows, until the newest period
-    newest = np.arange(4000) < 1500
-    columns[newest, 3] = np.random.default_rng(1).normal(size=1500)
-    weights = Mixture.fit(columns, labels, expected, NAMES, newest=newest).weights
-    assert weights[2] < 0.1 < weights[0] + weights[1]
-
-
-@pytest.mark.parametrize("newest", [None, np.zeros(4000, bool), np.ones(4000, bool)])
-def test_estimates_count_alike_where_there_is_one_period(newest: np.ndarray | None) -> None:
-    np.testing.assert_allclose(Mixture.fit(*example(), NAMES, newest=newest).weights, 1 / 3)
-
-
-def test_weights_are_those_of_the_better_estimates_and_never_negative() -> None:
-    randoms = np.random.default_rng(0)
-    true, noise = randoms.normal(size=(2, 20_000))
-    labels = (true + randoms.logistic(size=20_000) > 0).astype(np.float32)
-    weights = fitted_weights(np.stack([true, noise, -true], axis=1), labels, np.ones(20_000))
-    np.testing.assert_allclose(weights, [1, 0, 0], atol=0.05)
-    assert (weights >= 0).all()
-    np.testing.assert_allclose(fitted_weights(-true[:, None], labels, np.ones(20_000)), [1])
 
 
 def test_without_a_column_of_the_ranker_it_is_no_estimate() -> None:

@@ -56,14 +56,12 @@ class Rows:
         columns: float32 [C, F].
         labels: float32 [C].
         expected: float64 [C], see `Examples`.
-        newest: whether a row is of the newest window, bool [C].
         names: of the columns.
     """
 
     columns: np.ndarray
     labels: np.ndarray
     expected: np.ndarray
-    newest: np.ndarray
     names: tuple[str, ...]
 
 
@@ -175,8 +173,7 @@ def training_rows(
             expected=f"a log in which users come back and take items: {targets.target}",
         )
     columns, labels, expected = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    newest = np.arange(len(labels)) < len(parts[0][1])  # windows come newest first
-    return Rows(columns, labels, expected, newest, names)
+    return Rows(columns, labels, expected, names)
 
 
 def _some_users(split: Windowed, most: int, randoms: np.random.Generator) -> Windowed:
