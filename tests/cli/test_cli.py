@@ -365,9 +365,12 @@ COMMANDS = [
     "evaluate",
     "pools",
     "tune",
+    "update",
+    "rollback",
     "serve",
     "key",
     "prune",
+    "items",
     "clicks",
     "verify",
 ]
@@ -626,7 +629,7 @@ def test_a_read_only_folder(world: Path, run: Run, command: str) -> None:
     ("command", "place"),
     [
         ("prepare", "heedful.events.preparing.write_items"),
-        ("embed", "heedful.embeddings.skipgram._auto_epochs"),
+        ("embed", "heedful.embeddings.skipgram.epochs_for"),
         ("import", "heedful.cli.embed.read_embeddings"),
         ("train popularity", "heedful.events.mapped.pq.write_table"),
         ("score", "heedful.recommending.requests._histories"),

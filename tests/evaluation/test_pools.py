@@ -117,7 +117,7 @@ def test_pools_of_other_logs_are_refused(tmp_path: Path, logs: tuple[EventLog, E
     with pytest.raises(MismatchError, match="does not belong to these logs"):
         Pools.load(tmp_path / "pools.parquet", *random_log(7, events=3000).split(CUT))
     (tmp_path / "text").write_text("no parquet")
-    with pytest.raises(InputError, match="no file of pools"):
+    with pytest.raises(InputError, match="not a file of pools"):
         Pools.load(tmp_path / "text", *logs)
 
 

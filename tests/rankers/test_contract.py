@@ -253,7 +253,7 @@ class TestTop:
     def test_it_is_sorted_and_without_the_history(self, ranker: Ranker) -> None:
         histories = users_of(ranker)
         scores = ranker.score_catalogue(histories)
-        rows, best = Recommender(ranker, exact=True).top_rows(histories, Query(k=10))
+        rows, best = Recommender(ranker, exact=True).top_rows(histories, Query(k=10, exclude_history=True))
         for user in range(len(histories)):
             past = set(histories.items[histories.offsets[user] : histories.offsets[user + 1]].tolist())
             open_rows = [row for row in range(len(ranker.items)) if row not in past]
@@ -273,7 +273,7 @@ class TestTop:
     def test_more_than_the_catalogue_has(self, ranker: Ranker) -> None:
         histories = users_of(ranker)
         n = len(ranker.items)
-        rows, best = Recommender(ranker, exact=True).top_rows(histories, Query(k=n + 5))
+        rows, best = Recommender(ranker, exact=True).top_rows(histories, Query(k=n + 5, exclude_history=True))
         for user in range(len(histories)):
             past = np.unique(histories.items[histories.offsets[user] : histories.offsets[user + 1]])
             found = n - len(past)
@@ -319,9 +319,13 @@ class TestFolders:
         model = self.save(text_ranker, tmp_path)
         for file in model.rglob("*.npy"):
             np.load(file, allow_pickle=False)
+        for file in model.rglob("*.npz"):
+            with np.load(file, allow_pickle=False) as arrays:
+                assert all(arrays[name] is not None for name in arrays)
         assert {file.suffix for file in model.rglob("*") if file.is_file()} <= {
             ".json",
             ".npy",
+            ".npz",
             ".parquet",
             ".arrow",
             ".safetensors",

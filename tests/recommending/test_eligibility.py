@@ -126,8 +126,8 @@ def test_an_unknown_column_is_answered_with_those_there_are(items: Eligibility) 
         ("(" * 101 + "true" + ")" * 101, "too many brackets"),
         ("+".join(["price"] * 333) + "> 1", "nested too deeply"),
         ("price > 1" + " " * 10 + "OR price > 1" * 200, "too long; got: 2,419 characters"),
-        ("price > 1\x00", "no text"),
-        ("title = '\ud800'", "no text"),
+        ("price > 1\x00", "not text"),
+        ("title = '\ud800'", "not text"),
     ],
 )
 def test_what_is_refused(items: Eligibility, condition: str, message: str) -> None:

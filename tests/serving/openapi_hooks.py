@@ -53,6 +53,8 @@ def _consistent(path: str, body: dict[str, Any]) -> dict[str, Any]:
     for name in ("history_times", "history_kinds"):
         if body.get(name) is not None:
             body[name] = (body[name] * len(body["history"]))[: len(body["history"])] or None
+    if path.startswith("/items/"):
+        body = {"attributes": {"title": "Item"}}
     if path == "/items":
         body["items"] = [
             {"item_id": f"added-{n}", "attributes": {"title": f"Item {n}"}} for n, _ in enumerate(body["items"] or [0])

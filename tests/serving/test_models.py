@@ -174,7 +174,7 @@ def test_keys_that_are_added_and_taken_out(models: Path, tmp_path: Path) -> None
     assert serving.keys.find(first) and serving.keys.find(second)
     file.write_text("[[key]")
     serving.refresh()
-    assert serving.keys.find(first) and "no file of API keys" in serving.problems["keys"]  # a broken file opens nothing
+    assert serving.keys.find(first) and "not a file of API keys" in serving.problems["keys"]  # a broken file opens nothing
     for closed in (lambda: file.write_text(""), file.unlink):
         closed()
         serving.refresh()

@@ -203,6 +203,6 @@ def test_each_term_of_a_score_has_words() -> None:
     listed = re.search(r"const PARTS = \{(.*?)\}", script, re.DOTALL)
     assert listed is not None
     terms = {term for ranker in MODELS.values() for term in getattr(ranker.config_class, "known_terms", ())}
-    of_mixed = {"ranker", "cooccurrence", "user"}
+    of_mixed = {"ranker", "cooccurrence", "user", "kind", "repeat"}
     named = set(re.findall(r"(\w+): \"", listed[1]))
     assert named == terms | of_mixed | {"prior", "match", "popularity"} and len(terms) > 4

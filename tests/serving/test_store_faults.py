@@ -143,7 +143,7 @@ def test_a_locked_sqlite_file(tmp_path):
         store.append([event(1)])
         with contextlib.closing(sqlite3.connect(place)) as other:
             other.execute("BEGIN IMMEDIATE")
-            with pytest.raises(StoreUnavailable, match="at the moment: it is locked by another process; to fix: try again"):
+            with pytest.raises(StoreUnavailable, match="now: it is locked by another process; to fix: try again"):
                 store.append([event(2)])
             assert store.history("ann", 5).item_ids == ["1"]  # reading goes on
         assert store.append([event(2)]) == Appended(1, 0)
@@ -161,9 +161,9 @@ def test_a_locked_table_of_postgresql(postgresql):
     with contextlib.closing(Store.open(postgresql.url, lock_seconds=0.2)) as store:
         with psycopg.connect(postgresql.url) as other:
             other.execute("LOCK TABLE heedful_events IN ACCESS EXCLUSIVE MODE")
-            with pytest.raises(StoreUnavailable, match="at the moment: it is locked; to fix: try again"):
+            with pytest.raises(StoreUnavailable, match="now: it is locked; to fix: try again"):
                 store.append([event(1)])
-            with pytest.raises(StoreUnavailable, match="at the moment: it is locked; to fix: try again"):
+            with pytest.raises(StoreUnavailable, match="now: it is locked; to fix: try again"):
                 store.history("ann", 1)
         assert store.append([event(1)]) == Appended(1, 0)
 
@@ -174,7 +174,7 @@ def test_a_locked_table_of_postgresql(postgresql):
 def fill(store: Store) -> int:
     """Append events until the disk is full; returns how many were acknowledged."""
     stored = 0
-    with pytest.raises(StoreUnavailable, match="at the moment: its disk is full; to fix: try again"):
+    with pytest.raises(StoreUnavailable, match="now: its disk is full; to fix: try again"):
         while True:
             batch = [event(f"{stored + i}-{'x' * 200}", f"user-{i}", time=stored) for i in range(500)]
             stored += store.append(batch).accepted

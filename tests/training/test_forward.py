@@ -12,7 +12,7 @@ from heedful.embeddings.table import ItemEmbeddings
 from heedful.errors import ConfigError
 from heedful.rankers.attention import AttentionRanker
 from heedful.rankers.averaging import AveragingRanker
-from heedful.rankers.neural import _since
+from heedful.rankers.log_size import recent_since
 from ranking_worlds import random_log, table_of
 
 SMALL: dict[str, Any] = {"steps": 4, "hidden": 8, "batch_users": 16}
@@ -84,9 +84,9 @@ def test_noise_keeps_a_ranker_from_reading_its_own_future_off_the_table() -> Non
 
 def test_times_of_ranking_are_those_of_the_newer_half_of_the_events() -> None:
     times = np.concatenate([np.arange(4000), 10_000 + np.arange(4000)])
-    assert _since(times) == pytest.approx(3999, abs=1)
-    assert _since(np.concatenate([times, 30_000 + np.arange(8000)])) == pytest.approx(13_999, abs=1)
-    assert _since(times[::5]) is None  # too few to choose among
+    assert recent_since(times) == pytest.approx(3999, abs=1)
+    assert recent_since(np.concatenate([times, 30_000 + np.arange(8000)])) == pytest.approx(13_999, abs=1)
+    assert recent_since(times[::5]) is None  # too few to choose among
 
 
 def test_noise_is_not_negative() -> None:

@@ -61,6 +61,7 @@ class NeuralConfig(TrainingConfig):
     noise: float = option(
         DEFAULT["noise"],
         "Gaussian noise on item embeddings in training, of size noise x the embedding's length / sqrt(users of the item)",
+        research=True,
     )
     features: tuple[str, ...] = option(
         (),

@@ -326,7 +326,9 @@ class ItemPatch(_Body):
     item_id: ItemId | None = Field(None, description="The same as in the address.")
     title: str | None = Field(None, description="Made from the attributes, and not read.")
     attributes: dict[Name, JsonValue] = Field(
-        {}, description="Values as GET answers them; null removes one, those not named stay."
+        {},
+        description="Values as GET answers them; null removes one, those not named stay.",
+        json_schema_extra={"additionalProperties": False},  # beside the pattern of the names
     )
 
 
