@@ -78,7 +78,7 @@ def test_it_is_what_a_refresh_counts(name: str, parts: int, shuffled: bool) -> N
     now = expected.last_time + 1
     live = counted_on(ranker, later(ranker, whole(), parts, shuffled=shuffled), now)
     np.testing.assert_array_equal(live.users_of_item, expected.users_of_item)
-    np.testing.assert_array_equal(live.for_nobody(), expected.for_nobody())
+    np.testing.assert_array_equal(live.cold_start_scores(), expected.cold_start_scores())
     assert live.last_time == expected.last_time
     if isinstance(live, RecentPopularity) and isinstance(expected, RecentPopularity):
         np.testing.assert_array_equal(live.recent, expected.recent)
@@ -101,7 +101,7 @@ def test_the_counts_of_training_are_kept_in_the_folder(name: str, tmp_path: Path
     loaded = load_ranker(tmp_path / "model")
     now = int(whole().histories.times.max()) + 1
     ours, theirs = (counted_on(one, later(one, whole()), now) for one in (loaded, ranker))
-    np.testing.assert_array_equal(ours.for_nobody(), theirs.for_nobody())
+    np.testing.assert_array_equal(ours.cold_start_scores(), theirs.cold_start_scores())
     histories = loaded.histories_of([["item1", "item2"]])
     np.testing.assert_array_equal(ours.score_catalogue(histories), theirs.score_catalogue(histories))
 
@@ -171,10 +171,10 @@ def test_without_a_history_the_items_of_most_users_of_late_come_first() -> None:
     items = Recommender(ranker).recommend([], k=4).items
     assert sorted(users[past().catalog.items.rows(items)]) == sorted(np.sort(users)[-4:])
     nobody = Histories(np.array([0, 0]), *(np.empty(0, kind) for kind in (np.int32, np.int64, np.uint8)))
-    np.testing.assert_array_equal(ranker.score_catalogue(nobody)[0], ranker.for_nobody())
+    np.testing.assert_array_equal(ranker.score_catalogue(nobody)[0], ranker.cold_start_scores())
 
 
-def test_recent_popularity_is_the_same_for_nobody() -> None:
+def test_recent_popularity_is_the_same_at_a_cold_start() -> None:
     sequences = [[n % 4, (n + 1) % 4] for n in range(60)] + [[0, 4 + n % 2] for n in range(9)]
     times = [[START, START + DAY] for _ in range(60)] + [[START, START + 200 * DAY + n] for n in range(9)]
     log = log_of(sequences, times)

@@ -141,7 +141,7 @@ def test_it_is_what_a_refresh_counts(serving: Serving, clock: Clock) -> None:
     history = ranker.histories_of([["item1", "item2", "item3"]])
     both = [one.score_catalogue(history)[0] for one in (ranker, expected, fitted("mixed"))]
     assert np.corrcoef(both[0], both[1])[0, 1] > 0.9
-    np.testing.assert_array_equal(serving.engine.ranker.for_nobody(), same.for_nobody())
+    np.testing.assert_array_equal(serving.engine.ranker.cold_start_scores(), same.cold_start_scores())
 
 
 def counted_at(ranker: MixedRanker, last_time: int) -> MixedRanker:
@@ -184,7 +184,7 @@ def test_a_visitor_without_a_history_gets_what_rises_now(serving: Serving, clock
     assert engine.recommend(engine.past_of([]), Query(k=2)).rows.tolist() == [least, slot]
     filled = engine.fill("books", engine.past_of([]), preview=True)
     assert filled.ranking.rows[0] == (least if least in books else slot)
-    assert engine.ranker.for_nobody()[least] > engine.ranker.for_nobody()[0]
+    assert engine.ranker.cold_start_scores()[least] > engine.ranker.cold_start_scores()[0]
 
 
 def test_events_of_the_future_wait_and_those_of_the_past_do_not_count(serving: Serving, clock: Clock) -> None:
@@ -334,7 +334,7 @@ def test_new_items_keep_what_was_taken_for_granted_until_somebody_comes(serving:
     ours, theirs = ranker.stage.snapshot.items.values, taken.stage.snapshot.items.values
     np.testing.assert_array_equal(ours[second], theirs[second])
     assert (ours[first] != theirs[first]).any()
-    assert ranker.for_nobody()[first] > ranker.for_nobody()[second]
+    assert ranker.cold_start_scores()[first] > ranker.cold_start_scores()[second]
     history = ranker.histories_of([["item1", "item2"]])
     assert np.isfinite(ranker.score_catalogue(history)).all()
 

@@ -13,34 +13,26 @@ from heedful.updating.options import UpdateConfig
 
 DAY = 86_400
 START = 1_600_041_600
-SETTINGS = """
+_RANKER = """hidden = 8
+steps = 20
+validate_every = 10
+batch_users = 16
+positives = 3
+negatives = 8
+depth = 1
+null_tokens = 2
+device = "cpu"
+"""
+SETTINGS = f"""
 [embed]
 width = 8
 epochs = 5
 threads = 1
 
 [train]
-hidden = 8
-steps = 20
-validate_every = 10
-batch_users = 16
-positives = 3
-negatives = 8
-depth = 1
-null_tokens = 2
-device = "cpu"
-
+{_RANKER}
 [mixed]
-hidden = 8
-steps = 20
-validate_every = 10
-batch_users = 16
-positives = 3
-negatives = 8
-depth = 1
-null_tokens = 2
-device = "cpu"
-stage_users = 40
+{_RANKER}stage_users = 40
 stage_windows = 1
 """
 QUICK: dict[str, Any] = {"model": "attention", "fewest_test_users": 5, "harm": 90}

@@ -7,12 +7,20 @@ from typing import Any
 import click
 
 from heedful import cluster as on_cluster
-from heedful.cli.options import cluster_option, config_options, file_option, out_option, overwrite_option, with_file
+from heedful.cli.options import (
+    cluster_option,
+    config_options,
+    file_option,
+    out_option,
+    overwrite_option,
+    refuse_cluster,
+    with_file,
+)
 from heedful.embeddings.continuing import continue_embeddings
 from heedful.embeddings.importing import read_embeddings
 from heedful.embeddings.skipgram import SkipGram, SkipGramConfig
 from heedful.embeddings.table import ItemEmbeddings
-from heedful.errors import ConfigError, InputError
+from heedful.errors import InputError
 from heedful.events.catalog import describe
 from heedful.events.log import EventLog
 from heedful.folders import check_writable
@@ -41,7 +49,7 @@ def embed_command(
     given = with_file(options, settings, "embed", SkipGramConfig)
     trainer = SkipGram(**given)
     if start is not None:
-        _refuse_cluster(cluster)
+        refuse_cluster(cluster, "--from")
         check_writable(out, kind="embeddings", overwrite=overwrite)
         items = continue_embeddings(ItemEmbeddings.load(start), EventLog.load(sequences), **given)
         items.save(out, overwrite=overwrite)
@@ -58,11 +66,6 @@ def embed_command(
         n_items, width = len(items), items.width
     click.echo(f"{out}: {n_items:,} items, width {width}")
     click.echo(f"next: heedful train {sequences} --embeddings {out} --out model/")
-
-
-def _refuse_cluster(cluster: str | None) -> None:
-    if cluster:
-        raise ConfigError("--from runs on one machine", got=f"--cluster {cluster}", fix="leave --cluster out")
 
 
 @click.command("import")

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from heedful.config import Config
+from heedful.errors import ConfigError
 from heedful.tuning.settings import read_section
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "file_option",
     "out_option",
     "overwrite_option",
+    "refuse_cluster",
     "with_file",
 ]
 
@@ -42,6 +44,12 @@ def config_options(*configs: type[Config], leave_out: Iterable[str] = ()) -> Cal
         return command
 
     return decorate
+
+
+def refuse_cluster(cluster: str | None, option: str) -> None:
+    """Refuse --cluster beside an option that runs on one machine, with a `ConfigError`."""
+    if cluster:
+        raise ConfigError(f"{option} runs on one machine", got=f"--cluster {cluster}", fix="leave --cluster out")
 
 
 def chosen(options: dict[str, Any]) -> dict[str, Any]:

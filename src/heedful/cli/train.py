@@ -11,7 +11,15 @@ from typing import Any
 import click
 
 from heedful import cluster as on_cluster
-from heedful.cli.options import cluster_option, config_options, file_option, out_option, overwrite_option, with_file
+from heedful.cli.options import (
+    cluster_option,
+    config_options,
+    file_option,
+    out_option,
+    overwrite_option,
+    refuse_cluster,
+    with_file,
+)
 from heedful.embeddings.table import ItemEmbeddings
 from heedful.errors import ConfigError
 from heedful.events.log import EventLog
@@ -68,9 +76,7 @@ def _command(model: type[Ranker]) -> click.Command:
     @overwrite_option
     def run(sequences: str, out: str, settings: str | None, overwrite: bool, **options: Any) -> None:
         chosen = with_file(options, settings, section_of(settings, model.name), model.config_class)
-        given: dict[str, Any] = {
-            name: options.get(name) for name in ("embeddings", "preset", "resume", "pack", "cluster", "start")
-        }
+        given: dict[str, Any] = {name: options.get(name) for name in _BESIDE_CONFIG}
         if model.needs_embeddings and given["embeddings"] is None:
             raise ConfigError(
                 f"{model.name} needs embeddings", got="no --embeddings", fix="name a folder of `heedful embed`"
@@ -122,8 +128,7 @@ def _start(model: type[Ranker], path: str, cluster: str | None) -> Ranker:
     Raises:
         ConfigError: it is of another kind, or a cluster is asked for.
     """
-    if cluster:
-        raise ConfigError("--from runs on one machine", got=f"--cluster {cluster}", fix="leave --cluster out")
+    refuse_cluster(cluster, "--from")
     found = load_ranker(path)
     if type(found) is not model:
         raise ConfigError(

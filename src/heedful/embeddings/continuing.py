@@ -77,7 +77,7 @@ def continue_embeddings(table: ItemEmbeddings, log: EventLog, **options: Any) ->
         provenance={
             "trainer": "SkipGram",
             "config": config.to_dict(),
-            "log": {**log.facts(), "content_hash": log.folder.content_hash if log.folder else None},
+            "log": log.provenance(),
             "continued": {"from": table.content_hash, "n_items": len(table), "epochs": epochs},
             "training": run.facts(),
             "versions": versions(),

@@ -178,7 +178,7 @@ class SkipGram:
             provenance={
                 "trainer": "SkipGram",
                 "config": {**config.to_dict(), "epochs": epochs},
-                "log": {**log.facts(), "content_hash": log.folder.content_hash if log.folder else None},
+                "log": log.provenance(),
                 "training": run.facts(),
                 "versions": versions(),
             },

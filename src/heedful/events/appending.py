@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from heedful.errors import InputError
+from heedful.events.candidates import parts_of
 from heedful.events.encoding import ArrayFile
 from heedful.events.histories import Histories, ragged_positions
 from heedful.events.log import KIND, EventLog, count_items
@@ -157,15 +158,10 @@ class _Block:
 def _blocks(old: Histories, addition: _Addition) -> Iterator[_Block]:
     n_users = len(addition.users)
     ends = np.concatenate([old.offsets, np.full(n_users - len(old), old.offsets[-1])]) + addition.histories.offsets
-    start = 0
-    while start < n_users:
-        stop = int(np.searchsorted(ends, ends[start] + _BLOCK_EVENTS, side="right")) - 1
-        stop = min(max(stop, start + 1), n_users)
-        before = _old_part(old, start, stop)
-        new = addition.histories.part(slice(start, stop))
-        added = slice(int(addition.histories.offsets[start]), int(addition.histories.offsets[stop]))
+    for users in parts_of(ends, _BLOCK_EVENTS):
+        before, new = _old_part(old, users.start, users.stop), addition.histories.part(users)
+        added = slice(int(addition.histories.offsets[users.start]), int(addition.histories.offsets[users.stop]))
         yield _Block(before, new, added, _known(before, new))
-        start = stop
 
 
 def _old_part(old: Histories, start: int, stop: int) -> Histories:

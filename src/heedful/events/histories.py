@@ -8,7 +8,7 @@ from typing import Self
 
 import numpy as np
 
-__all__ = ["Histories", "ragged_positions"]
+__all__ = ["Histories", "ragged_positions", "span_of"]
 
 
 @dataclass(frozen=True)
@@ -84,3 +84,8 @@ def ragged_positions(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     ends = np.cumsum(lengths)
     positions: np.ndarray = np.arange(total, dtype=np.int64) + np.repeat(starts - (ends - lengths), lengths)
     return positions
+
+
+def span_of(times: np.ndarray) -> float:
+    """Length of the period of event times, seconds, int64 [E]: from the first to a second after the last, 1 at least."""
+    return float(max(int(times.max()) + 1 - int(times.min()), 1)) if len(times) else 1.0

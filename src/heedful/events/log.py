@@ -115,6 +115,10 @@ class EventLog:
             "last_time": int(times.max()) if len(times) else None,
         }
 
+    def provenance(self) -> dict[str, object]:
+        """`facts`, and the content hash of the folder that the log came from, None without one."""
+        return {**self.facts(), "content_hash": self.folder.content_hash if self.folder else None}
+
     def select(self, kinds: Sequence[str] | None) -> Self:
         """The log with only the events of the named kinds (None or empty: all); items and users keep their rows.
 

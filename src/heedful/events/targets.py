@@ -12,6 +12,7 @@ from typing import Literal, Self, get_args
 import numpy as np
 
 from heedful.config import Config, option, require
+from heedful.events.histories import Histories
 
 __all__ = ["Target", "TargetConfig", "Targets"]
 
@@ -81,6 +82,10 @@ class Targets:
     def speaks_for(self, kinds: np.ndarray) -> np.ndarray:
         """Whether an event of each kind code does not speak against its item, bool, in the shape of `kinds`."""
         return np.ones(len(kinds), bool) if not self.negative else ~_among(kinds, self.negative)
+
+    def speaking_for(self, histories: Histories) -> Histories:
+        """The histories without actions that speak against an item."""
+        return histories.where(self.speaks_for(histories.kinds)) if self.negative else histories
 
     def counts(self, touched: np.ndarray, seen: np.ndarray) -> np.ndarray:
         """Which of the touched (user, item) pairs are targets.

@@ -279,7 +279,7 @@ def instant_as_sql(unit: str, *, given: bool) -> str:
 
     Args:
         unit: of the numbers.
-        given: whether somebody said so: then numbers from 1 on are believed; 0 means that there is no time.
+        given: whether the unit is an option of the user: then numbers from 1 on are taken; 0 is a missing time.
     """
     factor = NANOSECONDS[unit]
     first, last = 1 if given else LIMITS[unit][0], LIMITS[unit][1]

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from heedful.events.histories import Histories
+from heedful.events.histories import Histories, span_of
 from heedful.model.inputs import Inputs
 from heedful.model.score import Term
 from heedful.model.shares import log_share
@@ -115,8 +115,7 @@ class PopularityIndex:
         in_time = np.argsort(births, kind="stable")
         self.births, self.born = births[in_time], known[in_time]
         self.end = int(times.max()) + 1 if len(times) else 0
-        own = float(max(self.end - int(times.min()), 1)) if len(times) else 1.0
-        self.span = own if span is None else span
+        self.span = span_of(times) if span is None else span
         self._windows = (self.span / 2.0 ** np.arange(1, _WINDOWS + 1)).astype(np.int64)
 
     def save(self, folder: Path) -> None:

@@ -10,6 +10,7 @@ Shapes: I items, N entries, W times.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -118,7 +119,7 @@ class Touches:
         pace = newer / max(len(times) / 2, 1.0) or 1.0
         return cls(first, last, Tally.of(items, times, n_items), start, pace)
 
-    @property
+    @cached_property
     def users(self) -> np.ndarray:
         """Distinct users of each item, int64 [I]."""
         return np.asarray(self.first.since(np.zeros(1))[0])

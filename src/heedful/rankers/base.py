@@ -111,10 +111,6 @@ class Ranker(ABC):
         wanted = {*named, *getattr(self.config, "target_kinds", ())}  # targets are a part of the history afterwards
         return histories.where(np.isin(histories.kinds, [code for code, kind in enumerate(self.kinds) if kind in wanted]))
 
-    def speaking_for(self, histories: Histories) -> Histories:
-        """The histories without actions that speak against an item (`negative_kinds`)."""
-        return histories.where(self.targets.speaks_for(histories.kinds)) if self.targets.negative else histories
-
     @property
     def uses_prior(self) -> bool:
         """Whether `pool_gamma` changes the scores."""
@@ -215,16 +211,16 @@ class Ranker(ABC):
         scores += self.prior(pool_gamma, rows.rows)
         without = np.repeat(histories.lengths == 0, candidates.lengths)
         if without.any():
-            scores = np.where(without, self.for_nobody(rows.rows), scores)
+            scores = np.where(without, self.cold_start_scores(rows.rows), scores)
         return np.where(known, scores, np.float32(UNKNOWN_SCORE)).astype(np.float32)
 
     def score_catalogue(self, histories: Histories, *, pool_gamma: float | None = 0.0) -> np.ndarray:
         """Score every item for each of B users, float32 [B, I]."""
         histories = self.read(histories)
         scores = self._catalogue_logits(histories).astype(np.float32) + self.prior(pool_gamma)
-        return np.where(histories.lengths[:, None] == 0, self.for_nobody(), scores)
+        return np.where(histories.lengths[:, None] == 0, self.cold_start_scores(), scores)
 
-    def for_nobody(self, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+    def cold_start_scores(self, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
         """Scores of items for a visitor without a history, float32 [N], or [I] of all: popularity."""
         return self.log_shares[rows]
 
@@ -313,7 +309,7 @@ class Ranker(ABC):
             log.kind_codes(getattr(self.config, name, ()))  # refuses a kind that the log does not have
         self.kinds, self.embeddings = log.kinds, embeddings
         self.last_time = int(log.histories.times.max()) if log.n_events else 0
-        self.trained_on = {**log.facts(), "content_hash": log.folder.content_hash if log.folder else None}
+        self.trained_on = log.provenance()
         if embeddings is None:
             self.items, self.attributes = log.catalog.items, log.catalog.attributes
             histories = log.histories
@@ -321,7 +317,7 @@ class Ranker(ABC):
             self.items, self.attributes = embeddings.items, attributes_of(log, embeddings)
             histories = in_table_rows(log, embeddings)
         # The catalogue knows the counts of its own log; counting a large one takes a good deal of memory.
-        counted = self.speaking_for(histories)
+        counted = self.targets.speaking_for(histories)
         same = counted is log.histories
         users = np.asarray(log.catalog.users) if same else count_items(counted, len(self.items))[1]
         self.log_shares = LogShares(users)

@@ -49,10 +49,7 @@ def shorter(config: C) -> C:
 
 def longer_values(known: FeatureCodes, found: FeatureCodes) -> dict[str, list[str]]:
     """The values of each attribute that were known, which keep their codes, followed by new ones."""
-    return {
-        name: [*known.values.get(name, ()), *(value for value in values if value not in set(known.values.get(name, ())))]
-        for name, values in found.values.items()
-    }
+    return {name: list(dict.fromkeys([*known.values.get(name, ()), *values])) for name, values in found.values.items()}
 
 
 def take_weights(model: ScoreModel, start: ScoreModel) -> None:

@@ -28,7 +28,7 @@ def counted_on(ranker: R, touches: Touches, now: int) -> R:
         now: unix seconds.
     """
     newer = copy.copy(ranker)
-    users = touches.users
+    users = touches.users.copy()
     trained = len(users) if ranker.newcomers_from is None else ranker.newcomers_from
     # An item that came later has the users that its extension counted until somebody touches it here.
     users[trained:] = np.where(users[trained:] > 0, users[trained:], ranker.users_of_item[trained:])

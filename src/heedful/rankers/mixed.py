@@ -259,10 +259,10 @@ class MixedRanker(Ranker):
         named = {name: values.astype(np.float32) for name, values in groups.items()}
         return {**named, **self._prior_part(rows, pool_gamma)}
 
-    def for_nobody(self, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """Users of the last period, all users deciding between equals; see `Ranker.for_nobody`."""
+    def cold_start_scores(self, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """Users of the last period, all users deciding between equals; see `Ranker.cold_start_scores`."""
         if self.stage is None:
-            return super().for_nobody(rows)
+            return super().cold_start_scores(rows)
         return self.stage.snapshot.popularity[rows]
 
     def score_for_everyone(self, rows: np.ndarray, *, pool_gamma: float | None = 0.0) -> np.ndarray:

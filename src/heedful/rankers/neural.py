@@ -22,7 +22,7 @@ from heedful.config import option, require
 from heedful.embeddings.table import ItemEmbeddings
 from heedful.errors import FolderError
 from heedful.events.candidates import Candidates
-from heedful.events.histories import Histories
+from heedful.events.histories import Histories, span_of
 from heedful.events.log import EventLog
 from heedful.folders import Folder
 from heedful.model.encode import HistoryBatch, encode
@@ -33,7 +33,7 @@ from heedful.model.side_features import FeatureCodes, FeatureVectors
 from heedful.model.touches import Touches
 from heedful.rankers.base import Ranker
 from heedful.rankers.continuing import longer_values, resolved, shorter, take_weights
-from heedful.rankers.log_size import recent_since, span_of
+from heedful.rankers.log_size import recent_since
 from heedful.rankers.scoring import catalogue_logits, inputs_of, list_logits
 from heedful.training.checkpoint import write_tensors
 from heedful.training.forward import TrainingForward
@@ -153,7 +153,7 @@ class NeuralRanker(Ranker):
             checkpoints: folder for the checkpoint of each validation.
             resume: go on from that checkpoint, with the very same result as an uninterrupted run.
             workers: the processes of which this is one (see `heedful.cluster`); None: alone.
-            start: go on from the weights of this ranker, in fewer and smaller steps; see `heedful.rankers.continuing`.
+            start: go on from the weights of this ranker, in fewer steps; see `heedful.rankers.continuing`.
 
         Raises:
             TrainingError: nothing to learn from, or a loss that is not finite.
@@ -163,7 +163,7 @@ class NeuralRanker(Ranker):
         histories = self.begin(log, items, start)
         popularity = None
         if _needs_popularity(self.model):
-            build = partial(PopularityIndex, self.speaking_for(histories), len(self.items))
+            build = partial(PopularityIndex, self.targets.speaking_for(histories), len(self.items))
             popularity = workers.once(build) if workers else build()
         known = [start.trained_on, start.n_parameters] if start is not None else []
         data = json.dumps([items.content_hash, log.facts(), *known], default=str) if checkpoints is not None else ""
@@ -218,7 +218,7 @@ class NeuralRanker(Ranker):
         """Popularity over time as of the end of the log, in windows as long as those of training."""
         assert self.embeddings is not None
         if self.at_time:
-            popularity = PopularityIndex(self.speaking_for(histories), len(self.items), span=self.inputs.span)
+            popularity = PopularityIndex(self.targets.speaking_for(histories), len(self.items), span=self.inputs.span)
             self.at_time = self._at_end(popularity)
             self._remember(histories)
         self._see(self.embeddings, self.inputs.span, self.inputs.codes, self.inputs.device)

@@ -17,15 +17,13 @@ from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories
 from heedful.events.log import EventLog
 from heedful.folders import Folder
+from heedful.model.shares import log_recent_users
 from heedful.model.touches import Touches
 from heedful.rankers.popularity import Popularity
 
 __all__ = ["RecentPopularity", "RecentPopularityConfig", "recent_users"]
 
 _DAY = 86_400.0
-# All-time users decide between items that nobody touched lately, and never more than that.
-_ALL_TIME_WEIGHT = 1e-6
-_UNSEEN_USERS = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +57,8 @@ class RecentPopularity(Popularity):
         self._recount(log.histories.with_rows(self.items.rows(log.catalog.items.ids)))
         return self
 
-    def for_nobody(self, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """Recent users, as for everybody."""
+    def cold_start_scores(self, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """The scores of users with a history: nothing depends on it."""
         return self._scores(np.arange(len(self.items))[rows])
 
     def score_for_everyone(self, rows: np.ndarray, *, pool_gamma: float | None = 0.0) -> np.ndarray:
@@ -85,8 +83,7 @@ class RecentPopularity(Popularity):
         """Logarithm of the recent users of items, float32, one for each row; items that came later have none."""
         trained = rows < len(self.recent)
         recent = np.where(trained, self.recent[np.where(trained, rows, 0)], 0.0)
-        users = recent + _ALL_TIME_WEIGHT * self.users_of_item[rows]
-        return np.asarray(np.log(np.maximum(users, _UNSEEN_USERS)), np.float32)
+        return log_recent_users(recent, self.users_of_item[rows])
 
     def _write(self, folder: Path) -> None:
         np.save(folder / "recent.npy", self.recent)

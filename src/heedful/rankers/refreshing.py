@@ -69,10 +69,10 @@ def refreshed(ranker: R, log: EventLog) -> tuple[R, Refreshed]:
         )  # fmt: skip
     newer = copy.copy(ranker)
     newer.last_time = int(histories.times.max())
-    newer.log_shares = LogShares(count_items(ranker.speaking_for(histories), len(ranker.items))[1])
+    newer.log_shares = LogShares(count_items(ranker.targets.speaking_for(histories), len(ranker.items))[1])
     newer.refreshed_from = {
         "model": ranker.content_hash,
-        "log": {**log.facts(), "content_hash": log.folder.content_hash if log.folder else None},
+        "log": log.provenance(),
     }
     newer.content_hash = None
     newer._recount(ranker.read(histories))

@@ -314,15 +314,15 @@ class MixedRetriever(Retriever):
         lists = []
         for rows, others, left_out, length in zip(_split(found), more, _split(past), histories.lengths, strict=True):
             if not length:
-                others = self._for_nobody(len(rows), eligible)
+                others = self._cold_start(len(rows), eligible)
             elif eligible is not None:
                 others = others[eligible[others]]
             lists.append(np.union1d(rows, _without(others, left_out if exclude_history else left_out[:0])))
         return Candidates.of(lists)
 
-    def _for_nobody(self, n: int, eligible: np.ndarray | None) -> np.ndarray:
+    def _cold_start(self, n: int, eligible: np.ndarray | None) -> np.ndarray:
         """The n eligible items that a visitor without a history is shown first, int64."""
-        scores = self._mixed.for_nobody()
+        scores = self._mixed.cold_start_scores()
         rows = np.arange(len(scores)) if eligible is None else np.flatnonzero(eligible)
         return np.asarray(rows[top_places(scores[rows], n)])
 

@@ -31,7 +31,7 @@ from heedful.serving.store import Event, Impression, Store, StoreUnavailable
 
 __all__ = ["Appended", "Engine", "Filled", "NotFoundError", "Past", "Ranking"]
 
-# An event further in the future than this comes from a clock that is wrong; it would stay the user's latest without limit.
+# An event further in the future than this comes from a clock that is wrong; it would always be the user's latest.
 _FUTURE_SECONDS = 86_400
 _LATEST_HISTORY = 1000
 _IMPRESSION_SECONDS = 0.5  # a slot waits no longer for a lock: without an impression it is better than late

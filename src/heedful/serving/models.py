@@ -149,9 +149,8 @@ class Serving:
         with self._changing:
             if self._live is live:  # the model has not been replaced meanwhile
                 recommender = self.loaded.recommender.counted_on(ranker)
-                self._loaded = replace(self.loaded, ranker=ranker, recommender=recommender)
-                self._book = book_of(self._loaded, self.slots_text)
-                self._engine = self._make_engine(self._loaded, self._book)
+                loaded = replace(self.loaded, ranker=ranker, recommender=recommender)
+                self._swap(loaded, book_of(loaded, self.slots_text))
 
     def count_when_due(self) -> None:
         """`count_on` each minute, and soon after a model was put into service."""
@@ -350,15 +349,19 @@ class Serving:
 
     def _put(self, loaded: Loaded, book: SlotBook) -> None:
         """Put a model with these slots into service."""
-        engine = self._make_engine(loaded, book)
         before = self.loaded
-        self._loaded, self._book, self._engine = loaded, book, engine
+        self._swap(loaded, book)
         if before is not loaded:
             self._count_from(loaded)
             _keep_from_collector()
             old = (before.ranker.name, before.version)
             telemetry.model_served(loaded.ranker.name, loaded.version, instead_of=old)
             telemetry.LOG.info("model in service", extra={"facts": {"model": loaded.ranker.name, "version": loaded.version}})
+
+    def _swap(self, loaded: Loaded, book: SlotBook) -> None:
+        """Give new requests an engine over these."""
+        engine = self._make_engine(loaded, book)
+        self._loaded, self._book, self._engine = loaded, book, engine
 
     def _make_engine(self, loaded: Loaded, book: SlotBook) -> Engine:
         return Engine(

@@ -118,7 +118,7 @@ class _Job:
         """All steps that are not finished yet."""
         plan = self._plan()
         if not (self._work / FACTS).exists():
-            facts = self._first() if self.base is None else self._later(plan, self.base)
+            facts = self._first(plan) if self.base is None else self._later(plan, self.base)
             made = {name: open_folder(self._work / name, kind=kind).content_hash for name, kind in _STAGES.items()}
             self._write(FACTS, {**plan, "created": _now(), **facts, "made": made})
         self._clear()
@@ -146,9 +146,9 @@ class _Job:
         self._write(_PLAN, plan)
         return plan
 
-    def _first(self) -> dict[str, Any]:
+    def _first(self, plan: dict[str, Any]) -> dict[str, Any]:
         """The steps of the first version."""
-        plan, out = self._read(_PLAN) or {}, self._work / "sequences"
+        out = self._work / "sequences"
         if not is_finished(out, SEQUENCES):
             source = rows_since(self.source, {}, plan["bookmark"])
             assert source is not None
@@ -160,7 +160,7 @@ class _Job:
     def _later(self, plan: dict[str, Any], base: Version) -> dict[str, Any]:
         """The steps of a version that follows another."""
         feed = self._feed(plan, base)
-        self._grow(base)
+        self._grow()
         choice = self._choice(base)
         self.figures["comparison"] = choice.figures
         if choice.publish is None:
@@ -180,11 +180,10 @@ class _Job:
 
     def _feed(self, plan: dict[str, Any], base: Version) -> Feed:
         """Read the new events, and refuse unusual ones."""
-        known, added = EventLog.load(base.sequences), self._work / _ADDED
         rows = rows_since(self.source, base.facts["bookmark"], plan["bookmark"])
         found = self._read(_FEED)
         if found is None:
-            feed = Feed(0, 0) if rows is None else self._read_feed(rows, known, added)
+            feed = Feed(0, 0) if rows is None else self._read_feed(rows)
             self._write(_FEED, feed.to_dict())
         else:
             feed = Feed(**found)
@@ -199,8 +198,9 @@ class _Job:
         say(f"{feed.events:,} new events, {feed.known:,} that were known; the last of {iso(feed.last)} UTC")
         return feed
 
-    def _read_feed(self, rows: Source, known: EventLog, added: Path) -> Feed:
-        new = prepare(rows, added, items=self.items, config=self.preparing, overwrite=True)
+    def _read_feed(self, rows: Source) -> Feed:
+        known = self._known
+        new = prepare(rows, self._work / _ADDED, items=self.items, config=self.preparing, overwrite=True)
         fresh = unknown_events(known, new)
         rejected = len(new.rejected) if new.rejected is not None else 0
         return find_feed(
@@ -208,11 +208,17 @@ class _Job:
             normal_days=self.config.normal_days,
         )  # fmt: skip
 
-    def _grow(self, base: Version) -> None:
+    def _grow(self) -> None:
         out = self._work / "sequences"
         if not is_finished(out, SEQUENCES):
-            append(EventLog.load(base.sequences), EventLog.load(self._work / _ADDED), out, overwrite=True)
+            append(self._known, EventLog.load(self._work / _ADDED), out, overwrite=True)
         finished("sequences")
+
+    @cached_property
+    def _known(self) -> EventLog:
+        """The events of the version in service."""
+        assert self.base is not None
+        return EventLog.load(self.base.sequences)
 
     @cached_property
     def _grown(self) -> EventLog:
@@ -224,16 +230,15 @@ class _Job:
         """Which model is published: that of a killed run, or what the comparison says."""
         found = self._read(_CHOICE)
         if found is None:
-            trial = self._trial(base)
+            trial = self._trial()
             choice = self._compare(base, trial) if trial is not None else _too_few(self.config)
             self._write(_CHOICE, vars(choice))
             found = vars(choice)
         finished("comparison")
         return Choice(**found)
 
-    def _trial(self, base: Version) -> Trial | None:
-        known = EventLog.load(base.sequences)
-        cut = find_cut(known, EventLog.load(self._work / _ADDED), self.config.test_hours)
+    def _trial(self) -> Trial | None:
+        cut = find_cut(self._known, EventLog.load(self._work / _ADDED), self.config.test_hours)
         return Trial.of(self._grown, cut, self.config) if cut is not None else None
 
     def _compare(self, base: Version, trial: Trial) -> Choice:

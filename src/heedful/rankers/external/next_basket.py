@@ -7,6 +7,7 @@ Shapes: B users, U training users, I items, N (user, item, basket) triples.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -104,9 +105,9 @@ class _NextBasket(PublicRanker):
         matrix.eliminate_zeros()
         return matrix
 
+    @abstractmethod
     def _weights(self, baskets: Baskets) -> np.ndarray:
         """What each basket with an item counts, [N]."""
-        raise NotImplementedError
 
     def _learn(self, histories: Histories) -> None:
         self.known = self._vectors(histories)

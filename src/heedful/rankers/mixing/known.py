@@ -15,6 +15,7 @@ from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories
 from heedful.events.targets import Targets
 from heedful.rankers.mixing.kind_features import MOST_KINDS, Kinds
+from heedful.rankers.mixing.mixture import REPEAT
 from heedful.rankers.mixing.pair_features import REPEAT_FEATURES, Repeats
 from heedful.rankers.mixing.snapshot import Snapshot
 
@@ -46,7 +47,7 @@ class Known:
         """Count what had happened before `now` in a log, in rows of `n_items` items; see `Snapshot.of`."""
         some = 1 < targets.n_kinds <= MOST_KINDS
         kinds = Kinds.of(histories, n_items, now, targets.n_kinds) if some else None
-        histories = _speaking_for(histories, targets)
+        histories = targets.speaking_for(histories)
         repeats = None if targets.target == "new" else Repeats.of(histories, n_items, now, window)
         return cls(Snapshot.of(histories, n_items, now, window, seasonal=seasonal), repeats, kinds, targets)
 
@@ -55,11 +56,11 @@ class Known:
         """Names of the columns, "group.column", F."""
         repeats = REPEAT_FEATURES if self.repeats is not None else ()
         kinds = self.kinds.names if self.kinds is not None else ()
-        return (*self.snapshot.names, *(f"repeat.{name}" for name in repeats), *(f"kind.{name}" for name in kinds))
+        return (*self.snapshot.names, *(f"{REPEAT}{name}" for name in repeats), *(f"kind.{name}" for name in kinds))
 
     def columns(self, histories: Histories, candidates: Candidates) -> np.ndarray:
         """Columns for the candidates of B users, float32 [C, F]; their histories end before the time."""
-        counted = _speaking_for(histories, self.targets)
+        counted = self.targets.speaking_for(histories)
         parts = [self.snapshot.features(counted, candidates)]
         if self.repeats is not None:
             parts.append(self.repeats.columns(counted, candidates))
@@ -87,7 +88,3 @@ class Known:
         repeats = Repeats.load(folder / _REPEATS) if (folder / _REPEATS).exists() else None
         kinds = Kinds.load(folder / _KINDS) if (folder / _KINDS).exists() else None
         return cls(Snapshot.load(folder / "snapshot"), repeats, kinds, targets)
-
-
-def _speaking_for(histories: Histories, targets: Targets) -> Histories:
-    return histories.where(targets.speaks_for(histories.kinds)) if targets.negative else histories

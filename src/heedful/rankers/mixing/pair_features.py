@@ -20,7 +20,7 @@ __all__ = ["REPEAT_FEATURES", "Repeats"]
 _DAY = 86_400.0
 # Lengths of recent periods as multiples of the length of a training window.
 _SCALES = (1.0, 4.0, 16.0)
-# What a basket counts for each later basket of the user.
+# Decay of a basket with each later basket of the user.
 _DECAYS = (0.97, 0.9, 0.7, 0.4)
 # Shares are taken as logarithms, after this is added: a probability is about proportional to them.
 _LEAST_SHARE = 1e-3
@@ -157,6 +157,6 @@ def _log(share: np.ndarray | float) -> np.ndarray:
 
 
 def _decayed_share(baskets: Baskets, decay: float) -> np.ndarray:
-    """Share of the user's baskets that have the item, each counted `decay` for every later one; float64 [P]."""
+    """Share of the user's baskets that have the item, decayed by `decay` with every later one; float64 [P]."""
     counts = baskets.counts[baskets.users]
     return np.asarray(baskets.total(decay**baskets.since) * (1 - decay) / (1 - decay**counts))

@@ -15,6 +15,7 @@ import numpy as np
 
 from heedful.events.candidates import Candidates
 from heedful.events.histories import Histories
+from heedful.model.shares import log_recent_users, recent_users_first
 from heedful.model.touches import Touches
 from heedful.rankers.mixing.cooccurrence import (
     Partners,
@@ -41,9 +42,6 @@ _LATEST_ITEMS = 300
 # A past action weighs half as much for each of so many windows that it is old.
 _HALF_LIFE_WINDOWS = 4.0
 _HALF_DAY = 43_200
-# All-time users decide between items that nobody touched lately, and never more than that.
-_ALL_TIME_WEIGHT = 1e-6
-_UNSEEN_USERS = 1e-9
 _PASTS = ("past", "recent_past", "last_past")
 
 
@@ -88,14 +86,13 @@ class Snapshot:
     @cached_property
     def popular(self) -> np.ndarray:
         """The items with most users lately, all-time users deciding between equals; at most `POPULAR`, in no order."""
-        scores = self.items.recent_users + _ALL_TIME_WEIGHT * self.items.users
+        scores = recent_users_first(self.items.recent_users, self.items.users)
         return strongest(np.arange(len(scores)), scores, POPULAR)
 
     @cached_property
     def popularity(self) -> np.ndarray:
         """Logarithm of the users of the last window, all users deciding between equals, float32 [I]."""
-        users = self.items.recent_users + _ALL_TIME_WEIGHT * self.items.users
-        return np.log(np.maximum(users, _UNSEEN_USERS)).astype(np.float32)
+        return log_recent_users(self.items.recent_users, self.items.users)
 
     @property
     def names(self) -> tuple[str, ...]:
