@@ -222,7 +222,7 @@ def test_a_model_of_one_s_own_is_the_frozen_one(log: EventLog, week: tuple[Path,
 
 def test_a_model_that_knows_the_days_is_refused(log: EventLog, week: tuple[Path, Backtest], tmp_path: Path) -> None:
     with pytest.raises(
-        InputError, match="trained on events after the cut; got: events up to .*; to fix: choose a later cut"
+        InputError, match=r"trained on events after the cut; got: events up to .*; to fix: choose a later cut"
     ):
         run(log, tmp_path / "report", start=stages_of(week[0]) / "updated-4" / "model")
 
