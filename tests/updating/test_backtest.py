@@ -24,10 +24,11 @@ from heedful.rankers.registry import load_ranker
 from heedful.updating.backtest import backtest, stages_of
 from heedful.updating.days import NDCG, POOLED, Backtest, Day
 from heedful.updating.options import MODES, BacktestConfig
+from heedful.updating.training import Recipe
 
 FIRST = 5
 CUT = iso(START + FIRST * DAY)
-EMPTY = START + 7 * DAY
+EMPTY = START + 6 * DAY
 HALF = DAY // 2
 
 
@@ -132,11 +133,24 @@ def test_a_run_that_was_stopped_gives_the_same_numbers(
     assert sorted(place.name for place in stages_of(out).iterdir() if place.is_dir()) == ["frozen", "updated-4"]
 
 
-def test_a_training_that_was_taken_up_again_has_no_seconds(log: EventLog, tmp_path: Path) -> None:
-    out = tmp_path / "report"
-    (stages_of(out) / "updated-2").mkdir(parents=True)
-    found = run(log, out, days=2, models=("frozen", "updated"))
-    assert "updated" not in found.days[1].seconds and found.seconds("updated") == [] and found.share_of_time() is None
+def test_a_training_that_was_taken_up_again_has_no_seconds(
+    log: EventLog, week: tuple[Path, Backtest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, train = tmp_path / "report", Recipe.train
+
+    def stopped(recipe: Recipe, log: EventLog, table: Any, before: Path | None, out: Path, **options: Any) -> Any:
+        if out.parent.name == "updated-2":
+            raise KeyboardInterrupt
+        return train(recipe, log, table, before, out, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recipe, "train", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run(log, out, days=2)
+    found = run(log, out, days=2)
+    assert found.days[1].values.equals(week[1].days[1].values)
+    assert sorted(found.days[1].seconds) == ["refreshed", "scratch"]
+    assert found.seconds("updated") == [] and found.share_of_time() is None
     assert "Seconds of each training" in str(found)
 
 
@@ -180,11 +194,14 @@ def test_more_days_go_on(log: EventLog, week: tuple[Path, Backtest], tmp_path: P
 
 def test_an_empty_day_is_left_out(tmp_path: Path) -> None:
     found = run(read_events(news(empty=True)), tmp_path / "report", models=("frozen", "updated"))
-    assert [day.users > 0 for day in found.days] == [True, True, False, True]
-    assert "no event in the 1 days after" in found.days[2].note and found.days[2].seconds == {}
-    assert math.isnan(found.days[2].mean("frozen", NDCG)) and len(found.later) == 2
-    assert "Day 3 is left out: no event" in str(found) and "| – | – |" in (tmp_path / "report" / "report.md").read_text()
-    assert json.loads((tmp_path / "report" / "results.json").read_text())["days"][2]["users"] == 0
+    # At the end of the empty day nobody knows any item that is out.
+    assert [day.users > 0 for day in found.days] == [True, False, False, True]
+    assert "no event in the 1 days after" in found.days[1].note and "nobody can be tested" in found.days[2].note
+    assert [sorted(day.seconds) for day in found.days] == [["frozen"], [], [], ["updated"]]
+    assert math.isnan(found.days[1].mean("frozen", NDCG)) and len(found.later) == 1
+    assert found.differences[NDCG]["updated", "frozen"].low > 0
+    assert "Day 2 is left out: no event" in str(found) and "| – | – |" in (tmp_path / "report" / "report.md").read_text()
+    assert json.loads((tmp_path / "report" / "results.json").read_text())["days"][1]["users"] == 0
 
 
 @pytest.mark.parametrize(
@@ -274,5 +291,5 @@ def test_the_command(log: EventLog, tmp_path: Path, capsys: pytest.CaptureFixtur
         main([*map(str, arguments)])
     shown = capsys.readouterr()
     assert ended.value.code == 0
-    assert re.search(r"refreshed - frozen +\+0\.\d{4} \(\+", shown.out) and f"{tmp_path / 'week'}: report.md" in shown.out
+    assert re.search(r"refreshed - frozen +\+0\.\d{4} ", shown.out) and f"{tmp_path / 'week'}: report.md" in shown.out
     assert re.search(r"backtest: 100 % of 2 days, .* \(20\d\d-\d\d-\d\d: frozen 0", shown.err)
