@@ -215,7 +215,8 @@ class Backtest:
             cells: list[str] = []
             for measure in (NDCG, POOLED):
                 test, mean = self.differences[measure][pair], self.mean(pair[1], measure)
-                share = f" ({test.difference / mean:+.1%})" if mean > 0 else ""
+                # A multiple of what is nearly nothing tells nothing.
+                share = f" ({test.difference / mean:+.1%})" if abs(test.difference) < 10 * mean else ""
                 cells += [f"{test.difference:+.4f}{share}", f"{test.low:+.4f} to {test.high:+.4f}"]
             rows.append((" - ".join(pair), *cells))
         interval = f"{1 - self.config.alpha:.0%} interval"
