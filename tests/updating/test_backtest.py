@@ -30,6 +30,7 @@ FIRST = 5
 CUT = iso(START + FIRST * DAY)
 EMPTY = START + 6 * DAY
 HALF = DAY // 2
+TRAINED = ("frozen", "updated-2")
 
 
 def news(*, empty: bool = False) -> pa.Table:
@@ -235,6 +236,15 @@ def test_a_model_of_one_s_own_is_the_frozen_one(log: EventLog, week: tuple[Path,
     for one, other in zip(found.days, week[1].days, strict=True):
         assert one.values.equals(other.values)
     assert not (stages_of(tmp_path / "report") / "frozen").exists()
+
+
+def test_the_mixed_ranker_goes_on_with_its_periods(log: EventLog, tmp_path: Path) -> None:
+    found = run(log, tmp_path / "report", model="mixed", days=2, models=("frozen", "updated"))
+    stages = stages_of(tmp_path / "report")
+    assert load_ranker(stages / "updated-2" / "model").name == "mixed"
+    before, after = (sorted(place.name for place in (stages / name / "model.periods").iterdir()) for name in TRAINED)
+    assert before and after and before != after
+    assert found.differences[NDCG]["updated", "frozen"].low > 0
 
 
 def test_a_model_that_knows_the_days_is_refused(log: EventLog, week: tuple[Path, Backtest], tmp_path: Path) -> None:
