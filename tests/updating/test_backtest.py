@@ -243,7 +243,7 @@ def test_the_mixed_ranker_goes_on_with_its_periods(log: EventLog, tmp_path: Path
     stages = stages_of(tmp_path / "report")
     assert load_ranker(stages / "updated-2" / "model").name == "mixed"
     before, after = (sorted(place.name for place in (stages / name / "model.periods").iterdir()) for name in TRAINED)
-    assert before and after and before != after
+    assert before and after == before  # the ranker of the last period is not yet a whole period old
     assert found.differences[NDCG]["updated", "frozen"].low > 0
 
 
