@@ -146,6 +146,10 @@ class Recommender:
         retriever = self.retriever.counted_on(ranker) if self.retriever is not None else None
         return Recommender(ranker, exact=retriever is None, retriever=retriever)
 
+    def over(self, ranker: Ranker) -> Recommender:
+        """The same for a ranker whose items have other attributes, and nothing else; the index is shared."""
+        return Recommender(ranker, exact=self.retriever is None, retriever=self.retriever)
+
     def recommend(
         self,
         history: Sequence[Any],
