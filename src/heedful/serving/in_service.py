@@ -5,16 +5,14 @@ from __future__ import annotations
 import gc
 import os
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 
 from heedful.errors import HeedfulError
 from heedful.serving import telemetry
 from heedful.serving.engine import Engine
 from heedful.serving.live import LivePopularity
-from heedful.serving.loaded import Loaded, book_of
+from heedful.serving.loaded import Loaded
 from heedful.serving.options import ServeConfig
 from heedful.serving.selection import SlotBook
 from heedful.serving.store import Store, StoreUnavailable
@@ -23,7 +21,6 @@ __all__ = ["InService", "keep_from_collector"]
 
 # A request that waits for a lock in the database is refused soon, so that it can be sent again.
 _LOCK_SECONDS = 1.5
-_COUNT_SECONDS = 60.0
 
 
 class InService:
@@ -74,25 +71,6 @@ class InService:
         if self._store is not None:
             with suppress(StoreUnavailable):
                 self._store.probe()
-
-    def count_on(self) -> None:
-        """Rank by what is popular now from here on; requests under way end with what they began with."""
-        live, store = self._live, self._store
-        if live is None or store is None or (ranker := live.advance(store)) is None:
-            return
-        with self._changing:
-            if self._live is live:  # the model has not been replaced meanwhile
-                ranker.attributes = self.loaded.ranker.attributes  # these may have been
-                recommender = self.loaded.recommender.counted_on(ranker)
-                loaded = replace(self.loaded, ranker=ranker, recommender=recommender)
-                self._swap(loaded, book_of(loaded, self.slots_text))
-
-    def count_when_due(self) -> None:
-        """`count_on` each minute, and soon after a model was put into service."""
-        if time.monotonic() >= self._count_next and self._store is not None:
-            self._count_next = time.monotonic() + _COUNT_SECONDS
-            with suppress(StoreUnavailable):
-                self.count_on()
 
     def _count_from(self, loaded: Loaded) -> None:
         """Begin with the counts of a model that was loaded."""

@@ -11,7 +11,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,11 +32,13 @@ from heedful.serving.security import Keys, no_keys
 from heedful.serving.selection import SlotBook
 from heedful.serving.slots import parse_slots
 from heedful.serving.state import Choice, Served, State, look, state_folder
+from heedful.serving.store import StoreUnavailable
 from heedful.serving.watched import WatchedFile
 
 __all__ = ["ChangedError", "Choice", "Loaded", "Serving"]
 
 _RETRY_SECONDS = 10.0
+_COUNT_SECONDS = 60.0
 _COMPACT_SECONDS = 60.0
 
 
@@ -108,6 +110,25 @@ class Serving(InService):
         """Take over what has changed on disk, and try a database that could not be reached."""
         with self._changing:
             self._follow()
+
+    def count_on(self) -> None:
+        """Rank by what is popular now from here on; requests under way end with what they began with."""
+        live, store = self._live, self._store
+        if live is None or store is None or (ranker := live.advance(store)) is None:
+            return
+        with self._changing:
+            if self._live is live:  # the model has not been replaced meanwhile
+                ranker.attributes = self.loaded.ranker.attributes  # these may have been
+                recommender = self.loaded.recommender.counted_on(ranker)
+                loaded = replace(self.loaded, ranker=ranker, recommender=recommender)
+                self._swap(loaded, book_of(loaded, self.slots_text))
+
+    def count_when_due(self) -> None:
+        """`count_on` each minute, and soon after a model was put into service."""
+        if time.monotonic() >= self._count_next and self._store is not None:
+            self._count_next = time.monotonic() + _COUNT_SECONDS
+            with suppress(StoreUnavailable):
+                self.count_on()
 
     def _start_model(self) -> Loaded:
         with self._state.locked():
