@@ -4,7 +4,7 @@
     python benchmarks/item_changes.py --items 1000000 --keep folder --out changes.json
 
 Two workers serve a made-up model with a slot that has a condition on the stock. Stock, price and `hidden` of known items
-are sent by `POST /items` in batches of about 1,000 and 5,000 over one connection, each batch when the one before is answered;
+are sent by `POST /items` in batches of about 1,000 and 5,000 over one connection, each when the one before is answered;
 then by `PATCH /items/ID`. At last one item is patched again and again, and connections that were opened before, which both
 workers share, ask for it until all of them answer with the new value.
 """

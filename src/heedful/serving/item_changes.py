@@ -56,7 +56,7 @@ class ItemChanges:
         """A model with what was said since the position up to which it has the changes.
 
         Raises:
-            FolderError: the file cannot be read.
+            StoreUnavailable: the file cannot be read.
         """
         said, damaged, position = Corrections(loaded.ranker), 0, loaded.position
         for lines, end in self._blocks(loaded.position):
@@ -102,7 +102,8 @@ class ItemChanges:
         """Write the file anew with the last value of each attribute of each item; returns the position at its end.
 
         Raises:
-            FolderError: it cannot be read or written; nothing has changed.
+            StoreUnavailable: it cannot be read; nothing has changed.
+            FolderError: it cannot be written; nothing has changed.
         """
         held: dict[str, bytes] = {}
         damaged = 0
@@ -132,7 +133,7 @@ class ItemChanges:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise _unreadable(self._path, error) from error
+            raise _unreadable(error) from error
 
     def _blocks(self, position: Position | None) -> Iterator[tuple[list[bytes], Position]]:
         """Whole lines beyond a position, or of another file from its first one on, and the position behind them."""
@@ -150,7 +151,7 @@ class ItemChanges:
         except FileNotFoundError:
             return
         except OSError as error:
-            raise _unreadable(self._path, error) from error
+            raise _unreadable(error) from error
 
 
 def _ends_a_line(file: int) -> bool:
@@ -193,8 +194,9 @@ def _report(damaged: int, left_out: dict[str, int]) -> None:
         telemetry.LOG.warning("some changes of items were left out", extra={"facts": facts})
 
 
-def _unreadable(path: Path, error: OSError) -> FolderError:
-    return FolderError(f"{path} cannot be read", got=error.strerror, fix="check its permissions and the disk")
+def _unreadable(error: OSError) -> StoreUnavailable:
+    fix = f"check {_FILE} in the state folder, and its disk"
+    return StoreUnavailable("what was said of items cannot be read", got=error.strerror, fix=fix)
 
 
 def _reason(error: Exception) -> object:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from heedful.errors import FolderError
+from heedful.errors import HeedfulError
 from heedful.events.log import EventLog
 from heedful.progress import say
 from heedful.serving.item_changes import ItemChanges
@@ -38,7 +38,7 @@ def prepare(choice: Choice, config: ServeConfig, folder: Path, *, histories: str
         served = state.begin(choice)
         try:
             changes.compact()
-        except FolderError as error:  # such as a full disk, which the server starts on nevertheless
+        except HeedfulError as error:  # such as a full disk, which the server starts on nevertheless
             say(f"the changes of items are as they were: {error.problem}")
         loaded = changes.onto(Loaded.from_choice(state.copies(served)))
         if served != state.served():
