@@ -327,7 +327,7 @@ def test_values_of_every_type_come_back(models: Path) -> None:
     MODELS["last-item"]().fit(log, table_of(log.catalog.items.ids, attributes=pa.table(TYPES))).save(
         models / "types", pack=True
     )
-    options = {"state": str(models / "state"), "slots": None}
+    options: dict[str, Any] = {"state": str(models / "state"), "slots": None}
 
     def swapped(shop: TestClient) -> list[Any]:
         return [good(shop.get(f"/items/i{n}"))["attributes"] for n in (1, 0)]

@@ -215,6 +215,8 @@ def column_from_json(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
 
 
 def _parsed(value: Any, kind: pa.DataType) -> Any:
+    if pa.types.is_string(kind):
+        return _instance(value, str)
     if pa.types.is_boolean(kind):
         return _instance(value, bool)
     if isinstance(value, bool):

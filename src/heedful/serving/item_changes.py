@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pyarrow as pa
+from pydantic_core import from_json
 
 from heedful.errors import FolderError
 from heedful.events.values import json_rows
@@ -181,9 +182,9 @@ def _line(item: str, attributes: dict[str, Any]) -> bytes:
 def _parsed(line: bytes) -> Change | None:
     """The change that a line tells; None of a damaged one."""
     try:
-        found = json.loads(line)
+        found = from_json(line)
         item, attributes = found["item_id"], found["attributes"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         return None
     return (item, attributes) if isinstance(item, str) and isinstance(attributes, dict) else None
 
