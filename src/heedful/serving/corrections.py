@@ -15,6 +15,7 @@ import pyarrow as pa
 from heedful.errors import InputError
 from heedful.events.values import column_from_json, from_json, named_column
 from heedful.rankers.base import Ranker
+from heedful.serving.arrivals import Told
 
 __all__ = ["Corrections"]
 
@@ -53,15 +54,21 @@ class Corrections:
     def _add_fitting(self, column: str, rows: np.ndarray, values: list[Any]) -> None:
         kind = self._attributes.schema.field(column).type
         try:
-            self.put(column, rows, column_from_json(values, kind))
+            self._put(column, rows, column_from_json(values, kind))
         except InputError:
             fits = [_fits(value, kind) for value in values]
             self.left_out[column] += fits.count(False)
             kept = [value for value, fit in zip(values, fits, strict=True) if fit]
-            self.put(column, rows[fits], column_from_json(kept, kind))
+            self._put(column, rows[fits], column_from_json(kept, kind))
 
-    def put(self, column: str, rows: np.ndarray, values: pa.Array) -> None:
-        """Say values [N] of a column for the items of rows [N]."""
+    def tell(self, told: Told) -> None:
+        """Say attributes in the columns of the ranker."""
+        rows = self._items.rows(told.ids)
+        for name, given in told.given.items():
+            there = given & (rows >= 0)
+            self._put(name, rows[there], told.values[name].filter(pa.array(there)).combine_chunks())
+
+    def _put(self, column: str, rows: np.ndarray, values: pa.Array) -> None:
         if len(rows):
             self._said[column].append((rows, values))
 

@@ -53,8 +53,12 @@ class ItemChanges:
         """Whether the file has more than up to a position, or is another one."""
         return self._end() != position
 
-    def onto(self, loaded: Loaded) -> Loaded:
+    def onto(self, loaded: Loaded, told: Told | None = None) -> Loaded:
         """A model with what was said since the position up to which it has the changes.
+
+        Args:
+            loaded: the model.
+            told: what is said beside, in its columns, which is not in the file yet.
 
         Raises:
             StoreUnavailable: the file cannot be read.
@@ -65,6 +69,8 @@ class ItemChanges:
             damaged, position = damaged + len(lines) - len(changes), end
             said.add([item for item, _ in changes], [attributes for _, attributes in changes])
         _report(damaged, said.left_out)
+        if told is not None:
+            said.tell(told)
         return loaded.corrected(said, position)
 
     def append(self, told: Told) -> Position | None:

@@ -16,14 +16,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
 from heedful.errors import ConfigError, HeedfulError, InputError
 from heedful.events.vocabulary import Vocabulary
 from heedful.folders import write_atomically
 from heedful.serving import telemetry
 from heedful.serving.arrivals import Told, with_new_items
-from heedful.serving.corrections import Corrections
 from heedful.serving.in_service import InService, keep_from_collector
 from heedful.serving.item_changes import ItemChanges
 from heedful.serving.loaded import Loaded, book_of
@@ -271,25 +269,17 @@ class Serving(InService):
         """
         Vocabulary(told.ids)  # refuses what is repeated
         with self._alone():
-            loaded, known = self._with(told)
+            ranker = self.loaded.ranker
+            if not told.values.schema.equals(ranker.attributes.schema):
+                raise ChangedError("a model with other columns was put into service meanwhile", fix="send it again")
+            known = ranker.items.rows(told.ids) >= 0
+            loaded = self._changes.onto(self.loaded, told)
             if known.all() and len(known):
                 book = book_of(loaded, self.slots_text)
-                loaded = replace(loaded, position=self._changes.append(told))
-                self._swap(loaded, book)
+                self._swap(replace(loaded, position=self._changes.append(told)), book)
             else:
                 self._onboard(loaded, told, known)
         return int(np.count_nonzero(known))
-
-    def _with(self, told: Told) -> tuple[Loaded, np.ndarray]:
-        """The model with all that was said, and this; and which of the items it knows, bool [N]."""
-        loaded = self._changes.onto(self.loaded)
-        if not told.values.schema.equals(loaded.ranker.attributes.schema):
-            raise ChangedError("the model was replaced meanwhile, by one of other columns", fix="send it again")
-        rows, said = loaded.ranker.items.rows(told.ids), Corrections(loaded.ranker)
-        for name, given in told.given.items():
-            there = given & (rows >= 0)
-            said.put(name, rows[there], told.values[name].filter(pa.array(there)).combine_chunks())
-        return loaded.corrected(said, loaded.position), rows >= 0
 
     def _onboard(self, loaded: Loaded, told: Told, known: np.ndarray) -> None:
         """Put into service an extension of the table by the items that are not known; what is said of all is kept."""
