@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from datetime import date
 from pathlib import Path
 
@@ -169,6 +170,21 @@ def test_a_condition_that_takes_too_long_is_stopped(monkeypatch: pytest.MonkeyPa
         many.mask(slow)
     monkeypatch.setattr(eligibility, "_SECONDS", 10.0)
     assert many.mask("t = 'b'").sum() == 0  # the session goes on
+
+
+def test_an_interrupt_before_the_query_begins_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(eligibility, "_SECONDS", 0.0)
+    many = Eligibility(pa.table({"t": ["a" * 200] * 100_000}))
+    parse = many._parse
+
+    def slowly(query: str) -> object:
+        time.sleep(0.2)
+        return parse(query)
+
+    monkeypatch.setattr(many, "_parse", slowly)
+    slow = " OR ".join(f"t ~ 'a+a+{'b' * n}$'" for n in range(1, 40))
+    with pytest.raises(InputError, match="takes longer than"):
+        many.mask(slow)
 
 
 def test_answers_are_kept_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:

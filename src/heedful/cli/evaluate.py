@@ -23,7 +23,6 @@ from heedful.experiment import Workspace, run_experiment, run_series, write_requ
 from heedful.folders import check_writable
 from heedful.rankers.attention import AttentionConfig
 from heedful.rankers.base import Ranker
-from heedful.rankers.mixed import MixedConfig
 from heedful.rankers.neural import NeuralRanker
 from heedful.rankers.registry import ALL_MODELS, MODELS, new_ranker
 from heedful.tuning.settings import MODEL_SECTIONS
@@ -100,11 +99,11 @@ def evaluate_command(
     """Split in time, train the models on the past, compare them on what came after, write a report."""
     config = EvaluationConfig.from_dict(chosen(options))
     tuned = with_file({}, settings, "train", AttentionConfig)
-    others_tuned = {name: with_file({}, settings, name, ALL_MODELS[name].config_class) for name in MODEL_SECTIONS}
+    found = {name: with_file({}, settings, name, ALL_MODELS[name].config_class) for name in MODEL_SECTIONS}
     # What was found for the attention ranker holds under a last stage, too.
-    mixed = {**tuned, **with_file({}, settings, "mixed", MixedConfig)}
+    found |= {"attention": tuned, "mixed": {**tuned, **found["mixed"]}}
     targets = _targets(config)
-    rankers = _rankers(models, preset, targets, {"attention": tuned, "mixed": mixed, **others_tuned})
+    rankers = _rankers(models, preset, targets, found)
     others = _files(scores)
     of_depths = {} if depth_preset else tuned
     depth_preset = depth_preset or preset

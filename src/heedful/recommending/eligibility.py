@@ -12,6 +12,7 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Self
 
 import duckdb
@@ -31,6 +32,7 @@ HIDDEN = "hidden"
 _MAX_LENGTH = 2_000
 _MAX_BRACKETS = 100
 _SECONDS = 2.0
+_AGAIN_SECONDS = 0.02
 _CACHED = 256
 _SANDBOX: dict[str, Any] = {
     "enable_external_access": "false",
@@ -69,6 +71,30 @@ _KEYWORDS = {"SUBQUERY": "a subquery", "STAR": "*", "WINDOW": "a window function
 def hides_items(attributes: pa.Table) -> bool:
     """Whether the attributes say of items that they are hidden."""
     return HIDDEN in attributes.column_names and pa.types.is_boolean(attributes[HIDDEN].type)
+
+
+@contextmanager
+def _at_most(seconds: float, connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """Interrupt what the connection does inside after some seconds.
+
+    Again and again, because one that comes between two statements is lost; and never after the end, where it would hit
+    the next condition.
+    """
+    ended = threading.Event()
+
+    def watch() -> None:
+        wait = seconds
+        while not ended.wait(wait):
+            connection.interrupt()
+            wait = _AGAIN_SECONDS
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
 
 
 class Eligibility:
@@ -128,21 +154,18 @@ class Eligibility:
     def _evaluate(self, condition: str) -> np.ndarray:
         _check_text(condition)
         query = f"SELECT (\n{condition}\n) FROM items"
-        clock = threading.Timer(_SECONDS, self._connection.interrupt)
-        clock.start()
         try:
-            self._check_tree(self._parse(query))
-            relation = self._connection.sql(query)
-            kind = str(relation.types[0])
-            if kind != "BOOLEAN":
-                raise _refused("is neither true nor false", got=f"a value of type {kind}", expected="such as price < 10")
-            answer = relation.to_arrow_table().column(0)
+            with _at_most(_SECONDS, self._connection):
+                self._check_tree(self._parse(query))
+                relation = self._connection.sql(query)
+                kind = str(relation.types[0])
+                if kind != "BOOLEAN":
+                    raise _refused("is neither true nor false", got=f"a value of type {kind}", expected="such as price < 10")
+                answer = relation.to_arrow_table().column(0)
         except duckdb.InterruptException as error:
             raise _refused(f"takes longer than {_SECONDS:g} seconds", fix="write a simpler condition") from error
         except (duckdb.Error, RuntimeError) as error:
             raise _refused("cannot be used", got=_first_line(error), fix=self._hint()) from error
-        finally:
-            clock.cancel()
         return np.array(pc.fill_null(answer, False).to_numpy(zero_copy_only=False), bool)
 
     def _parse(self, query: str) -> Any:
