@@ -106,7 +106,7 @@ class ItemChanges:
         return end is not None and end.offset > 2 * _bytes_at_first(end.head) + _SLACK_BYTES
 
     def compact(self) -> Position | None:
-        """Write the file anew with the last value of each attribute of each item; returns the position at its end.
+        """Write the file again with only the last value of each attribute of each item; returns the position at its end.
 
         Raises:
             StoreUnavailable: it cannot be read; nothing has changed.
