@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from made_up import random_table, skewed_log
+from serving_faults import serving
 from serving_load import start
 
 from heedful.embeddings.table import ItemEmbeddings
@@ -124,7 +125,10 @@ def measured(folder: Path, model: Path, items: int, seconds: float) -> dict[str,
     process, port = start(str(model), folder, None, options)
     rng, results = np.random.default_rng(1), dict[str, Any](items=items)
     try:
+        while serving(port) < 2:
+            time.sleep(0.2)
         client = Client(port)
+        client.ask("PATCH", "/items/item-1", {"attributes": {"stock": 1}})
         for number in (1000, 5000):
             prepared = cycle([changes(rng, items, number) for _ in range(20)])
             send = lambda: client.ask("POST", "/items", {"items": next(prepared)})["corrected"]  # noqa: B023, E731
