@@ -18,7 +18,6 @@ from heedful.evaluation.comparison import measure_here
 from heedful.evaluation.depths import check_depths
 from heedful.evaluation.options import EvaluationConfig
 from heedful.events.log import EventLog
-from heedful.events.targets import TargetConfig
 from heedful.experiment import Workspace, run_experiment, run_series, write_requests
 from heedful.folders import check_writable
 from heedful.rankers.attention import AttentionConfig
@@ -102,7 +101,7 @@ def evaluate_command(
     found = {name: with_file({}, settings, name, ALL_MODELS[name].config_class) for name in MODEL_SECTIONS}
     # What was found for the attention ranker holds under a last stage, too.
     found |= {"attention": tuned, "mixed": {**tuned, **found["mixed"]}}
-    targets = _targets(config)
+    targets = config.changed()  # what the models are trained for, where it is not the default
     rankers = _rankers(models, preset, targets, found)
     others = _files(scores)
     of_depths = {} if depth_preset else tuned
@@ -193,12 +192,6 @@ def _several(cuts: str | None, seeds: int, config: EvaluationConfig, refused: Ma
     if not listed:
         raise ConfigError("--cuts cannot be used", got=repr(cuts), expected="dates or times with commas between them")
     return listed
-
-
-def _targets(config: EvaluationConfig) -> dict[str, Any]:
-    """What the models are trained for, where it is not the default."""
-    usual = TargetConfig().to_dict()
-    return {name: value for name, value in config.plain().to_dict().items() if value != usual[name]}
 
 
 def _rankers(models: str, preset: str, targets: dict[str, Any], tuned: dict[str, dict[str, Any]]) -> dict[str, Ranker]:
