@@ -7,7 +7,7 @@ import logging
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import date, datetime
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -318,6 +318,10 @@ TYPES = {
     "kind": pa.array(["x", None], pa.string()).dictionary_encode(),
     "tags": pa.array([["a", None], None], pa.list_(pa.string())),
     "box": pa.array([{"w": 1, "d": date(2024, 1, 1)}, None], pa.struct([("w", pa.int8()), ("d", pa.date32())])),
+    "sizes": pa.array([[1, 2], None], pa.list_(pa.int64(), 2)),
+    "lasts": pa.array([timedelta(hours=1), None], pa.duration("s")),
+    "opens": pa.array([time(9, 30, 1), None], pa.time64("us")),
+    "weight": pa.array([0.1, None], pa.float32()),
     "names": pa.array([[("de", "Ö")], None], pa.map_(pa.string(), pa.string())),
 }
 
@@ -344,6 +348,23 @@ def test_values_of_every_type_come_back(models: Path) -> None:
         assert swapped(shop) == [one, two]
         again = shop.app.state.serving.loaded.ranker.attributes  # type: ignore[attr-defined]
         assert again.to_pylist() == loaded.to_pylist() == pa.table(TYPES).take([1, 0]).to_pylist()
+
+
+def test_a_request_of_known_items_makes_no_table(models: Path) -> None:
+    with client(models / "first", models, state=str(models / "state")) as shop:
+        version = good(shop.get("/model"))["version"]
+        done = good(shop.post("/items", json={"items": [{"item_id": "item3", "attributes": {"stock": 7}}]}))
+        assert done == {
+            "added": 0, "corrected": 1, "new_items": 0, "fitted": 0, "embeddings": None, "model": version
+        }  # fmt: skip
+        assert not list((models / "state").rglob("tables/*"))
+        new = [{"item_id": name, "attributes": {"stock": 9}} for name in ("new", "item3")]
+        done = good(shop.post("/items", json={"items": new}))
+        assert (done["added"], done["corrected"], done["new_items"]) == (1, 1, 1) and done["model"] != version
+        assert [folder.name for folder in (models / "state").rglob("tables/*")] == [done["embeddings"]]
+        again = good(shop.post("/items", json={"items": [{"item_id": "new", "attributes": {"stock": 8}}]}))
+        assert again == done | {"added": 0, "corrected": 1}
+        assert [good(shop.get(f"/items/{name}"))["attributes"]["stock"] for name in ("new", "item3")] == [8, 9]
 
 
 def test_ids_that_are_integers(models: Path) -> None:
