@@ -31,9 +31,10 @@ ITEMS = pa.table(
 )
 
 
-@pytest.fixture(scope="module")
-def items() -> Eligibility:
-    return Eligibility(ITEMS)
+@pytest.fixture(scope="module", params=["alone", "beside another table"])
+def items(request: pytest.FixtureRequest) -> Eligibility:
+    other = Eligibility(ITEMS.select(["title", "stock"]).slice(0, 2)) if request.param != "alone" else None
+    return Eligibility(ITEMS, other)
 
 
 @pytest.mark.parametrize(
@@ -200,6 +201,14 @@ def test_answers_are_kept_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(InputError):
         items.mask("nothing")
     assert "nothing" not in items._masks
+
+
+def test_tables_beside_each_other_are_apart() -> None:
+    before = Eligibility(ITEMS)
+    after = Eligibility(ITEMS.set_column(3, "stock", pa.array([9, 9, 9, 0, 0])), before)
+    for condition, first, second in (("stock > 6", [3], [0, 1, 2]), ("stock > 8", [], [0, 1, 2])):
+        assert np.flatnonzero(after.mask(condition)).tolist() == second
+        assert np.flatnonzero(before.mask(condition)).tolist() == first
 
 
 def test_threads_share_one_table(items: Eligibility) -> None:

@@ -26,7 +26,7 @@ _REQUESTS = 100
 def demo_command(out: str, week: bool) -> None:
     """The whole pipeline on real retail data, ending in a report and recommendations.
 
-    A year of purchases of 2,469 households (Complete Journey, dunnhumby): prepare, embed, train five models on the time
+    A year of purchases of 2,469 households (Complete Journey, dunnhumby): prepare, embed, train seven models on the time
     before 2017-12-24, compare them on the week after. A second run uses the finished stages again.
     """
     experiment = run_demo(out)

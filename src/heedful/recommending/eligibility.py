@@ -102,9 +102,10 @@ class Eligibility:
 
     Args:
         items: one row for each item of the catalogue, in row order; its columns are what conditions may name.
+        beside: another one, whose sandbox is used too: to open one takes longer than most conditions do.
     """
 
-    def __init__(self, items: pa.Table) -> None:
+    def __init__(self, items: pa.Table, beside: Eligibility | None = None) -> None:
         self.columns = tuple(items.column_names)
         self._known = {name.lower() for name in self.columns}
         self._length = items.num_rows
@@ -113,23 +114,20 @@ class Eligibility:
         self._shown = ~np.array(pc.fill_null(hidden, False).to_numpy(zero_copy_only=False), bool)
         self._lock = threading.Lock()
         self._masks: OrderedDict[str, np.ndarray] = OrderedDict()
-        self._connection = duckdb.connect(config=_SANDBOX)
-        self._connection.execute(
-            "SET enable_progress_bar = false; SET TimeZone = 'UTC'; SET error_on_division_by_zero = false"
-        )
+        # Each connection to a sandbox has a table of its own.
+        self._connection: duckdb.DuckDBPyConnection = _sandbox() if beside is None else beside._connection.cursor()
         if self.columns:
             self._connection.register("items", items)
-        self._connection.execute("SET lock_configuration = true")
 
     @classmethod
-    def of(cls, ranker: Ranker) -> Self:
+    def of(cls, ranker: Ranker, beside: Eligibility | None = None) -> Self:
         """Conditions over the attributes of a ranker's items, their `item_id` and `users` (distinct users in training)."""
         table = ranker.attributes
         own = {"item_id": ranker.items.ids, "users": pa.array(ranker.users_of_item)}
         for name, values in own.items():
             if name not in {known.lower() for known in table.column_names}:
                 table = table.append_column(name, values) if table.num_columns else pa.table({name: values})
-        return cls(table)
+        return cls(table, beside)
 
     def mask(self, condition: str) -> np.ndarray:
         """The items for which the condition is true, bool [I], not to be written to; an empty condition admits all.
@@ -210,6 +208,16 @@ class Eligibility:
 
     def _hint(self) -> str:
         return f"the columns are {', '.join(self.columns)}; text is in single quotes, dates as in DATE '2017-12-24'"
+
+
+def _sandbox() -> duckdb.DuckDBPyConnection:
+    """A database in memory whose configuration can no longer be changed, for all of its connections."""
+    connection = duckdb.connect(config=_SANDBOX)
+    connection.execute(
+        "SET enable_progress_bar = false; SET GLOBAL TimeZone = 'UTC'; SET GLOBAL error_on_division_by_zero = false"
+    )
+    connection.execute("SET lock_configuration = true")
+    return connection
 
 
 def _check_text(condition: str) -> None:
