@@ -25,7 +25,7 @@ class LinearFit:
 
     Attributes:
         anchors: the items, the same for every user.
-        bias_A: their own terms, which are no part of what is fitted.
+        bias_A: their own terms, which are not fitted.
         matrix_DA: makes w of the centred logits, float64.
     """
 
