@@ -1,4 +1,4 @@
-"""Functions and commands in processes of their own, forked from one that has imported the package: a new one takes seconds.
+"""Functions, commands and scripts in processes of their own, forked from one that has imported what takes seconds.
 
 What a process does from its start on is tested with `ranking_worlds.heedful` and `ranking_worlds.python`, which start one.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import runpy
 import signal
 import subprocess
 import tempfile
@@ -19,7 +20,10 @@ from typing import Any
 
 import pytest
 
-_PRELOADED = ["heedful.cli.evaluate", "heedful.cli.refresh", "heedful.serving.server", "heedful.updating.nightly"]
+# `torch._dynamo` is what the first training imports.
+_PRELOADED = [
+    "torch._dynamo", "heedful.cli.evaluate", "heedful.cli.refresh", "heedful.serving.server", "heedful.updating.nightly",
+]  # fmt: skip
 
 
 class Forked:
@@ -54,6 +58,17 @@ def command(*arguments: object, environment: Mapping[str, str], folder: Path, ou
     return Forked(_command, [str(one) for one in arguments], dict(environment), str(folder), str(out), str(err))
 
 
+def script(path: Path, *, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a file of Python in a folder, where what it says is left."""
+    out, err = folder / "script.out", folder / "script.err"
+    process = Forked(_script, str(path), str(folder), str(out), str(err))
+    try:
+        code = process.wait(300)
+    finally:
+        process.kill()
+    return subprocess.CompletedProcess([path], code, out.read_text(), err.read_text())
+
+
 @cache
 def _context() -> ForkServerContext:
     """Starts the process that others are forked from, with one thread, so that results are the same bit for bit."""
@@ -78,7 +93,17 @@ def _command(arguments: list[str], environment: dict[str, str], folder: str, *fi
     os.environ.clear()
     os.environ.update(environment)
     tempfile.tempdir = None  # it depends on the environment
+    _go(folder, files)
+    main(arguments)
+
+
+def _script(path: str, folder: str, *files: str) -> None:
+    _go(folder, files)
+    runpy.run_path(path, run_name="__main__")
+
+
+def _go(folder: str, files: tuple[str, ...]) -> None:
+    """Have a folder as the current one, and files as standard output and standard error."""
     os.chdir(folder)
     for standard, file in enumerate(files, start=1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), standard)
-    main(arguments)
