@@ -178,10 +178,11 @@ def milliseconds(seconds: list[float]) -> dict[str, float]:
     }
 
 
-def start(model: str, folder: Path, sequences: str, options: list[str]) -> tuple[subprocess.Popen[bytes], int]:
+def start(model: str, folder: Path, sequences: str | None, options: list[str]) -> tuple[subprocess.Popen[bytes], int]:
     log = folder / "serve.log"
+    histories = ["--histories", sequences] if sequences is not None else []
     command = [sys.executable, "-m", "heedful", "serve", model, "--database", str(folder / "load.sqlite"), "--port", "0",
-               "--histories", sequences, "--rate", "0", "--log-level", "warning", *options]  # fmt: skip
+               *histories, "--rate", "0", "--log-level", "warning", *options]  # fmt: skip
     with log.open("wb") as stream:
         process = subprocess.Popen(command, stdout=stream, stderr=stream)
     until = time.monotonic() + 1800

@@ -30,6 +30,7 @@ PACKAGES = {
     "evaluation": "Evaluation",
     "recommending": "Recommending and explaining",
     "tuning": "Tuning",
+    "updating": "Updating",
     "progress": "Progress",
     "errors": "Errors",
 }

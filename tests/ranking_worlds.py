@@ -55,6 +55,8 @@ QUICK: dict[str, dict[str, Any]] = {
     "bm25": {"neighbours": 10},
     "sasrec": SESSIONS,
     "gsasrec": SESSIONS,
+    "esasrec": SESSIONS,
+    "hstu": SESSIONS,
     "tifu-knn": {"neighbours": 10},
     "up-cf": {"recent_baskets": 5},
     "own-frequent": {},

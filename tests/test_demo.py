@@ -11,6 +11,8 @@ import pyarrow as pa
 import pytest
 
 from heedful import demo
+from heedful.embeddings.skipgram import SkipGram
+from heedful.embeddings.table import ItemEmbeddings
 from heedful.errors import MissingExtraError
 from heedful.events.catalog import Catalog
 from heedful.events.log import EventLog
@@ -113,3 +115,19 @@ def test_the_slots_are_replayed(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) 
     for name in ("figure5.svg", "figure5.png", "shop.sqlite", "slots.toml"):
         assert (tmp_path / name).stat().st_size > 0
     assert demo.replay_slots(experiment, tmp_path) == found
+
+
+def test_the_week_starts_from_the_model_of_the_demo(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, cut = shop_log(), START + 90 * DAY
+    monkeypatch.setattr(demo, "CUT", str(cut))
+    log.save(tmp_path / "sequences")
+    past, _ = log.split(cut)
+    SkipGram(width=8, epochs=2, threads=1).fit(past).save(tmp_path / "embeddings")
+    table = ItemEmbeddings.load(tmp_path / "embeddings")
+    MODELS["attention"](**QUICK["attention"]).fit(past, table).save(tmp_path / "attention")
+    found = demo.run_week(tmp_path)
+    assert found.models == ("frozen", "refreshed", "updated") and found.cut == cut
+    assert found.config.model == "attention" and [day.number for day in found.days] == list(range(1, 8))
+    assert found.days[0].seconds == {} and not (tmp_path / "week.stages" / "frozen").exists()
+    assert (tmp_path / "week" / "week.png").stat().st_size > 0
+    assert demo.run_week(tmp_path).differences == found.differences

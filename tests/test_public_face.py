@@ -11,12 +11,13 @@ import heedful
 from ranking_worlds import python
 
 PUBLIC = [
-    "AttentionConfig", "AttentionRanker", "AveragingConfig", "AveragingRanker", "Candidates", "Catalog",
+    "AttentionConfig", "AttentionRanker", "AveragingConfig", "AveragingRanker", "Backtest", "BacktestConfig",
+    "Candidates", "Catalog",
     "Comparison", "ConfigError", "EvaluationConfig", "EventLog", "Explanation", "FolderError", "HeedfulError",
     "Histories", "InputError", "ItemEmbeddings", "LastItem", "MismatchError", "MissingExtraError", "MixedConfig",
     "MixedRanker", "Popularity", "PrepareConfig", "Query", "Ranker", "Reason", "Recommendations", "Recommender",
     "SkipGram", "SkipGramConfig", "TrainingError", "TuneConfig", "Tuning", "Vocabulary", "WeightedSum",
-    "WeightedSumConfig", "compare", "extend_table", "load_ranker", "prepare", "read_embeddings", "read_events",
+    "WeightedSumConfig", "backtest", "compare", "extend_table", "load_ranker", "prepare", "read_embeddings", "read_events",
     "recommend_requests", "score_requests", "show_progress", "tune", "write_report",
 ]  # fmt: skip
 

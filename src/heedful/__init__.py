@@ -59,6 +59,9 @@ _HOMES = {
     "heedful.tuning.options": ["TuneConfig"],
     "heedful.tuning.results": ["Tuning"],
     "heedful.tuning.search": ["tune"],
+    "heedful.updating.backtest": ["backtest"],
+    "heedful.updating.days": ["Backtest"],
+    "heedful.updating.options": ["BacktestConfig"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -124,3 +127,6 @@ if TYPE_CHECKING:
     from heedful.tuning.options import TuneConfig as TuneConfig
     from heedful.tuning.results import Tuning as Tuning
     from heedful.tuning.search import tune as tune
+    from heedful.updating.backtest import backtest as backtest
+    from heedful.updating.days import Backtest as Backtest
+    from heedful.updating.options import BacktestConfig as BacktestConfig

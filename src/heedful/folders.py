@@ -87,7 +87,7 @@ def new_folder(out: str | os.PathLike[str], *, kind: str, overwrite: bool = Fals
 
     Args:
         out: the finished folder; its parent folders are created.
-        kind: what it holds: "sequences", "embeddings", "model", "report", "tuning" or "synthetic".
+        kind: what it holds: "sequences", "embeddings", "model", "report", "tuning", "backtest" or "synthetic".
         overwrite: replace a finished folder of the same kind. Anything else that is in the way is an error.
 
     Raises:
@@ -287,7 +287,7 @@ def _check_file(where: Path, name: str, facts: dict[str, Any], *, hash_up_to: in
 
 def _how_to_make(kind: str) -> str:
     verbs = {"sequences": "prepare", "embeddings": "embed", "model": "train", "report": "evaluate", "tuning": "tune"}
-    verbs |= {"synthetic": "synth"}
+    verbs |= {"synthetic": "synth", "backtest": "backtest"}
     return f"check the path, or make it with `heedful {verbs.get(kind, '...')}`"
 
 

@@ -366,6 +366,7 @@ COMMANDS = [
     "pools",
     "tune",
     "update",
+    "backtest",
     "rollback",
     "serve",
     "key",

@@ -46,6 +46,8 @@ def sequences(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("bm25", ["--neighbours", 5, "--saturation", 2]),
         ("sasrec", ["--factors", 8, "--session-length", 10, "--epochs", 1]),
         ("gsasrec", ["--factors", 8, "--calibration", 0.5, "--epochs", 1]),
+        ("esasrec", ["--factors", 8, "--blocks", 1, "--epochs", 1]),
+        ("hstu", ["--factors", 8, "--session-length", 10, "--epochs", 1]),
         ("popularity", []),
     ],
 )

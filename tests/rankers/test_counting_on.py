@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,12 @@ from heedful.rankers.attention import AttentionRanker
 from heedful.rankers.base import Ranker
 from heedful.rankers.counting_on import counted_on
 from heedful.rankers.mixed import MixedRanker
+from heedful.rankers.neural import NeuralRanker
 from heedful.rankers.recent_popularity import RecentPopularity
 from heedful.rankers.refreshing import refreshed
 from heedful.rankers.registry import MODELS, load_ranker
 from heedful.recommending.recommend import Recommender
+from heedful.recommending.retrieval import Retriever
 from ranking_worlds import DAY, QUICK, START, histories_of, log_of, random_log, table_of
 
 N_ITEMS = 60
@@ -172,6 +175,21 @@ def test_without_a_history_the_items_of_most_users_of_late_come_first() -> None:
     assert sorted(users[past().catalog.items.rows(items)]) == sorted(np.sort(users)[-4:])
     nobody = Histories(np.array([0, 0]), *(np.empty(0, kind) for kind in (np.int32, np.int64, np.uint8)))
     np.testing.assert_array_equal(ranker.score_catalogue(nobody)[0], ranker.cold_start_scores())
+
+
+@pytest.mark.parametrize("name", ["attention", "averaging"])
+def test_without_a_history_the_trained_rankers_tell_what_is_popular_now(name: str) -> None:
+    now = copy.copy(fitted(name))
+    assert isinstance(now, NeuralRanker)
+    nobody = Histories(np.array([0, 0]), *(np.empty(0, kind) for kind in (np.int32, np.int64, np.uint8)))
+    rising = int(np.argmin(now.popularity_now))
+    now.at_time = {term: values.copy() for term, values in now.at_time.items()}
+    now.at_time["popularity_over_time"][rising] += 20
+    expected = now.items.take(np.array([rising])).to_pylist()
+    assert expected != Recommender(fitted(name)).recommend([], k=1).items
+    assert expected == Recommender(now).recommend([], k=1).items
+    assert rising in Retriever(now, candidates=5).retrieve(nobody).rows
+    np.testing.assert_array_equal(now.score_catalogue(nobody)[0], now.popularity_now)
 
 
 def test_recent_popularity_is_the_same_at_a_cold_start() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from datetime import date
 from pathlib import Path
 
@@ -30,9 +31,10 @@ ITEMS = pa.table(
 )
 
 
-@pytest.fixture(scope="module")
-def items() -> Eligibility:
-    return Eligibility(ITEMS)
+@pytest.fixture(scope="module", params=["alone", "beside another table"])
+def items(request: pytest.FixtureRequest) -> Eligibility:
+    other = Eligibility(ITEMS.select(["title", "stock"]).slice(0, 2)) if request.param != "alone" else None
+    return Eligibility(ITEMS, other)
 
 
 @pytest.mark.parametrize(
@@ -171,6 +173,21 @@ def test_a_condition_that_takes_too_long_is_stopped(monkeypatch: pytest.MonkeyPa
     assert many.mask("t = 'b'").sum() == 0  # the session goes on
 
 
+def test_an_interrupt_before_the_query_begins_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(eligibility, "_SECONDS", 0.0)
+    many = Eligibility(pa.table({"t": ["a" * 200] * 100_000}))
+    parse = many._parse
+
+    def slowly(query: str) -> object:
+        time.sleep(0.2)
+        return parse(query)
+
+    monkeypatch.setattr(many, "_parse", slowly)
+    slow = " OR ".join(f"t ~ 'a+a+{'b' * n}$'" for n in range(1, 40))
+    with pytest.raises(InputError, match="takes longer than"):
+        many.mask(slow)
+
+
 def test_answers_are_kept_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(eligibility, "_CACHED", 3)
     items = Eligibility(ITEMS)
@@ -184,6 +201,14 @@ def test_answers_are_kept_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(InputError):
         items.mask("nothing")
     assert "nothing" not in items._masks
+
+
+def test_tables_beside_each_other_are_apart() -> None:
+    before = Eligibility(ITEMS)
+    after = Eligibility(ITEMS.set_column(3, "stock", pa.array([9, 9, 9, 0, 0])), before)
+    for condition, first, second in (("stock > 6", [3], [0, 1, 2]), ("stock > 8", [], [0, 1, 2])):
+        assert np.flatnonzero(after.mask(condition)).tolist() == second
+        assert np.flatnonzero(before.mask(condition)).tolist() == first
 
 
 def test_threads_share_one_table(items: Eligibility) -> None:

@@ -339,6 +339,24 @@ def test_new_items_keep_what_was_taken_for_granted_until_somebody_comes(serving:
     assert np.isfinite(ranker.score_catalogue(history)).all()
 
 
+def test_what_is_said_of_items_and_what_is_counted_do_not_undo_each_other(serving: Serving, clock: Clock) -> None:
+    def title() -> Any:
+        return serving.engine.attributes(serving.engine.rows(["item5"]))[0]["title"]
+
+    before = users_of(serving, "item5")
+    serving.add_items(_told(serving.engine, [NewItem(item_id="item5", attributes={"title": "Said first"})]))
+    clock.now = CUT + 5 * DAY
+    store_of(serving).append(rush(20, "item5", CUT + DAY))
+    serving.count_on()
+    assert users_of(serving, "item5") == before + 20 and title() == "Said first"
+    serving.add_items(_told(serving.engine, [NewItem(item_id="item5", attributes={"title": "Said later"})]))
+    assert users_of(serving, "item5") == before + 20 and title() == "Said later"
+    store_of(serving).append(rush(10, "item5", CUT + 2 * DAY, name="again"))
+    serving.count_on()
+    assert users_of(serving, "item5") == before + 30 and title() == "Said later"
+    assert serving.engine.eligibility.mask("title = 'Said later' AND users > 0").sum() == 1
+
+
 def test_the_application_counts_by_itself(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("heedful.serving.models._COUNT_SECONDS", 0.0)
     with_past(tmp_path)

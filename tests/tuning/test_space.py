@@ -53,8 +53,8 @@ def test_the_ends_of_every_range_are_allowed_values() -> None:
 
 def test_every_model_but_those_without_options_can_be_tuned() -> None:
     tuned = {"attention", *MODEL_SECTIONS}
-    # mixed has the settings of attention; the weighted sum tunes itself.
-    assert set(ALL_MODELS) - tuned == {"mixed", "weighted-sum", "last-item", "popularity", "own-frequent"}
+    # The weighted sum tunes itself.
+    assert set(ALL_MODELS) - tuned == {"weighted-sum", "last-item", "popularity", "own-frequent"}
     for model in MODEL_SECTIONS:
         options = searched_options([], sampled=True, sections=TuneConfig(model=model).sections)
         assert options and {option.split(".")[0] for option in options} == {model}

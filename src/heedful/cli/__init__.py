@@ -32,6 +32,7 @@ _COMMANDS = {
     "pools": ("heedful.cli.evaluate", "The pools of an evaluation, as requests for a model of your own."),
     "tune": ("heedful.cli.tune", "Search the settings of embeddings and ranker inside the training log."),
     "update": ("heedful.cli.update", "Every night: new events -> a version that goes on from the one in service."),
+    "backtest": ("heedful.cli.backtest", "How often to train: a frozen model and updated ones, day by day."),
     "rollback": ("heedful.cli.update", "Put an earlier version back into service, or list the versions."),
     "serve": ("heedful.cli.serve", "Model -> rankings and content slots over HTTP, and the page."),
     "key": ("heedful.cli.serve", "A new API key for `heedful serve`."),

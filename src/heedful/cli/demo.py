@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import pyarrow.parquet as pq
 
-from heedful.demo import household_card, replay_slots, requests_of, run_demo
+from heedful.demo import household_card, replay_slots, requests_of, run_demo, run_week
 from heedful.errors import MissingExtraError
 from heedful.folders import write_atomically
 
@@ -18,10 +18,15 @@ _REQUESTS = 100
 
 @click.command("demo")
 @click.option("--out", default="demo", show_default=True, type=click.Path(), help="Folder for everything that it makes.")
-def demo_command(out: str) -> None:
+@click.option(
+    "--week",
+    is_flag=True,
+    help="Then also the test week day by day, with counts renewed and the attention ranker trained on each night.",
+)
+def demo_command(out: str, week: bool) -> None:
     """The whole pipeline on real retail data, ending in a report and recommendations.
 
-    A year of purchases of 2,469 households (Complete Journey, dunnhumby): prepare, embed, train five models on the time
+    A year of purchases of 2,469 households (Complete Journey, dunnhumby): prepare, embed, train seven models on the time
     before 2017-12-24, compare them on the week after. A second run uses the finished stages again.
     """
     experiment = run_demo(out)
@@ -33,6 +38,8 @@ def demo_command(out: str) -> None:
         click.echo(f"Four content slots on the days after the cut:\n\n{replay_slots(experiment, out)}\n")
     except MissingExtraError as error:
         click.echo(f"Content slots are left out: {error}\n")
+    if week:
+        click.echo(f"The test week day by day:\n\n{run_week(out)}\n\n{out}/week/week.png has it as a picture.\n")
     click.echo(
         f"""Where everything lies:
   {out}/report/report.html    the comparison with figures; open it in a browser
@@ -43,6 +50,7 @@ def demo_command(out: str) -> None:
   {out}/requests.parquet      the histories of {_REQUESTS} households, as requests
 
 What to try next:
+  heedful demo --out {out} --week
   heedful serve {out}/attention --slots {out}/slots.toml --database {out}/shop.sqlite --histories {out}/past
   heedful similar 1029743 --embeddings {out}/embeddings
   heedful recommend {out}/attention {out}/requests.parquet --out {out}/recommendations.parquet -k 10

@@ -18,12 +18,10 @@ from heedful.evaluation.comparison import measure_here
 from heedful.evaluation.depths import check_depths
 from heedful.evaluation.options import EvaluationConfig
 from heedful.events.log import EventLog
-from heedful.events.targets import TargetConfig
 from heedful.experiment import Workspace, run_experiment, run_series, write_requests
 from heedful.folders import check_writable
 from heedful.rankers.attention import AttentionConfig
 from heedful.rankers.base import Ranker
-from heedful.rankers.mixed import MixedConfig
 from heedful.rankers.neural import NeuralRanker
 from heedful.rankers.registry import ALL_MODELS, MODELS, new_ranker
 from heedful.tuning.settings import MODEL_SECTIONS
@@ -100,11 +98,11 @@ def evaluate_command(
     """Split in time, train the models on the past, compare them on what came after, write a report."""
     config = EvaluationConfig.from_dict(chosen(options))
     tuned = with_file({}, settings, "train", AttentionConfig)
-    others_tuned = {name: with_file({}, settings, name, ALL_MODELS[name].config_class) for name in MODEL_SECTIONS}
+    found = {name: with_file({}, settings, name, ALL_MODELS[name].config_class) for name in MODEL_SECTIONS}
     # What was found for the attention ranker holds under a last stage, too.
-    mixed = {**tuned, **with_file({}, settings, "mixed", MixedConfig)}
-    targets = _targets(config)
-    rankers = _rankers(models, preset, targets, {"attention": tuned, "mixed": mixed, **others_tuned})
+    found |= {"attention": tuned, "mixed": {**tuned, **found["mixed"]}}
+    targets = config.changed()  # what the models are trained for, where it is not the default
+    rankers = _rankers(models, preset, targets, found)
     others = _files(scores)
     of_depths = {} if depth_preset else tuned
     depth_preset = depth_preset or preset
@@ -194,12 +192,6 @@ def _several(cuts: str | None, seeds: int, config: EvaluationConfig, refused: Ma
     if not listed:
         raise ConfigError("--cuts cannot be used", got=repr(cuts), expected="dates or times with commas between them")
     return listed
-
-
-def _targets(config: EvaluationConfig) -> dict[str, Any]:
-    """What the models are trained for, where it is not the default."""
-    usual = TargetConfig().to_dict()
-    return {name: value for name, value in config.plain().to_dict().items() if value != usual[name]}
 
 
 def _rankers(models: str, preset: str, targets: dict[str, Any], tuned: dict[str, dict[str, Any]]) -> dict[str, Ranker]:

@@ -113,6 +113,7 @@ def extend_table(
             pairs_N = _fit_all(table, log, items, counts_I, vectors_ND, config.precision)
     record = {"extends": table.content_hash, "n_items": len(table), "users": users_N.tolist(), "days": days_N.tolist()}
     record |= {"config": config.to_dict(), "log": None if log is None else log.facts()}
+    record["fitted"] = int(np.count_nonzero(pairs_N))
     extended = ItemEmbeddings.from_arrays(
         pa.concat_arrays([table.items.ids, items.ids]),
         np.concatenate([table.vectors, vectors_ND.astype(np.float32)]),

@@ -22,7 +22,9 @@ from heedful.evaluation.measures import Measure, Values, pool_name
 from heedful.evaluation.options import RECALL_CURVE
 from heedful.evaluation.results import Comparison, estimate
 
-__all__ = ["COLOURS", "GRID", "INK", "Panel", "depth_panels", "draw", "ndcg_panels", "recall_panels", "to_png", "to_svg"]
+__all__ = [
+    "COLOURS", "GRID", "INK", "Line", "Panel", "depth_panels", "draw", "ndcg_panels", "recall_panels", "to_png", "to_svg",
+]  # fmt: skip
 
 INK, GRID = "#1c1d21", "#d9dade"
 COLOURS = (

@@ -41,6 +41,11 @@ class Table:
         ]
         return "\n".join([self.title, *padded])
 
+    def markdown(self) -> str:
+        """The table as Markdown, without its title."""
+        lines = [self.header, ("---",) * len(self.header), *self.rows]
+        return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+
     def html(self) -> str:
         """The table as HTML; the class "wide" marks one that a phone shows better as a list of rows."""
         wide = ' class="wide"' if len(self.header) > _NARROW else ""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 
@@ -36,6 +36,11 @@ class TargetConfig(Config):
         require(self.target in known, "target", got=self.target, expected=" or ".join(known))
         both = set(self.negative_kinds) & set(self.target_kinds)
         require(not both, "negative_kinds", got=self.negative_kinds, expected="none of target_kinds")
+
+    def changed(self) -> dict[str, Any]:
+        """These options alone, and of them those that are not the default."""
+        usual = TargetConfig().to_dict()
+        return {name: getattr(self, name) for name, value in usual.items() if getattr(self, name) != value}
 
     def plain(self) -> TargetConfig:
         """These options alone, without those of a configuration that has more."""

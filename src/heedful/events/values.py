@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 from heedful.errors import InputError
 from heedful.events.ids import json_id, text_of
 
-__all__ = ["WORDS", "from_json", "json_rows", "named_column", "nan_unknown", "word_columns", "words"]
+__all__ = ["WORDS", "column_from_json", "from_json", "json_rows", "named_column", "nan_unknown", "word_columns", "words"]
 
 # The columns that say in words what an item is, and what they are called elsewhere; the first that a table has counts.
 _TITLES = (
@@ -42,6 +42,8 @@ WORDS = (_TITLES, _CATEGORIES)
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _FIRST, _LAST = -62_135_596_800, 253_402_300_799  # the years 1 to 9999 in unix seconds
 _DAY = 86_400
+# What is raised for a value that does not fit a type.
+_UNFIT = (pa.ArrowException, ArithmeticError, ValueError, TypeError, KeyError)
 _MOMENT = re.compile(r"(\d{4}-\d{2}-\d{2}(?:[T ]\d{2}:\d{2}(?::\d{2})?)?)(?:\.(\d{1,9}))?(Z|[+-]\d{2}:?\d{2})?")
 
 
@@ -192,14 +194,29 @@ def from_json(value: Any, kind: pa.DataType) -> Any:
     try:
         plain = _parsed(value, kind)
         pa.array([plain], kind)
-    except (pa.ArrowException, ArithmeticError, ValueError, TypeError, KeyError) as error:
+    except _UNFIT as error:
         raise InputError(
             "the value does not fit the catalogue", got=f"{value!r:.60}", expected=f"a value of type {kind}"
         ) from error
     return plain
 
 
+def column_from_json(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    """`from_json` of many values, as an array of the type.
+
+    Raises:
+        InputError: one does not fit the type.
+    """
+    plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+    try:
+        return pa.array([None if value is None else _parsed(value, plain) for value in values], kind)
+    except _UNFIT:
+        return pa.array([from_json(value, kind) for value in values], kind)
+
+
 def _parsed(value: Any, kind: pa.DataType) -> Any:
+    if pa.types.is_string(kind):
+        return _instance(value, str)
     if pa.types.is_boolean(kind):
         return _instance(value, bool)
     if isinstance(value, bool):

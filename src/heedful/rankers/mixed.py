@@ -262,7 +262,7 @@ class MixedRanker(Ranker):
     def cold_start_scores(self, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
         """Users of the last period, all users deciding between equals; see `Ranker.cold_start_scores`."""
         if self.stage is None:
-            return super().cold_start_scores(rows)
+            return self.ranker.cold_start_scores(rows)
         return self.stage.snapshot.popularity[rows]
 
     def score_for_everyone(self, rows: np.ndarray, *, pool_gamma: float | None = 0.0) -> np.ndarray:

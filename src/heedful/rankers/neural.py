@@ -34,7 +34,7 @@ from heedful.model.touches import Touches
 from heedful.rankers.base import Ranker
 from heedful.rankers.continuing import longer_values, resolved, shorter, take_weights
 from heedful.rankers.log_size import recent_since
-from heedful.rankers.scoring import catalogue_logits, inputs_of, list_logits
+from heedful.rankers.scoring import SharedCandidates, catalogue_logits, inputs_of, list_logits, shared_logits
 from heedful.training.checkpoint import write_tensors
 from heedful.training.forward import TrainingForward
 from heedful.training.loop import TrainingLoop, TrainingReport, Workers, as_device
@@ -127,6 +127,10 @@ class NeuralRanker(Ranker):
         """Log of each item's share of all users as the model sees it at the end of the log, float32 [I]."""
         known = self.log_shares[:]
         return np.asarray(self.item_bias + self.gamma * known, np.float32) if self.at_time else known
+
+    def cold_start_scores(self, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """What is popular now; see `Ranker.cold_start_scores`."""
+        return self.popularity_now[rows]
 
     def input_vectors(self, rows: np.ndarray) -> np.ndarray:
         """The vectors x of items as the terms see them, float32 [..., D]."""
@@ -270,9 +274,8 @@ class NeuralRanker(Ranker):
     def values_at(self, popularity: np.ndarray, shares_then: np.ndarray, shares: np.ndarray) -> dict[str, np.ndarray]:
         """Values of the terms that do not depend on the user, float32 [N] each.
 
-        Training estimates log P(q | u) as the sum of all terms and the log share at the time. With gamma
-        log P taken off, the sum is a logit against negatives from P_gamma like any other, to which
-        `Ranker.prior` applies. Both are of the sum: the first value has them, whatever the number of terms.
+        Training estimates log P(q | u) as the sum of all terms and the log share at the time. With gamma log P taken off,
+        the sum is a logit against negatives from P_gamma, to which `Ranker.prior` applies. The first value has both.
 
         Args:
             popularity: features of N items at the time, [N, F].
@@ -306,10 +309,7 @@ class NeuralRanker(Ranker):
         return sum(values, super().score_for_everyone(rows, pool_gamma=pool_gamma))
 
     def by_history_item(self, history: Histories, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """How much of each term is due to each distinct item of one user's history, float32 [C, L] each.
-
-        Terms that do not divide among the items are left out. Items are the newest first.
-        """
+        """What each term owes to each distinct item of a history, newest first, float32 [C, L] each, where it divides."""
         with torch.inference_mode():
             parts = self.model.by_history_item(self._inputs(history, rows))
         return {name: part[0].float().cpu().numpy() for name, part in parts.items()}
@@ -329,6 +329,14 @@ class NeuralRanker(Ranker):
 
     def _logits(self, histories: Histories, candidates: Candidates) -> np.ndarray:
         return list_logits(self.model, self.inputs, self._encoded(histories), candidates, self.at_time)
+
+    def shared(self, rows: np.ndarray) -> SharedCandidates:
+        """Candidates that many users are asked for, int64 [C]: what depends on them alone is computed once."""
+        return SharedCandidates.of(self.inputs, rows, self.at_time)
+
+    def shared_logits(self, histories: Histories, candidates: SharedCandidates) -> np.ndarray:
+        """Logits of the same candidates for each of B users, without a prior, float32 [B, C]."""
+        return shared_logits(self.model, self.inputs, self._encoded(self.read(histories)), candidates)
 
     def _catalogue_logits(self, histories: Histories) -> np.ndarray:
         history = self._encoded(histories)

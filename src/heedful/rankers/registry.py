@@ -18,7 +18,7 @@ from heedful.rankers.external.ease import EASE
 from heedful.rankers.external.factors import ALS, BPR
 from heedful.rankers.external.neighbours import BM25Neighbours, CosineNeighbours
 from heedful.rankers.external.next_basket import OwnFrequent, TifuKnn, UpCf
-from heedful.rankers.external.sasrec import GSASRec, SASRec
+from heedful.rankers.external.sasrec import HSTU, ESASRec, GSASRec, SASRec
 from heedful.rankers.external.two_stage import TwoStage
 from heedful.rankers.heuristics import LastItem, WeightedSum
 from heedful.rankers.mixed import MixedRanker
@@ -54,6 +54,8 @@ ALL_MODELS: dict[str, type[Ranker]] = MODELS | {
         BM25Neighbours,
         SASRec,
         GSASRec,
+        ESASRec,
+        HSTU,
         TifuKnn,
         UpCf,
         OwnFrequent,

@@ -6,6 +6,7 @@ Shapes: B users, L items of a history (padded), C candidates, I items.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from heedful.model.encode import HistoryBatch
 from heedful.model.inputs import InputLayer, Inputs
 from heedful.model.score import ScoreModel
 
-__all__ = ["catalogue_logits", "inputs_of", "list_logits"]
+__all__ = ["SharedCandidates", "catalogue_logits", "inputs_of", "list_logits", "shared_logits"]
 
 # Elements of the largest intermediate array: users x candidates x (items of the history + hidden width). Larger ones
 # leave the cache and go back to the operating system each time, which took a third of all time. A GPU wants more.
@@ -27,6 +28,31 @@ _BLOCK_ITEMS, _ELEMENTS_CATALOGUE = 2048, 2**22
 
 Values = Mapping[str, np.ndarray]
 """Values of terms at a time, float32 [I] each (`Term.at_time`)."""
+
+
+@dataclass(frozen=True)
+class SharedCandidates:
+    """The same candidates for every user; safe to share between threads.
+
+    Attributes:
+        xq_1CD: their conditioned vectors.
+        at_time: values of terms at the time, [C] each.
+        made: what terms make of them alone, by the first users that are scored.
+    """
+
+    xq_1CD: torch.Tensor
+    at_time: Mapping[str, torch.Tensor]
+    made: dict[object, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, layer: InputLayer, rows: np.ndarray, at_time: Values) -> SharedCandidates:
+        """Candidates in `rows`, int64 [C]."""
+        with torch.inference_mode():
+            known = {name: torch.from_numpy(values[rows]).to(layer.device) for name, values in at_time.items()}
+            return cls(layer(rows)[None], known)
+
+    def __len__(self) -> int:
+        return self.xq_1CD.shape[1]
 
 
 def inputs_of(layer: InputLayer, history: HistoryBatch, rows: np.ndarray, at_time: Values) -> Inputs:
@@ -52,26 +78,45 @@ def list_logits(
     return logits
 
 
+def shared_logits(model: ScoreModel, layer: InputLayer, history: HistoryBatch, candidates: SharedCandidates) -> np.ndarray:
+    """Logits of the same candidates for each user, float32 [B, C]."""
+    logits = np.empty((len(history), len(candidates)), np.float32)
+    for users, past in _encoded_groups(layer, history, len(candidates)):
+        logits[users] = _shared(model, past, candidates)
+    return logits
+
+
 def catalogue_logits(
     model: ScoreModel, layer: InputLayer, history: HistoryBatch, n_items: int, at_time: Values
 ) -> np.ndarray:
     """Logits of every item for each user, float32 [B, I]."""
     logits = np.empty((len(history), n_items), np.float32)
     block = min(_BLOCK_ITEMS, n_items)
-    elements = _ELEMENTS_CATALOGUE if layer.device.type == "cpu" else _ELEMENTS_GPU
-    groups = list(_groups(history.lengths, np.full(len(history), block), elements))
-    with torch.inference_mode():
-        parts = [history.take(users) for users in groups]
-        encoded = [(layer.history(part), layer.actions(part)) for part in parts]
-        for start in range(0, n_items, block):
-            rows = np.arange(start, min(start + block, n_items))
-            xq_1CD = layer(rows)[None]
-            known = {name: torch.from_numpy(values[rows]).to(layer.device) for name, values in at_time.items()}
-            made: dict[object, Any] = {}
-            for users, (past, actions_BLA) in zip(groups, encoded, strict=True):
-                scores = model(Inputs(*past, xq_1CD, actions_BLA=actions_BLA, at_time=known, made=made))
-                logits[users, start : start + block] = scores.float().cpu().numpy()
+    groups = list(_encoded_groups(layer, history, block))
+    for start in range(0, n_items, block):
+        rows = np.arange(start, min(start + block, n_items))
+        candidates = SharedCandidates.of(layer, rows, at_time)
+        for users, past in groups:
+            logits[users, start : start + block] = _shared(model, past, candidates)
     return logits
+
+
+Past = tuple[tuple[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor | None]
+"""Encoded histories, and properties of their actions."""
+
+
+def _encoded_groups(layer: InputLayer, history: HistoryBatch, candidates: int) -> Iterator[tuple[np.ndarray, Past]]:
+    elements = _ELEMENTS_CATALOGUE if layer.device.type == "cpu" else _ELEMENTS_GPU
+    for users in _groups(history.lengths, np.full(len(history), candidates), elements):
+        part = history.take(users)
+        with torch.inference_mode():
+            yield users, (layer.history(part), layer.actions(part))
+
+
+def _shared(model: ScoreModel, past: Past, candidates: SharedCandidates) -> np.ndarray:
+    inputs = Inputs(*past[0], candidates.xq_1CD, actions_BLA=past[1], at_time=candidates.at_time, made=candidates.made)
+    with torch.inference_mode():
+        return np.asarray(model(inputs).float().cpu())
 
 
 def _groups(lengths: np.ndarray, candidates: np.ndarray, elements: int) -> Iterator[np.ndarray]:

@@ -12,6 +12,7 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Self
 
 import duckdb
@@ -31,6 +32,7 @@ HIDDEN = "hidden"
 _MAX_LENGTH = 2_000
 _MAX_BRACKETS = 100
 _SECONDS = 2.0
+_AGAIN_SECONDS = 0.02
 _CACHED = 256
 _SANDBOX: dict[str, Any] = {
     "enable_external_access": "false",
@@ -71,14 +73,39 @@ def hides_items(attributes: pa.Table) -> bool:
     return HIDDEN in attributes.column_names and pa.types.is_boolean(attributes[HIDDEN].type)
 
 
+@contextmanager
+def _at_most(seconds: float, connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """Interrupt what the connection does inside after some seconds.
+
+    Again and again, because one that comes between two statements is lost; and never after the end, where it would hit
+    the next condition.
+    """
+    ended = threading.Event()
+
+    def watch() -> None:
+        wait = seconds
+        while not ended.wait(wait):
+            connection.interrupt()
+            wait = _AGAIN_SECONDS
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
+
+
 class Eligibility:
     """Answers conditions over one table of items; safe to share between threads.
 
     Args:
         items: one row for each item of the catalogue, in row order; its columns are what conditions may name.
+        beside: another one, whose sandbox is used too: to open one takes longer than most conditions do.
     """
 
-    def __init__(self, items: pa.Table) -> None:
+    def __init__(self, items: pa.Table, beside: Eligibility | None = None) -> None:
         self.columns = tuple(items.column_names)
         self._known = {name.lower() for name in self.columns}
         self._length = items.num_rows
@@ -87,23 +114,20 @@ class Eligibility:
         self._shown = ~np.array(pc.fill_null(hidden, False).to_numpy(zero_copy_only=False), bool)
         self._lock = threading.Lock()
         self._masks: OrderedDict[str, np.ndarray] = OrderedDict()
-        self._connection = duckdb.connect(config=_SANDBOX)
-        self._connection.execute(
-            "SET enable_progress_bar = false; SET TimeZone = 'UTC'; SET error_on_division_by_zero = false"
-        )
+        # Each connection to a sandbox has a table of its own.
+        self._connection: duckdb.DuckDBPyConnection = _sandbox() if beside is None else beside._connection.cursor()
         if self.columns:
             self._connection.register("items", items)
-        self._connection.execute("SET lock_configuration = true")
 
     @classmethod
-    def of(cls, ranker: Ranker) -> Self:
+    def of(cls, ranker: Ranker, beside: Eligibility | None = None) -> Self:
         """Conditions over the attributes of a ranker's items, their `item_id` and `users` (distinct users in training)."""
         table = ranker.attributes
         own = {"item_id": ranker.items.ids, "users": pa.array(ranker.users_of_item)}
         for name, values in own.items():
             if name not in {known.lower() for known in table.column_names}:
                 table = table.append_column(name, values) if table.num_columns else pa.table({name: values})
-        return cls(table)
+        return cls(table, beside)
 
     def mask(self, condition: str) -> np.ndarray:
         """The items for which the condition is true, bool [I], not to be written to; an empty condition admits all.
@@ -130,21 +154,18 @@ class Eligibility:
     def _evaluate(self, condition: str) -> np.ndarray:
         _check_text(condition)
         query = f"SELECT (\n{condition}\n) FROM items"
-        clock = threading.Timer(_SECONDS, self._connection.interrupt)
-        clock.start()
         try:
-            self._check_tree(self._parse(query))
-            relation = self._connection.sql(query)
-            kind = str(relation.types[0])
-            if kind != "BOOLEAN":
-                raise _refused("is neither true nor false", got=f"a value of type {kind}", expected="such as price < 10")
-            answer = relation.to_arrow_table().column(0)
+            with _at_most(_SECONDS, self._connection):
+                self._check_tree(self._parse(query))
+                relation = self._connection.sql(query)
+                kind = str(relation.types[0])
+                if kind != "BOOLEAN":
+                    raise _refused("is neither true nor false", got=f"a value of type {kind}", expected="such as price < 10")
+                answer = relation.to_arrow_table().column(0)
         except duckdb.InterruptException as error:
             raise _refused(f"takes longer than {_SECONDS:g} seconds", fix="write a simpler condition") from error
         except (duckdb.Error, RuntimeError) as error:
             raise _refused("cannot be used", got=_first_line(error), fix=self._hint()) from error
-        finally:
-            clock.cancel()
         return np.array(pc.fill_null(answer, False).to_numpy(zero_copy_only=False), bool)
 
     def _parse(self, query: str) -> Any:
@@ -187,6 +208,16 @@ class Eligibility:
 
     def _hint(self) -> str:
         return f"the columns are {', '.join(self.columns)}; text is in single quotes, dates as in DATE '2017-12-24'"
+
+
+def _sandbox() -> duckdb.DuckDBPyConnection:
+    """A database in memory whose configuration can no longer be changed, for all of its connections."""
+    connection = duckdb.connect(config=_SANDBOX)
+    connection.execute(
+        "SET enable_progress_bar = false; SET GLOBAL TimeZone = 'UTC'; SET GLOBAL error_on_division_by_zero = false"
+    )
+    connection.execute("SET lock_configuration = true")
+    return connection
 
 
 def _check_text(condition: str) -> None:

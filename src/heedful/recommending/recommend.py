@@ -144,7 +144,13 @@ class Recommender:
     def counted_on(self, ranker: Ranker) -> Recommender:
         """The same for a ranker with newer counts, whose conditions see them as `users`; the index is shared."""
         retriever = self.retriever.counted_on(ranker) if self.retriever is not None else None
-        return Recommender(ranker, exact=retriever is None, retriever=retriever)
+        eligibility = Eligibility.of(ranker, beside=self.eligibility)
+        return Recommender(ranker, exact=retriever is None, retriever=retriever, eligibility=eligibility)
+
+    def over(self, ranker: Ranker) -> Recommender:
+        """The same for a ranker whose items have other attributes, and nothing else; the index is shared."""
+        eligibility = Eligibility.of(ranker, beside=self.eligibility)
+        return Recommender(ranker, exact=self.retriever is None, retriever=self.retriever, eligibility=eligibility)
 
     def recommend(
         self,

@@ -40,6 +40,7 @@ from heedful.recommending.index import (
     InvertedLists,
     faiss_is_installed,
 )
+from heedful.recommending.linear_fit import LinearFit
 
 __all__ = [
     "KIND",
@@ -60,7 +61,6 @@ SCANNED = 4
 
 # A quarter of the anchors are drawn at random, so that the fit knows ordinary items, too.
 _ANCHORS, _RANDOM_PART = 128, 1 / 4
-_RIDGE = 0.1
 # This part of the N candidates is found by the fitted inner product; the rest are items of high term.
 _LINEAR_PART = 0.8
 
@@ -87,7 +87,7 @@ class Retriever:
         assert isinstance(ranker, NeuralRanker)
         self.ranker, self.candidates, self._bias_I = ranker, candidates, ranker.item_bias
         self._orders: dict[tuple[float, float], np.ndarray] = {}
-        self._fits: dict[tuple[float, float], tuple[np.ndarray, np.ndarray]] = {}
+        self._fits: dict[tuple[float, float], LinearFit] = {}
         if isinstance(index, str):
             expected = "auto, exact or lists"
             require(index in ("auto", "exact", "lists"), "index", got=index, expected=expected)
@@ -188,8 +188,9 @@ class Retriever:
         lists = []
         for rows, linear, length in zip(pasts, linear_Bn, histories.lengths, strict=True):
             left_out = rows if exclude_history else rows[:0]
-            if not length:  # ranked by popularity
-                lists.append(np.sort(self._highest((0.0, 1.0), n, eligible)))
+            if not length:  # ranked by what is popular now
+                now = self._weights(0.0) if self.ranker.at_time else (0.0, 1.0)
+                lists.append(np.sort(self._highest(now, n, eligible)))
                 continue
             best = _without(linear, left_out)[:n_linear]
             own = _without(popular, np.concatenate([left_out, best]))
@@ -218,11 +219,7 @@ class Retriever:
 
     def logit_vectors(self, histories: Histories, *, pool_gamma: float | None = 0.0) -> np.ndarray:
         """The w of each user whose product with x_q is closest to the logit, float [B, D]."""
-        anchors, fit_DA = self._fit(pool_gamma)
-        candidates = Candidates.same_for_all(len(histories), anchors)
-        logits = self.ranker.score_rows(histories, candidates, pool_gamma=None)
-        logits_BA = logits.reshape(len(histories), len(anchors)) - self._bias_I[anchors]
-        return np.asarray((logits_BA - logits_BA.mean(axis=1, keepdims=True)) @ fit_DA.T)
+        return self._fit(pool_gamma).vectors(self.ranker, histories)
 
     def _weights(self, pool_gamma: float | None) -> tuple[float, float]:
         """What an item's own term and its log popularity weigh in the score."""
@@ -254,21 +251,15 @@ class Retriever:
             self._orders[weights] = kept
         return kept[:n]
 
-    def _fit(self, pool_gamma: float | None) -> tuple[np.ndarray, np.ndarray]:
-        """Anchors, int64 [A], and the matrix [D, A] that makes w of their centred logits l.
-
-        x_A w + c is closest to l by least squares. The same for every user, kept between calls.
-        """
+    def _fit(self, pool_gamma: float | None) -> LinearFit:
+        """The same for every user, kept between calls."""
         weights = self._weights(pool_gamma)
         if weights not in self._fits:
             random = int(_ANCHORS * _RANDOM_PART)
             drawn = np.random.default_rng(0).integers(len(self.ranker.items), size=random)
             popular = self._popular(_ANCHORS - random, None, pool_gamma)
             anchors = np.unique(np.concatenate([popular, drawn]))
-            x_AD = self.ranker.input_vectors(anchors).astype(np.float64)
-            x_AD -= x_AD.mean(axis=0)
-            gram_DD = x_AD.T @ x_AD + _RIDGE * np.eye(x_AD.shape[1])
-            self._fits[weights] = anchors, np.linalg.solve(gram_DD, x_AD.T)
+            self._fits[weights] = LinearFit.of(self.ranker, anchors, self._bias_I[anchors])
         return self._fits[weights]
 
 

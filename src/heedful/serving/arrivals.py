@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from heedful.embeddings.onboarding import Extension, extend_table
 from heedful.embeddings.table import ItemEmbeddings
@@ -48,46 +47,34 @@ class Told:
     values: pa.Table
     given: dict[str, np.ndarray]
 
+    def where(self, mask: np.ndarray) -> Told:
+        """What is said of some of the items, bool [N]."""
+        kept, given = pa.array(mask), {name: there[mask] for name, there in self.given.items()}
+        values = self.values.filter(kept) if self.values.num_columns else self.values
+        return Told(self.ids.filter(kept), values, given)
 
-def with_new_items(ranker: Ranker, n_trained: int, told: Told, store: Store) -> Extension:
-    """The trained table with the new items of before and those given, and with what is said of known items.
+
+def with_new_items(ranker: Ranker, n_trained: int, new: Told, store: Store) -> Extension:
+    """The trained table with the new items of before and those given.
 
     Args:
         ranker: the served one, which has embeddings.
         n_trained: items that it was trained on; those after them came later.
-        told: what is said; what is said of an item again takes the place of what was said.
+        new: items that the ranker does not know, and what is said of them.
         store: where visitors' actions are, with those on the new items.
 
     Raises:
-        InputError: an item is repeated, or nothing is said and there are no new items.
+        InputError: there are no new items.
         StoreUnavailable: the database cannot be used.
     """
     assert ranker.embeddings is not None
-    rows = ranker.items.rows(Vocabulary(told.ids).ids)
-    attributes = _corrected(ranker.attributes, rows, told)
-    ids = pa.concat_arrays([ranker.items.ids, told.ids.filter(pa.array(rows < 0))])
+    attributes = pa.concat_tables([ranker.attributes, new.values])
+    ids = pa.concat_arrays([ranker.items.ids, new.ids])
     table = _without_extensions(ranker.embeddings, n_trained, attributes)
-    if len(ids) == n_trained and len(rows):
-        nothing = np.zeros(0, np.int64)
-        return Extension(table, nothing, nothing.astype(np.float64), nothing.astype(bool))
-    new = attributes.slice(n_trained)
-    new = pa.table([ids.slice(n_trained), *new.columns], ["item_id", *new.column_names])
-    log = _log_around(store, table.items, Vocabulary(new["item_id"]), ranker.kinds)
-    return extend_table(table, log, attributes=new, counts=ranker.users_of_item[:n_trained])
-
-
-def _corrected(attributes: pa.Table, rows: np.ndarray, told: Told) -> pa.Table:
-    """The attributes of all items, with what is said of known ones in its place, and the new ones behind."""
-    before = attributes.take(pa.array(rows, mask=rows < 0))
-    columns = []
-    for name in attributes.column_names:
-        said = pc.if_else(pa.array(told.given[name]), told.values[name], before[name])
-        places = np.arange(len(attributes) + np.count_nonzero(rows < 0))
-        places[rows[rows >= 0]] = len(attributes) + np.flatnonzero(rows >= 0)
-        places[len(attributes) :] = len(attributes) + np.flatnonzero(rows < 0)
-        everything = pa.chunked_array([*attributes[name].chunks, *said.chunks], attributes[name].type)
-        columns.append(everything.take(pa.array(places)))
-    return pa.table(columns, schema=attributes.schema)
+    described = attributes.slice(n_trained)
+    described = pa.table([ids.slice(n_trained), *described.columns], ["item_id", *described.column_names])
+    log = _log_around(store, table.items, Vocabulary(described["item_id"]), ranker.kinds)
+    return extend_table(table, log, attributes=described, counts=ranker.users_of_item[:n_trained])
 
 
 def _without_extensions(table: ItemEmbeddings, n_trained: int, attributes: pa.Table) -> ItemEmbeddings:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,11 +19,20 @@ from heedful.recommending.eligibility import Eligibility
 from heedful.recommending.recommend import Recommender
 from heedful.recommending.retrieval import RETRIEVED, kept_retriever
 from heedful.serving.arrivals import trained_items
+from heedful.serving.corrections import Corrections
 from heedful.serving.selection import SlotBook
 from heedful.serving.slots import parse_slots
 from heedful.serving.state import Choice
+from heedful.serving.storable import storable_rows
 
-__all__ = ["Loaded", "book_of"]
+__all__ = ["Loaded", "Position", "book_of"]
+
+
+class Position(NamedTuple):
+    """A place in the file of item changes: its first line, which names the file, and a number of bytes."""
+
+    head: bytes
+    offset: int
 
 
 @dataclass(frozen=True)
@@ -34,6 +45,8 @@ class Loaded:
         n_trained: items that it was trained on; those after them came later.
         version: short hash of its content and its table; the same model has the same version wherever it lies.
         trained: when it was written, ISO 8601.
+        storable: which of its items can be stored, bool [I].
+        position: up to where the attributes of its items have what was said while it was served; see `item_changes`.
     """
 
     ranker: Ranker
@@ -41,6 +54,8 @@ class Loaded:
     n_trained: int
     version: str
     trained: str
+    storable: np.ndarray
+    position: Position | None = None
 
     @classmethod
     def from_choice(cls, choice: Choice) -> Loaded:
@@ -60,13 +75,27 @@ class Loaded:
         version, n_trained = folder.content_hash[:12], len(ranker.items)
         if ranker.embeddings is not None:
             version += "-" + ranker.embeddings.content_hash[:8]
-            # What was said of items while they were served counts more than what training knew.
-            if table is not None and table.attributes.schema.equals(ranker.attributes.schema):
-                ranker.attributes = table.attributes
             n_trained = trained_items(ranker.embeddings, folder.manifest["embeddings"]["content_hash"])
         _warm_up(ranker)
         recommender = Recommender(ranker, retriever=kept_retriever(ranker, folder.path))
-        return cls(ranker, recommender, n_trained, version, str(folder.manifest.get("created", "")))
+        trained, storable = str(folder.manifest.get("created", "")), storable_rows(ranker.items.ids)
+        return cls(ranker, recommender, n_trained, version, trained, storable)
+
+    def corrected(self, said: Corrections, position: Position | None) -> Loaded:
+        """The same model with what is said of its items up to a position; scores stay, and all else is shared."""
+        attributes = said.attributes()
+        if attributes is self.ranker.attributes:
+            return replace(self, position=position)
+        ranker = copy.copy(self.ranker)
+        ranker.attributes = attributes
+        return replace(self, ranker=ranker, recommender=self.recommender.over(ranker), position=position)
+
+    @property
+    def n_fitted(self) -> int:
+        """Items that came after training, and were fitted to what their first visitors had besides."""
+        table = self.ranker.embeddings
+        records = [] if table is None else table.provenance.get("extensions", [])
+        return sum(record.get("fitted", 0) for record in records if record["n_items"] >= self.n_trained)
 
     @property
     def eligibility(self) -> Eligibility:
@@ -89,4 +118,4 @@ def book_of(loaded: Loaded, slots_text: str) -> SlotBook:
     Raises:
         HeedfulError: the text cannot be used, or does not fit the model.
     """
-    return SlotBook(parse_slots(slots_text), loaded.ranker, loaded.eligibility)
+    return SlotBook(parse_slots(slots_text), loaded.ranker, loaded.eligibility, loaded.storable)

@@ -1,4 +1,4 @@
-"""What a worker serves: the model and its slots, replaced as a whole while requests go on.
+"""What a worker serves, as files and requests say: the model, what was said of its items, slots, keys.
 
 All workers of a server watch the same files each second: the model folder (or the link that leads to it), the state folder,
 the slots and the keys. So a change reaches all of them however it was made. What cannot be used is reported once, and the
@@ -7,10 +7,8 @@ previous state stays in service.
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,35 +17,34 @@ from pathlib import Path
 
 import numpy as np
 
-from heedful.embeddings.onboarding import Extension
 from heedful.errors import ConfigError, HeedfulError, InputError
+from heedful.events.vocabulary import Vocabulary
 from heedful.folders import write_atomically
 from heedful.serving import telemetry
 from heedful.serving.arrivals import Told, with_new_items
-from heedful.serving.engine import Engine
-from heedful.serving.live import LivePopularity
+from heedful.serving.in_service import InService, keep_from_collector
+from heedful.serving.item_changes import ItemChanges
 from heedful.serving.loaded import Loaded, book_of
 from heedful.serving.options import ServeConfig
 from heedful.serving.security import Keys, no_keys
 from heedful.serving.selection import SlotBook
 from heedful.serving.slots import parse_slots
 from heedful.serving.state import Choice, Served, State, look, state_folder
-from heedful.serving.store import Store, StoreUnavailable
+from heedful.serving.store import StoreUnavailable
 from heedful.serving.watched import WatchedFile
 
 __all__ = ["ChangedError", "Choice", "Loaded", "Serving"]
 
-# A request that waits for a lock in the database is refused soon, so that it can be sent again.
-_LOCK_SECONDS = 1.5
 _RETRY_SECONDS = 10.0
 _COUNT_SECONDS = 60.0
+_COMPACT_SECONDS = 60.0
 
 
 class ChangedError(HeedfulError):
     """What was to be replaced has been changed by somebody else."""
 
 
-class Serving:
+class Serving(InService):
     """What one worker serves, kept up to date by `refresh`.
 
     Args:
@@ -56,10 +53,6 @@ class Serving:
         folder: its state; by default where the options say.
         run: what the workers of this server share while it runs; None for a single process.
         clock: unix seconds, for what is popular now.
-
-    Attributes:
-        problems: what could not be used at the last attempt, by what it is: model, slots, keys, database.
-        slots_text: the declarations in service, as they were written.
     """
 
     def __init__(
@@ -71,41 +64,28 @@ class Serving:
         *,
         clock: Callable[[], int] = lambda: int(time.time()),
     ) -> None:
-        self.config, self._run = config, run
+        super().__init__(config, clock)
+        self._run = run
         self._root = Path(choice.path).absolute().parent
         self._choice = choice
         self._state = State(folder if folder is not None else state_folder(config, choice))
-        self._changing = threading.Lock()
+        self._changes = ItemChanges(self._state.folder)
         self._seen: dict[str, object] = {}
-        self._retry = 0.0
+        self._retry = self._compact_next = 0.0
         self._slots_file = WatchedFile(config.slots, self._in_run("slots.toml"), self._use_slots)
         self._keys_file = WatchedFile(config.keys, self._in_run("keys.toml"), self._use_keys)
-        self.problems: dict[str, str] = {}
         self.keys: Keys | None = None
-        self.slots_text = ""
-        self._store: Store | None = None
-        self._loaded: Loaded | None = None
-        self._engine: Engine | None = None
-        self._clock = clock
-        self._live: LivePopularity | None = None
-        self._count_next = 0.0
-
-    @property
-    def engine(self) -> Engine:
-        """The engine in service; a request takes it once and keeps it until its end."""
-        assert self._engine is not None, "start() comes first"
-        return self._engine
-
-    @property
-    def loaded(self) -> Loaded:
-        """The model in service."""
-        assert self._loaded is not None, "start() comes first"
-        return self._loaded
 
     @property
     def choice(self) -> Choice:
         """Where the model in service comes from."""
         return self._choice
+
+    @property
+    def table(self) -> str | None:
+        """Name of the table in service in the state folder; None where it lies inside the model."""
+        served = self._state.served()
+        return served.table if served is not None else None
 
     def start(self) -> None:
         """Load everything; a database that cannot be reached is tried again by `refresh`.
@@ -121,25 +101,13 @@ class Serving:
             if (error := self._slots_file.start()) is not None:
                 self._report("slots", error)
             telemetry.model_served(self.loaded.ranker.name, self.loaded.version)
-            _keep_from_collector()
+            keep_from_collector()
             self._follow()
-
-    def close(self) -> None:
-        """Let go of the database, and of what was kept."""
-        if self._store is not None:
-            self._store.close()
-        gc.unfreeze()
 
     def refresh(self) -> None:
         """Take over what has changed on disk, and try a database that could not be reached."""
         with self._changing:
             self._follow()
-
-    def probe(self) -> None:
-        """Find out now and then whether the database can be written; the store keeps what it finds, and logs it."""
-        if self._store is not None:
-            with suppress(StoreUnavailable):
-                self._store.probe()
 
     def count_on(self) -> None:
         """Rank by what is popular now from here on; requests under way end with what they began with."""
@@ -148,6 +116,7 @@ class Serving:
             return
         with self._changing:
             if self._live is live:  # the model has not been replaced meanwhile
+                ranker.attributes = self.loaded.ranker.attributes  # these may have been
                 recommender = self.loaded.recommender.counted_on(ranker)
                 loaded = replace(self.loaded, ranker=ranker, recommender=recommender)
                 self._swap(loaded, book_of(loaded, self.slots_text))
@@ -159,20 +128,23 @@ class Serving:
             with suppress(StoreUnavailable):
                 self.count_on()
 
-    def _count_from(self, loaded: Loaded) -> None:
-        """Begin with the counts of a model that was loaded."""
-        counts_on = self.config.live_popularity and loaded.ranker.touches is not None
-        self._live = LivePopularity(loaded.ranker, self._clock) if counts_on else None
-        self._count_next = 0.0
-
     def _start_model(self) -> Loaded:
         with self._state.locked():
             served = self._state.begin(self._choice)
-            loaded = Loaded.from_choice(self._state.copies(served))
+            loaded = self._load(served)
             if served != self._state.served():
                 self._state.put(served)
             self._note(served)
         return loaded
+
+    def _load(self, served: Served) -> Loaded:
+        """A model with what was said of its items; without that where it cannot be read, which is tried again."""
+        loaded = Loaded.from_choice(self._state.copies(served))
+        try:
+            return self._changes.onto(loaded)
+        except HeedfulError as error:
+            self._report("items", error)
+            return loaded
 
     def _in_run(self, name: str) -> Path | None:
         return self._run / name if self._run is not None else None
@@ -189,6 +161,10 @@ class Serving:
         if source != self._seen["source"] or ("model" in self.problems and now > self._retry):
             self._seen["source"], self._retry = source, now + _RETRY_SECONDS
             self._attempt("model", self._take_source)
+        self._attempt("items", self._take_changes)
+        if now >= self._compact_next:
+            self._compact_next = now + _COMPACT_SECONDS
+            self._attempt("items", self._compact_changes)
         if self._slots_file.changed():
             self._attempt("slots", self._slots_file.take)
         if self.config.keys is not None and self._keys_file.changed():
@@ -205,7 +181,7 @@ class Serving:
         """Serve what another worker has put into service."""
         self._seen["served"] = self._state.changed()
         if (served := self._state.served()) is not None:
-            loaded = Loaded.from_choice(self._state.copies(served))
+            loaded = self._load(served)
             self._put(loaded, book_of(loaded, self.slots_text))
             self._note(served)
 
@@ -213,6 +189,22 @@ class Serving:
         """Serve the model that was put in the place of the one in service."""
         with self._state.locked():
             self._serve(self._state.keep(self._choice))
+
+    def _take_changes(self) -> None:
+        """Know what was said of items in other workers."""
+        if not self._changes.beyond(self.loaded.position):
+            return
+        loaded = self._changes.onto(self.loaded)
+        if loaded.ranker is not self.loaded.ranker:
+            self._swap(loaded, book_of(loaded, self.slots_text))
+        self._loaded = loaded
+
+    def _compact_changes(self) -> None:
+        if self._changes.is_large:
+            with self._state.locked():
+                self._take_changes()
+                if self._changes.is_large:  # no other worker has been quicker
+                    self._loaded = replace(self.loaded, position=self._changes.compact())
 
     def _use_slots(self, text: str) -> None:
         book, kept = book_of(self.loaded, text), self._slots_file.kept
@@ -231,11 +223,6 @@ class Serving:
                 raise no_keys(self.config.keys)
             self.problems["keys"] = no_keys(self.config.keys).problem
         self.keys = found
-
-    def _report(self, what: str, error: HeedfulError, *, again: bool = False) -> None:
-        if not again and self.problems.get(what) != error.problem:
-            telemetry.LOG.error(f"{what}: the previous state stays in service", extra={"facts": {"problem": error.problem}})
-        self.problems[what] = error.problem
 
     # Changes by request
 
@@ -265,30 +252,43 @@ class Serving:
             self._serve(self._state.keep(choice))
             return self.loaded
 
-    def add_items(self, told: Told) -> tuple[str, Extension, int]:
-        """Rank new items from now on, in all workers and after a restart; see `heedful.serving.arrivals`.
+    def add_items(self, told: Told) -> int:
+        """Know what is said of items, and rank new ones, from now on, in all workers and after a restart.
 
         Args:
-            told: what is said of new and of known items.
+            told: what is said of new and of known items; none at all: the new items of before are fitted again.
 
         Returns:
-            The name of the extended table in the state folder, how the new items came by their vectors, and how many
-            items were known.
+            How many of the items were known.
 
         Raises:
             InputError: an item is repeated, or there is nothing to do.
             ConfigError: the model cannot take up new items.
-            StoreUnavailable: the database cannot be used.
+            StoreUnavailable: the database or the state folder cannot be used.
+            ChangedError: a model with other columns has been put into service.
         """
+        Vocabulary(told.ids)  # refuses what is repeated
         with self._alone():
-            ranker, store = self.loaded.ranker, self.engine.store
-            if ranker.embeddings is None:
-                raise ConfigError(f"{ranker.name} has no item vectors", fix="serve a model that has, such as attention")
-            known = int(np.count_nonzero(ranker.items.rows(told.ids) >= 0))
-            extension = with_new_items(ranker, self.loaded.n_trained, told, store)
-            served = self._state.keep(Choice(self._choice.path), extension=extension.table)
-            self._serve(served)
-        return str(served.table), extension, known
+            ranker = self.loaded.ranker
+            if not told.values.schema.equals(ranker.attributes.schema):
+                raise ChangedError("a model with other columns was put into service meanwhile", fix="send it again")
+            known = ranker.items.rows(told.ids) >= 0
+            loaded = self._changes.onto(self.loaded, told)
+            if known.all() and len(known):
+                book = book_of(loaded, self.slots_text)
+                self._swap(replace(loaded, position=self._changes.append(told)), book)
+            else:
+                self._onboard(loaded, told, known)
+        return int(np.count_nonzero(known))
+
+    def _onboard(self, loaded: Loaded, told: Told, known: np.ndarray) -> None:
+        """Put into service an extension of the table by the items that are not known; what is said of all is kept."""
+        ranker = loaded.ranker
+        if ranker.embeddings is None:
+            raise ConfigError(f"{ranker.name} has no item vectors", fix="serve a model that has, such as attention")
+        extension = with_new_items(ranker, loaded.n_trained, told.where(~known), self.engine.store)
+        self._changes.append(told)
+        self._serve(self._state.keep(Choice(self._choice.path), extension=extension.table))
 
     def _inside(self, path: str) -> str:
         place = Path(os.path.normpath(self._root / path))
@@ -298,7 +298,7 @@ class Serving:
 
     def _serve(self, served: Served) -> None:
         """Put a model into service, in all workers."""
-        loaded = Loaded.from_choice(self._state.copies(served))
+        loaded = self._load(served)
         book = book_of(loaded, self.slots_text)
         self._state.put(served)
         self._put(loaded, book)
@@ -346,49 +346,3 @@ class Serving:
     def slots_tag(self) -> str:
         """Names the declarations in service: an entity tag of HTTP."""
         return '"' + hashlib.sha256(self.slots_text.encode()).hexdigest()[:16] + '"'
-
-    def _put(self, loaded: Loaded, book: SlotBook) -> None:
-        """Put a model with these slots into service."""
-        before = self.loaded
-        self._swap(loaded, book)
-        if before is not loaded:
-            self._count_from(loaded)
-            _keep_from_collector()
-            old = (before.ranker.name, before.version)
-            telemetry.model_served(loaded.ranker.name, loaded.version, instead_of=old)
-            telemetry.LOG.info("model in service", extra={"facts": {"model": loaded.ranker.name, "version": loaded.version}})
-
-    def _swap(self, loaded: Loaded, book: SlotBook) -> None:
-        """Give new requests an engine over these."""
-        engine = self._make_engine(loaded, book)
-        self._loaded, self._book, self._engine = loaded, book, engine
-
-    def _make_engine(self, loaded: Loaded, book: SlotBook) -> Engine:
-        return Engine(
-            loaded.ranker, self._store, book, version=loaded.version, recommender=loaded.recommender,
-            max_history=self.config.max_history,
-            at_once=self.config.threads or max((os.cpu_count() or 1) // self.config.workers, 1),
-        )  # fmt: skip
-
-    def _open_store(self) -> None:
-        try:
-            self._store = Store.open(self.config.database, lock_seconds=_LOCK_SECONDS)
-        except HeedfulError as error:
-            # What it says names the address, which is for the log alone.
-            if "database" not in self.problems:
-                telemetry.LOG.error("the database cannot be used", extra={"facts": {"problem": error.problem}})
-            self.problems["database"] = "the database cannot be used; the log says why"
-            return
-        self.problems.pop("database", None)
-        self._engine = self._make_engine(self.loaded, self._book)
-
-
-def _keep_from_collector() -> None:
-    """Take all that is loaded out of the garbage collector's sight, which has a look at millions of objects otherwise.
-
-    Each of its rounds, every twenty seconds under load, held up all requests for a quarter of a second. What an earlier
-    model left is collected now.
-    """
-    gc.unfreeze()
-    gc.collect()
-    gc.freeze()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from heedful.errors import HeedfulError
 from heedful.events.log import EventLog
 from heedful.progress import say
+from heedful.serving.item_changes import ItemChanges
 from heedful.serving.loaded import Loaded
 from heedful.serving.options import ServeConfig
 from heedful.serving.security import Keys, no_keys
@@ -31,10 +33,14 @@ def prepare(choice: Choice, config: ServeConfig, folder: Path, *, histories: str
     """
     if config.keys is not None and not len(Keys.read(config.keys)):
         raise no_keys(config.keys)
-    state = State(folder)
+    state, changes = State(folder), ItemChanges(folder)
     with state.locked():
         served = state.begin(choice)
-        loaded = Loaded.from_choice(state.copies(served))
+        try:
+            changes.compact()
+        except HeedfulError as error:  # such as a full disk, which the server starts on nevertheless
+            say(f"the changes of items are as they were: {error.problem}")
+        loaded = changes.onto(Loaded.from_choice(state.copies(served)))
         if served != state.served():
             state.put(served)
     declared = config.slots is not None and Path(config.slots).exists()

@@ -277,7 +277,9 @@ class ItemsAdded(_Answer):
     fitted: int = Field(
         description="Those of them fitted to what their first visitors had besides; others go by attributes."
     )
-    embeddings: str = Field(description="Folder of the extended table, for --embeddings at the next start.")
+    embeddings: str | None = Field(
+        description="Folder of the table in service, for --embeddings at the next start; null where it lies in the model."
+    )
     model: str
 
 

@@ -67,6 +67,7 @@ class SlotBook:
         slots: the declarations.
         ranker: the served ranker; the other treatments use its items, counts and embeddings.
         eligibility: conditions over the ranker's items, if there is one already.
+        storable: which of its items can be stored, bool [I], if that is known already.
 
     Attributes:
         notes: what was set aside: ids that the catalogue lacks, listed items that are not eligible, empty slots.
@@ -75,13 +76,19 @@ class SlotBook:
         ConfigError: a condition, column or treatment that the ranker's items do not allow.
     """
 
-    def __init__(self, slots: Slots, ranker: Ranker, eligibility: Eligibility | None = None) -> None:
+    def __init__(
+        self,
+        slots: Slots,
+        ranker: Ranker,
+        eligibility: Eligibility | None = None,
+        storable: np.ndarray | None = None,
+    ) -> None:
         self.slots = slots
         self.ranker = ranker
         self.notes: list[str] = []
         self._eligibility = eligibility or Eligibility.of(ranker)
         self._rankers = _rankers(ranker)
-        self._storable = storable_rows(ranker.items.ids)
+        self._storable = storable_rows(ranker.items.ids) if storable is None else storable
         self._pools: dict[str, dict[str, _Pool]] = {}
         for slot in slots:
             self._check_treatments(slot)

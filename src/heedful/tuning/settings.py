@@ -18,6 +18,7 @@ from heedful.errors import ConfigError, InputError
 __all__ = ["MODEL_SECTIONS", "SECTIONS", "Settings", "read_section", "section_of", "to_toml"]
 
 MODEL_SECTIONS = (
+    "mixed",
     "averaging",
     "recent-popularity",
     "two-stage",
@@ -28,11 +29,13 @@ MODEL_SECTIONS = (
     "bm25",
     "sasrec",
     "gsasrec",
+    "esasrec",
+    "hstu",
     "tifu-knn",
     "up-cf",
 )
 """Models that have a section of their own; that of the attention ranker is "train"."""
-SECTIONS = ("embed", "train", "mixed", *MODEL_SECTIONS)
+SECTIONS = ("embed", "train", *MODEL_SECTIONS)
 Settings = Mapping[str, Mapping[str, Any]]
 """Section -> option -> value."""
 

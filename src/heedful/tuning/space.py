@@ -80,6 +80,14 @@ _SESSIONS: dict[str, Domain] = {
     "negatives": Whole(64, 512, log=True),
 }
 _OF_MODELS: dict[str, dict[str, Domain]] = {
+    "mixed": {
+        "stage_windows": Whole(1, 6),
+        "stage_users": Whole(1000, 10_000, log=True),
+        "learning_rate": Real(3e-4, 0.01, log=True),
+        "gamma": Real(0.0, 1.0),
+        "max_history": Whole(25, 1000, log=True),
+        "depth": Whole(0, 10),
+    },
     "averaging": {
         "learning_rate": Real(3e-4, 0.01, log=True),
         "positives": Whole(2, 20, log=True),
@@ -112,6 +120,8 @@ _OF_MODELS: dict[str, dict[str, Domain]] = {
     },
     "sasrec": _SESSIONS,
     "gsasrec": {**_SESSIONS, "calibration": Real(0.0, 1.0)},
+    "esasrec": _SESSIONS,
+    "hstu": _SESSIONS,
     "tifu-knn": {
         "group": Whole(1, 20),
         "decay": Real(0.5, 1.0),

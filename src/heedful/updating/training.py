@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,13 @@ class Recipe:
         model: name of the first model; later ones are of the kind of the one before.
         settings: TOML file of options; None: those of the version before, or the defaults.
         from_scratch: train from nothing although there is a version before.
+        asked: more options of the model, where it has them; the settings overrule them.
     """
 
     model: str
     settings: str | None
     from_scratch: bool
+    asked: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.model not in ALL_MODELS:
@@ -46,7 +49,8 @@ class Recipe:
     def facts(self) -> dict[str, Any]:
         """All that decides about a training, plain values."""
         text = Path(self.settings).read_text(encoding="utf-8") if self.settings is not None else None
-        return {"model": self.model, "settings": text, "from_scratch": self.from_scratch}
+        facts = {"model": self.model, "settings": text, "from_scratch": self.from_scratch}
+        return {**facts, "asked": dict(self.asked)} if self.asked else facts
 
     def embed(self, log: EventLog, before: Path | None, out: Path) -> ItemEmbeddings:
         """Write the table of a log, which goes on from the one before; a finished one is used again."""
@@ -82,10 +86,13 @@ class Recipe:
 
     def _new(self, old: Ranker | None) -> Ranker:
         name = old.name if old is not None else self.model
+        config = ALL_MODELS[name].config_class
         options: dict[str, Any] = {}
         if self.settings is not None:
-            options = read_section(self.settings, section_of(self.settings, name), (ALL_MODELS[name].config_class,))
-        return new_ranker(name, options={**(old.config.to_dict() if old is not None else {}), **options})
+            options = read_section(self.settings, section_of(self.settings, name), (config,))
+        known = (old.config if old is not None else config()).to_dict()
+        asked = {option: value for option, value in self.asked.items() if option in known}
+        return new_ranker(name, options={**(known if old is not None else {}), **asked, **options})
 
     def _going_on(self, ranker: Ranker, old: Ranker | None, out: Path, periods: Path) -> dict[str, Any]:
         """The arguments of `fit` beside log and table."""

@@ -12,7 +12,7 @@ from heedful.rankers.registry import ALL_MODELS, load_ranker
 from ranking_worlds import QUICK, log_of, python, random_log
 
 IMPLICIT = ("als", "bpr", "cosine", "bm25")
-RECTOOLS = ("sasrec", "gsasrec")
+RECTOOLS = ("sasrec", "gsasrec", "esasrec", "hstu")
 
 
 def without(patch: pytest.MonkeyPatch, package: str) -> None:

@@ -22,7 +22,7 @@ def test_the_bag_counts_an_item_once() -> None:
 
 def test_windows_make_every_action_a_target_once() -> None:
     histories = histories_of([[0, 1, 2, 3, 4], [7, 8], [5], [], [9, 8, 7]])
-    got = windows(histories, 2)
+    got = windows(histories, 2).tokens
     assert got.tolist() == [[3, 4, 5], [1, 2, 3], [0, 8, 9], [10, 9, 8]]
     past, following = got[:, :-1], got[:, 1:]
     targets = following[past != 0] - 1
@@ -30,11 +30,21 @@ def test_windows_make_every_action_a_target_once() -> None:
 
 
 def test_sessions_are_the_last_actions_at_the_right() -> None:
-    histories = histories_of([[0, 1, 2, 3], [7], []])
-    assert sessions(histories, 3).tolist() == [[2, 3, 4], [0, 0, 8], [0, 0, 0]]
-    assert sessions(histories, 10).shape == (3, 4)
-    assert sessions(histories_of([]), 3).shape == (0, 1)
-    assert sessions(histories_of([[], []]), 3).tolist() == [[0], [0]]
+    histories = histories_of([[0, 1, 2, 3], [7], []], [[10, 20, 30, 40], [5], []])
+    found = sessions(histories, 3)
+    assert found.tokens.tolist() == [[2, 3, 4], [0, 0, 8], [0, 0, 0]]
+    assert found.times.tolist() == [[20, 30, 40], [5, 5, 5], [0, 0, 0]]
+    assert found.shortened(2).tokens.tolist() == [[3, 4], [0, 8], [0, 0]]
+    assert found.shortened(2).times.tolist() == [[30, 40], [5, 5], [0, 0]]
+    assert sessions(histories, 10).tokens.shape == (3, 10)
+    assert sessions(histories_of([]), 3).tokens.shape == (0, 3)
+    assert sessions(histories_of([[], []]), 2).tokens.tolist() == [[0, 0], [0, 0]]
+
+
+def test_windows_have_the_time_of_each_action() -> None:
+    found = windows(histories_of([[0, 1, 2, 3], [4, 5]], [[1, 2, 3, 4], [8, 9]]), 2)
+    assert found.tokens.tolist() == [[2, 3, 4], [0, 1, 2], [0, 5, 6]]
+    assert found.times.tolist() == [[2, 3, 4], [1, 1, 2], [8, 8, 9]]
 
 
 def test_only_ties_are_shuffled() -> None:

@@ -1,77 +1,35 @@
-"""SASRec (Kang and McAuley 2018) and gSASRec (Petrov and Macdonald 2023): transformers over the sequence of items.
+"""SASRec (Kang and McAuley 2018) and what became of it: gSASRec, eSASRec and HSTU.
 
-The network is that of RecTools (`SASRecModel`). It is trained by a loop of heedful's own, because that of RecTools gathers
-positions x negatives x width numbers in each step, takes the last window of each user only, and keeps the order of a log
-inside baskets: here the targets of a session share their negatives (a matrix product), every action is a target, and actions
-of one time are in random order. How long to train is found on users of the training log whose last items are held out.
+The blocks are those of RecTools; how they are trained is in `heedful.rankers.external.transformer`.
 
-Shapes: B users or windows, L places of a session, N targets of a step, K negatives of a session, I items, D width.
+Shapes: N targets of a step, K negatives of a session.
 """
 
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar, Protocol, cast
+from typing import ClassVar, cast
 
-import numpy as np
-import safetensors.torch
 import torch
 from torch import nn
 
 from heedful.config import Config, option, require
-from heedful.events.histories import Histories
-from heedful.folders import Folder
-from heedful.metrics import batch_ndcg
-from heedful.progress import progress
-from heedful.rankers.external.base import FactorRanker, imported
-from heedful.rankers.external.sessions import ValidationSplit, sessions, shuffled_ties, split_validation, windows
+from heedful.rankers.external.base import imported
+from heedful.rankers.external.transformer import TransformerConfig, TransformerRanker
 
-__all__ = ["GSASRec", "GSASRecConfig", "SASRec", "SASRecConfig"]
+__all__ = ["HSTU", "ESASRec", "ESASRecConfig", "GSASRec", "GSASRecConfig", "HSTUConfig", "SASRec", "SASRecConfig"]
 
-_WEIGHTS = "weights.safetensors"
-_HOLDOUT_ITEMS = 10
-_ENCODED_TOGETHER = 64
-_VECTOR_SCALE = 0.02
+_TRANSFORMERS = "rectools.models.nn.transformers"
 
 
 @dataclass(frozen=True, kw_only=True)
-class _SequentialConfig(Config):
-    """What both have."""
-
-    seed: int = option(1, "seed of the start, the order, the negatives and the held-out users")
-    factors: int = option(64, "width of the item vectors")
-    blocks: int = option(2, "transformer blocks")
-    heads: int = option(1, "heads of attention")
-    dropout: float = option(0.2, "share of units that are dropped while training")
-    session_length: int = option(100, "most recent actions that a session has")
-    batch_sessions: int = option(16, "sessions of one step")
-    learning_rate: float = option(0.001, "of Adam")
-    epochs: int = option(40, "most passes over the log")
-    patience: int = option(3, "passes without a better ranking of the held-out users before training ends")
-    holdout_users: int = option(500, "users whose last items are held out, at most half of all")
-    negatives: int = option(256, "items drawn evenly for the targets of a session; all, if there are no more")
-
-    def __post_init__(self) -> None:
-        """Check every option."""
-        least_one = ("factors", "blocks", "heads", "session_length", "batch_sessions", "epochs", "patience", "negatives")
-        for name in (*least_one, "holdout_users"):
-            require(getattr(self, name) >= 1, name, got=getattr(self, name), expected="1 or more")
-        require(self.factors % self.heads == 0, "heads", got=self.heads, expected=f"a divisor of {self.factors} factors")
-        require(0 <= self.dropout < 1, "dropout", got=self.dropout, expected="0 or more, below 1")
-        require(self.learning_rate > 0, "learning_rate", got=self.learning_rate, expected="more than 0")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SASRecConfig(_SequentialConfig):
+class SASRecConfig(TransformerConfig):
     """SASRec with a softmax over the target and the negatives."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class GSASRecConfig(_SequentialConfig):
+class GSASRecConfig(TransformerConfig):
     """SASRec with the generalised binary cross-entropy."""
 
     calibration: float = option(0.75, "t of gBCE: 0 is plain binary cross-entropy, 1 gives calibrated probabilities")
@@ -82,137 +40,34 @@ class GSASRecConfig(_SequentialConfig):
         require(0 <= self.calibration <= 1, "calibration", got=self.calibration, expected="0 to 1")
 
 
-class _Backbone(Protocol):
-    """What is used of RecTools' `TransformerTorchBackbone`."""
-
-    item_model: nn.Module
-
-    def encode_sessions(self, batch: dict[str, torch.Tensor], item_embs: torch.Tensor) -> torch.Tensor: ...
+@dataclass(frozen=True, kw_only=True)
+class ESASRecConfig(TransformerConfig):
+    """SASRec with gated blocks."""
 
 
-class _Sequential(FactorRanker):
-    """A transformer encodes the session, each item once, where it was last touched; its last output is the user's vector."""
-
-    config: _SequentialConfig
-    network: nn.Module
-
-    def _learn(self, histories: Histories) -> None:
-        config = self.config
-        randoms = np.random.default_rng(config.seed)
-        distinct = histories.distinct(len(self.items))
-        held = split_validation(distinct, users=config.holdout_users, targets=_HOLDOUT_ITEMS, randoms=randoms)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            self.network = _network(config, len(self.items))
-            _initialise(self.network)
-            self._train(held, randoms)
-        self._take_item_factors()
-
-    def _train(self, held: ValidationSplit, randoms: np.random.Generator) -> None:
-        """Passes over the log until the ranking of the held-out users gets no better; the best weights are kept."""
-        optimizer = torch.optim.Adam(self.network.parameters(), lr=self.config.learning_rate, betas=(0.9, 0.98))
-        best, kept, waited = -np.inf, _copied(self.network), 0
-        with progress(f"training {self.name}", self.config.epochs, "passes") as meter:
-            for _ in range(self.config.epochs):
-                self._pass(held.training, optimizer, randoms)
-                found = self._quality(held)
-                waited = 0 if found > best else waited + 1
-                if found > best:
-                    best, kept = found, _copied(self.network)
-                meter.advance(note=f"validation NDCG {found:.4f}, best {best:.4f}")
-                if waited >= self.config.patience:
-                    break
-        self.network.load_state_dict(kept)
-
-    def _pass(self, histories: Histories, optimizer: torch.optim.Optimizer, randoms: np.random.Generator) -> None:
-        self.network.train()
-        for tokens_BL in self._batches(histories, randoms):
-            optimizer.zero_grad(set_to_none=True)
-            self._step_loss(tokens_BL, randoms).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-
-    def _batches(self, histories: Histories, randoms: np.random.Generator) -> Iterator[torch.Tensor]:
-        """Windows of about the same length together, so that little is padding; the batches come in random order."""
-        tokens_WL = windows(shuffled_ties(histories, randoms), self.config.session_length)
-        lengths = (tokens_WL != 0).sum(axis=1)
-        size = self.config.batch_sessions
-        order = np.lexsort((randoms.random(len(lengths)), lengths))
-        for start in randoms.permutation(np.arange(0, len(order), size)):
-            part = order[start : start + size]
-            yield torch.from_numpy(tokens_WL[part, -lengths[part].max() :])
-
-    def _step_loss(self, tokens_BL: torch.Tensor, randoms: np.random.Generator) -> torch.Tensor:
-        """Mean loss of the targets of some windows: at each place, the item that comes next."""
-        n_items = len(self.items)
-        negative_BK = _drawn(randoms, len(tokens_BL), self.config.negatives, n_items)
-        # Only the tokens of this step go through the network of items; 0 is the first of them, so that padding stays 0.
-        padding_B1 = torch.zeros_like(tokens_BL[:, :1])
-        known, places = torch.unique(torch.cat([padding_B1, tokens_BL, negative_BK], dim=1), return_inverse=True)
-        _, tokens_BL, negative_BK = places.split([1, tokens_BL.shape[1], negative_BK.shape[1]], dim=1)
-        past_BL, next_BL = tokens_BL[:, :-1], tokens_BL[:, 1:]
-        items_ID = _item_vectors(self.network, known)
-        states_BLD = _encoded(self.network, past_BL, items_ID)
-        logits_BLK = states_BLD @ items_ID[negative_BK].transpose(1, 2)
-        logits_BLK = logits_BLK.masked_fill(next_BL[:, :, None] == negative_BK[:, None, :], -torch.inf)
-        used_BL = past_BL != 0
-        positive_N = (states_BLD[used_BL] * items_ID[next_BL[used_BL]]).sum(dim=1)
-        share = negative_BK.shape[1] / max(n_items - 1, 1)
-        return self._loss(positive_N, logits_BLK[used_BL], sampled=min(share, 1.0))
-
-    @abstractmethod
-    def _loss(self, positive_N: torch.Tensor, negative_NK: torch.Tensor, *, sampled: float) -> torch.Tensor:
-        """Mean loss of N targets among their negatives (minus infinity: the target itself), a share `sampled` of all."""
-
-    def _quality(self, held: ValidationSplit) -> float:
-        """NDCG of the held-out items in the catalogue without each user's past, mean over the users."""
-        self._take_item_factors()
-        gains = []
-        for users, part in held.past.chunks(_ENCODED_TOGETHER):
-            scores_BI = self._catalogue_logits(part)
-            targets = held.targets.part(users)
-            owner = np.repeat(np.arange(len(part)), part.lengths)
-            scores_BI[owner, part.items] = -np.inf
-            positive_BI = np.zeros(scores_BI.shape, bool)
-            positive_BI[np.repeat(np.arange(len(part)), targets.lengths), targets.items] = True
-            gains.append(batch_ndcg(scores_BI, positive_BI, np.ones_like(positive_BI)))
-        return float(np.mean(np.concatenate(gains)))
-
-    def _take_item_factors(self) -> None:
-        self.network.eval()
-        with torch.no_grad():
-            self.item_factors = _item_vectors(self.network)[1:].numpy().copy()
-
-    def _user_factors(self, histories: Histories) -> np.ndarray:
-        users_BD = np.zeros((len(histories), self.config.factors), np.float32)
-        self.network.eval()
-        with torch.no_grad():
-            items_ID = _item_vectors(self.network)
-            for users, part in histories.chunks(_ENCODED_TOGETHER):
-                tokens_BL = torch.from_numpy(sessions(part.distinct(len(self.items)), self.config.session_length))
-                users_BD[users] = _encoded(self.network, tokens_BL, items_ID)[:, -1].numpy()
-        return users_BD
-
-    def _write(self, folder: Path) -> None:
-        safetensors.torch.save_file(_copied(self.network), folder / _WEIGHTS)
-
-    def _read(self, folder: Folder, settings: dict[str, Any]) -> None:
-        self.network = _network(self.config, len(self.items))
-        self.network.load_state_dict(safetensors.torch.load_file(folder.file(_WEIGHTS)))
-        self._take_item_factors()
+@dataclass(frozen=True, kw_only=True)
+class HSTUConfig(TransformerConfig):
+    """HSTU with relative times and places."""
 
 
-class SASRec(_Sequential):
+class SASRec(TransformerRanker):
     """SASRec with a sampled softmax, which learns better than the pairs of the paper (Klenitskiy and Vasilev 2023)."""
 
     name: ClassVar[str] = "sasrec"
     config_class: ClassVar[type[Config]] = SASRecConfig
-    config: SASRecConfig
+
+    def _layers(self) -> nn.Module:
+        config, blocks = self.config, imported(f"{_TRANSFORMERS}.sasrec")
+        return cast(
+            nn.Module,
+            blocks.SASRecTransformerLayers(config.blocks, config.factors, config.heads, config.dropout),
+        )
 
     def _loss(self, positive_N: torch.Tensor, negative_NK: torch.Tensor, *, sampled: float) -> torch.Tensor:
         return _sampled_softmax(positive_N, negative_NK)
 
 
-class GSASRec(_Sequential):
+class GSASRec(SASRec):
     """SASRec with gBCE, a binary cross-entropy that makes up for the sampling of the negatives."""
 
     name: ClassVar[str] = "gsasrec"
@@ -225,6 +80,43 @@ class GSASRec(_Sequential):
         # with many passes in which the vectors learn nothing but to have low products.
         level = math.log(negative_NK.shape[1] / beta)
         return _gbce(positive_N - level, negative_NK - level, beta)
+
+
+class ESASRec(SASRec):
+    """SASRec with the gated blocks of LiGR (Tikhonovich et al. 2025, "eSASRec")."""
+
+    name: ClassVar[str] = "esasrec"
+    config_class: ClassVar[type[Config]] = ESASRecConfig
+
+    def _layers(self) -> nn.Module:
+        config, blocks = self.config, imported(f"{_TRANSFORMERS}.ligr")
+        return cast(nn.Module, blocks.LiGRLayers(config.blocks, config.factors, config.heads, config.dropout))
+
+
+class HSTU(SASRec):
+    """HSTU (Zhai et al. 2024): attention without softmax that sees how long ago each action was."""
+
+    name: ClassVar[str] = "hstu"
+    config_class: ClassVar[type[Config]] = HSTUConfig
+    full_sessions: ClassVar[bool] = True
+    masks_padding: ClassVar[bool] = False
+
+    def _layers(self) -> nn.Module:
+        config, blocks = self.config, imported(f"{_TRANSFORMERS}.hstu")
+        return cast(
+            nn.Module,
+            blocks.STULayers(
+                n_blocks=config.blocks,
+                n_factors=config.factors,
+                n_heads=config.heads,
+                linear_hidden_dim=config.factors // config.heads,
+                attention_dim=config.factors // config.heads,
+                session_max_len=config.session_length,
+                relative_time_attention=True,
+                relative_pos_attention=True,
+                dropout_rate=config.dropout,
+            ),
+        )
 
 
 def _sampled_softmax(positive_N: torch.Tensor, negative_NK: torch.Tensor) -> torch.Tensor:
@@ -245,60 +137,3 @@ def _gbce(positive_N: torch.Tensor, negative_NK: torch.Tensor, beta: float) -> t
     """
     loss_N = -beta * nn.functional.logsigmoid(positive_N) + nn.functional.softplus(negative_NK).sum(dim=1)
     return loss_N.mean()
-
-
-def _drawn(randoms: np.random.Generator, sessions: int, count: int, n_items: int) -> torch.Tensor:
-    """Tokens of items drawn evenly for each session, or of all items if that is not more, int64 [B, K]."""
-    if count < n_items:
-        return torch.from_numpy(randoms.integers(1, n_items + 1, (sessions, count)))
-    return torch.arange(1, n_items + 1).expand(sessions, -1)
-
-
-def _network(config: _SequentialConfig, n_items: int) -> nn.Module:
-    """The network of RecTools' SASRecModel; token 0 is padding, which attention does not see."""
-    nets, blocks = imported("rectools.models.nn.item_net"), imported("rectools.models.nn.transformers.sasrec")
-    parts = imported("rectools.models.nn.transformers.net_blocks")
-    backbone = imported("rectools.models.nn.transformers.torch_backbone")
-    return cast(
-        nn.Module,
-        backbone.TransformerTorchBackbone(
-            n_heads=config.heads,
-            dropout_rate=config.dropout,
-            item_model=nets.SumOfEmbeddingsConstructor(
-                n_items + 1, [nets.IdEmbeddingsItemNet(config.factors, n_items + 1, config.dropout)]
-            ),
-            pos_encoding_layer=parts.LearnableInversePositionalEncoding(
-                use_pos_emb=True, session_max_len=config.session_length, n_factors=config.factors, use_scale_factor=True
-            ),
-            transformer_layers=blocks.SASRecTransformerLayers(config.blocks, config.factors, config.heads, config.dropout),
-            similarity_module=imported("rectools.models.nn.transformers.similarity").DistanceSimilarityModule(),
-            use_causal_attn=True,
-            use_key_padding_mask=True,
-        ),
-    )
-
-
-def _initialise(network: nn.Module) -> None:
-    """Xavier for matrices as in RecTools, but small vectors of items and places whatever the size of the catalogue."""
-    for module in network.modules():
-        if isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=_VECTOR_SCALE)
-        else:
-            for parameter in module.parameters(recurse=False):
-                if parameter.dim() > 1:
-                    nn.init.xavier_normal_(parameter)
-
-
-def _item_vectors(network: nn.Module, tokens: torch.Tensor | None = None) -> torch.Tensor:
-    """Vectors of some tokens, or of all, [I + 1, D]."""
-    items = cast(Any, network).item_model
-    return cast(torch.Tensor, items.get_all_embeddings() if tokens is None else items(tokens))
-
-
-def _encoded(network: nn.Module, tokens_BL: torch.Tensor, items_ID: torch.Tensor) -> torch.Tensor:
-    """The state after each place of the sessions, [B, L, D]."""
-    return cast(_Backbone, network).encode_sessions({"x": tokens_BL}, items_ID)
-
-
-def _copied(network: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}

@@ -1,6 +1,7 @@
 """Sequences for transformers: windows of a log to learn from, the last items of users held out, sessions to encode.
 
-Shapes: B users, W windows, L places of a session (padded on the left), I items. Tokens are item rows plus 1; 0 is padding.
+Shapes: B users, W windows, S sessions, L places of a session (padded on the left), I items. Tokens are item rows plus 1; 0
+is padding.
 """
 
 from __future__ import annotations
@@ -11,7 +12,24 @@ import numpy as np
 
 from heedful.events.histories import Histories, ragged_positions
 
-__all__ = ["ValidationSplit", "sessions", "shuffled_ties", "split_validation", "windows"]
+__all__ = ["Sessions", "ValidationSplit", "sessions", "shuffled_ties", "split_validation", "windows"]
+
+
+@dataclass(frozen=True)
+class Sessions:
+    """Parts of histories, padded on the left to the same length.
+
+    Attributes:
+        tokens: int64 [S, L].
+        times: unix seconds, int64 [S, L]; padding has the time of the session's first action, 0 in an empty session.
+    """
+
+    tokens: np.ndarray
+    times: np.ndarray
+
+    def shortened(self, length: int) -> Sessions:
+        """The last `length` places."""
+        return Sessions(self.tokens[:, -length:], self.times[:, -length:])
 
 
 @dataclass(frozen=True)
@@ -54,28 +72,32 @@ def shuffled_ties(histories: Histories, randoms: np.random.Generator) -> Histori
     return Histories(histories.offsets, histories.items[order], histories.times[order], histories.kinds[order])
 
 
-def windows(histories: Histories, length: int) -> np.ndarray:
+def windows(histories: Histories, length: int) -> Sessions:
     """Histories cut, from the end, into windows of `length` + 1 actions, each beginning with the last of the one before.
 
-    So every action but a user's first is a target once. Tokens int64 [W, length + 1].
+    So every action but a user's first is a target once. [W, length + 1].
     """
     counts = -(-np.maximum(histories.lengths - 1, 0) // length)
     owner = np.repeat(np.arange(len(histories)), counts)
     back = ragged_positions(np.zeros(len(counts), np.int64), counts)
     ends = histories.offsets[1:][owner] - back * length
     starts = np.maximum(histories.offsets[:-1][owner], ends - length - 1)
-    return _padded(histories.items, starts, ends, length + 1)
+    return _padded(histories, starts, ends, length + 1)
 
 
-def sessions(histories: Histories, length: int) -> np.ndarray:
-    """The last `length` actions of each user, tokens int64 [B, L]; L is that of the longest session, and at least 1."""
+def sessions(histories: Histories, length: int) -> Sessions:
+    """The last `length` actions of each user, [B, length]."""
     ends = histories.offsets[1:]
-    starts = np.maximum(histories.offsets[:-1], ends - length)
-    return _padded(histories.items, starts, ends, max(int((ends - starts).max(initial=0)), 1))
+    return _padded(histories, np.maximum(histories.offsets[:-1], ends - length), ends, length)
 
 
-def _padded(items: np.ndarray, starts: np.ndarray, ends: np.ndarray, width: int) -> np.ndarray:
-    """Tokens of `items[start:end]`, at the right of rows of zeros, int64 [len(starts), width]."""
+def _padded(histories: Histories, starts: np.ndarray, ends: np.ndarray, width: int) -> Sessions:
+    """The actions `start:end` of the log, at the right of rows of this width."""
     places = np.arange(width) - width + ends[:, None]
     used = places >= starts[:, None]
-    return np.where(used, np.asarray(items, np.int64)[np.where(used, places, 0)] + 1 if len(items) else 0, 0)
+    nearest = np.minimum(np.maximum(places, starts[:, None]), max(len(histories.items) - 1, 0))
+    if not len(histories.items):
+        return Sessions(np.zeros(places.shape, np.int64), np.zeros(places.shape, np.int64))
+    tokens = np.where(used, np.asarray(histories.items, np.int64)[nearest] + 1, 0)
+    times = np.where((ends > starts)[:, None], np.asarray(histories.times, np.int64)[nearest], 0)
+    return Sessions(tokens, times)

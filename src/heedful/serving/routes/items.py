@@ -11,7 +11,7 @@ from pydantic import JsonValue
 
 from heedful.errors import InputError
 from heedful.events.ids import plain_ids, split_ids
-from heedful.events.values import from_json, named_column
+from heedful.events.values import column_from_json, from_json, named_column
 from heedful.serving.answers import Answer
 from heedful.serving.arrivals import Told
 from heedful.serving.engine import Engine
@@ -75,15 +75,16 @@ def add_items(body: NewItems, engine: CurrentEngine, serving: CurrentServing) ->
     actions that have come since; with no items at all, that is what is done. Of an item that the model knows the attributes
     that are named take the place of those before; its scores stay.
     """
-    table, extension, corrected = serving.add_items(_told(engine, body.items))
+    corrected = serving.add_items(_told(engine, body.items))
+    loaded = serving.loaded
     return Answer(
         {
             "added": len(body.items) - corrected,
             "corrected": corrected,
-            "new_items": len(extension.pairs),
-            "fitted": int((extension.pairs > 0).sum()),
-            "embeddings": table,
-            "model": serving.engine.version,
+            "new_items": len(loaded.ranker.items) - loaded.n_trained,
+            "fitted": loaded.n_fitted,
+            "embeddings": serving.table,
+            "model": loaded.version,
         }
     )
 
@@ -117,10 +118,9 @@ def _told(engine: Engine, items: list[NewItem]) -> Told:
         wrong = items[int(np.argmin(ids.is_valid().to_numpy(zero_copy_only=False)))].item_id
         raise InputError("the catalogue cannot have such an id", got=repr(wrong), expected=f"ids of type {kind}")
     said = [_named(item, schema.names) for item in items]
-    columns = [[_value(item, one.get(field.name), field) for item, one in zip(items, said, strict=True)] for field in schema]
-    given = {field.name: [field.name in one for one in said] for field in schema}
-    values = pa.table([pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema)
-    return Told(ids, values, {name: np.array(there, bool) for name, there in given.items()})
+    values = [_column(items, [one.get(field.name) for one in said], field) for field in schema]
+    given = {name: np.array([name in one for one in said], bool) for name in schema.names}
+    return Told(ids, pa.table(values, schema), given)
 
 
 def _named(item: NewItem, names: list[str]) -> dict[str, JsonValue]:
@@ -135,9 +135,18 @@ def _named(item: NewItem, names: list[str]) -> dict[str, JsonValue]:
     return said
 
 
-def _value(item: NewItem, value: JsonValue, field: pa.Field) -> Any:
+def _column(items: list[NewItem], values: list[JsonValue], field: pa.Field) -> pa.Array:
     try:
-        return from_json(value, field.type)
+        return column_from_json(values, field.type)
+    except InputError:
+        for item, value in zip(items, values, strict=True):
+            _check(item, value, field)
+        raise
+
+
+def _check(item: NewItem, value: JsonValue, field: pa.Field) -> None:
+    try:
+        from_json(value, field.type)
     except InputError as error:
         raise InputError(
             f"attribute {field.name!r} of item {item.item_id!r:.60} does not fit the catalogue",
