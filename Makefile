@@ -14,10 +14,10 @@ demo: $(VENV)/demo.ready
 
 # Two processes of one thread each: threads of several processes would wait for each other.
 test: $(VENV)/dev.ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m fast
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m fast
 
 # Nothing is fetched while it is built. Pages of reference are made from the commands, the server and the docstrings.
 docs: $(VENV)/docs.ready

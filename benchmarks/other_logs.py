@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 DEALT = 24
-USERS, ARTICLES, TOPICS, DAYS = 60_000, 12_000, 60, 21
+TOPICS, DAYS = 60, 21
 START, DAY = 1_700_000_000, 86_400
 HOURS = 2  # what is on offer changes after so many
 OLDEST_DAYS = 6
@@ -31,7 +31,7 @@ def main() -> None:
     if options.kind == "reviews":
         reviews(options.events, options.out)
     else:
-        news(options.out, options.seed)
+        news(options.out, options.users, options.articles, options.seed)
 
 
 def reviews(events: Path, out: Path) -> None:
@@ -44,16 +44,16 @@ def reviews(events: Path, out: Path) -> None:
         pq.write_table(connection.sql(query, params=[str(events)]).to_arrow_table(), out)
 
 
-def news(out: Path, seed: int) -> None:
+def news(out: Path, users: int, articles: int, seed: int) -> None:
     randoms = np.random.default_rng(seed)
     shares = np.arange(1, TOPICS + 1) ** -0.8
     shares /= shares.sum()
-    topic_I, born_I = randoms.choice(TOPICS, ARTICLES, p=shares), randoms.uniform(0, DAYS, ARTICLES)
-    appeal_I, life_I = randoms.lognormal(0, 1.3, ARTICLES), randoms.lognormal(np.log(0.6), 0.6, ARTICLES)
-    style_IS = randoms.normal(size=(ARTICLES, 6))
-    clicks_U = np.maximum(randoms.lognormal(np.log(8), 1.0, USERS).astype(int), 1)
-    topics_U3, taste_US = randoms.choice(TOPICS, (USERS, 3), p=shares), randoms.normal(size=(USERS, 6))
-    users_E = np.repeat(np.arange(USERS), clicks_U)
+    topic_I, born_I = randoms.choice(TOPICS, articles, p=shares), randoms.uniform(0, DAYS, articles)
+    appeal_I, life_I = randoms.lognormal(0, 1.3, articles), randoms.lognormal(np.log(0.6), 0.6, articles)
+    style_IS = randoms.normal(size=(articles, 6))
+    clicks_U = np.maximum(randoms.lognormal(np.log(8), 1.0, users).astype(int), 1)
+    topics_U3, taste_US = randoms.choice(TOPICS, (users, 3), p=shares), randoms.normal(size=(users, 6))
+    users_E = np.repeat(np.arange(users), clicks_U)
     days_E = np.sort(randoms.uniform(1, DAYS, len(users_E)))
     randoms.shuffle(users_E)
     items_E, slots_E = np.empty(len(users_E), int), (days_E * 24 / HOURS).astype(int)
@@ -64,9 +64,9 @@ def news(out: Path, seed: int) -> None:
         here = np.flatnonzero(slots_E == slot)
         for low in range(0, len(here), CHUNK):
             events = here[low : low + CHUNK]
-            users = users_E[events]
-            liked = ((topic_I[live] == topics_U3[users][:, :, None]) * np.array([6.0, 4.0, 3.0])[:, None]).sum(1)
-            weights = heat * (0.3 + liked) * np.exp(0.4 * taste_US[users] @ style_IS[live].T)
+            readers = users_E[events]
+            liked = ((topic_I[live] == topics_U3[readers][:, :, None]) * np.array([6.0, 4.0, 3.0])[:, None]).sum(1)
+            weights = heat * (0.3 + liked) * np.exp(0.4 * taste_US[readers] @ style_IS[live].T)
             sums = weights.cumsum(1)
             items_E[events] = live[(sums > randoms.random((len(events), 1)) * sums[:, -1:]).argmax(1)]
     columns = {
@@ -86,6 +86,8 @@ def parse() -> argparse.Namespace:
         if name == "reviews":
             kind.add_argument("events", type=Path)
         else:
+            kind.add_argument("--users", type=int, default=60_000)
+            kind.add_argument("--articles", type=int, default=12_000)
             kind.add_argument("--seed", type=int, default=5)
     return parser.parse_args()
 

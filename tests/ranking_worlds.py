@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+import forked
 from heedful.embeddings.table import ItemEmbeddings
 from heedful.events.catalog import Catalog
 from heedful.events.histories import Histories
@@ -116,10 +118,29 @@ def table_of(ids: Any, *, width: int = 8, seed: int = 0, attributes: pa.Table | 
     return ItemEmbeddings.from_arrays(ids, vectors, attributes=attributes)
 
 
-def heedful(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run the command in a process of its own."""
+def heedful(*arguments: object, cwd: Path | None = None, anew: bool = False) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own; `anew`: in one that imports the package itself, which takes seconds."""
+    with tempfile.TemporaryDirectory(prefix="heedful-command-") as folder:
+        files = {"out": Path(folder, "out"), "err": Path(folder, "err")}
+        process = started(*arguments, cwd=cwd, anew=anew, **files)
+        try:
+            code = process.wait(240)
+        finally:
+            process.kill()
+        return subprocess.CompletedProcess(arguments, code, *(file.read_text() for file in files.values()))
+
+
+def started(
+    *arguments: object, out: Path, err: Path, cwd: Path | None = None, anew: bool = False
+) -> subprocess.Popen[bytes] | forked.Forked:
+    """The command in a process of its own, which goes on; what it says is written to the ends of files."""
+    for file in (out, err):
+        file.touch()
+    if not anew:
+        return forked.command(*arguments, environment=quiet_environment(), folder=cwd or Path.cwd(), out=out, err=err)
     command = [sys.executable, "-m", "heedful", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240, env=quiet_environment(), **options)
+    with out.open("a") as stdout, err.open("a") as stderr:
+        return subprocess.Popen(command, stdout=stdout, stderr=stderr, env=quiet_environment(), cwd=cwd)
 
 
 def python(code: str, *arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import heedful
-from ranking_worlds import python
+from heedful.rankers.registry import MODELS
+from ranking_worlds import QUICK, python, random_log, table_of
 
 SOURCES = sorted(Path(heedful.__file__).parent.rglob("*.py"))
 ROOT = Path(heedful.__file__).parent
@@ -51,15 +52,30 @@ def test_opening_a_model_waits_for_nothing_that_only_training_needs() -> None:
     assert loaded_by(["heedful.rankers.registry", "heedful.recommending.requests"], heavy) == set()
 
 
+def test_a_model_is_loaded_and_asked_without_the_compiler_of_torch(tmp_path: Path) -> None:
+    """Importing it takes longer than everything else of `heedful serve` and `heedful recommend` until the first answer."""
+    log = random_log()
+    ranker = MODELS["attention"](**QUICK["attention"]).fit(log, table_of(log.catalog.items.ids))
+    ranker.save(tmp_path / "model", pack=True)
+    code = (
+        "import sys, heedful; ranker = heedful.load_ranker(sys.argv[1])\n"
+        "print(len(heedful.Recommender(ranker).recommend(['item1'], k=3)), {'torch._dynamo'} & set(sys.modules))"
+    )
+    outcome = python(code, tmp_path / "model")
+    assert outcome.stdout == "3 set()\n", outcome.stderr
+
+
 def test_preparing_a_log_does_without_pandas(tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_text("user,item,time\na,b,1700000000\na,c,1700000001\n")
     pq.write_table(pacsv.read_csv(tmp_path / "log.csv"), tmp_path / "log.parquet")
     code = (
-        "import sys, heedful; heedful.prepare(sys.argv[1], sys.argv[2], overwrite=True);"
-        "print({'pandas', 'pyarrow.dataset'} & set(sys.modules))"
+        "import sys, heedful\n"
+        "for source in sys.argv[2:]:\n"
+        "    heedful.prepare(source, sys.argv[1], overwrite=True)\n"
+        "    print({'pandas', 'pyarrow.dataset'} & set(sys.modules))"
     )
-    for name in ("log.csv", "log.parquet"):
-        assert python(code, tmp_path / name, tmp_path / "sequences").stdout == "set()\n"
+    outcome = python(code, tmp_path / "sequences", tmp_path / "log.csv", tmp_path / "log.parquet")
+    assert outcome.stdout == "set()\nset()\n"
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))

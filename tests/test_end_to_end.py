@@ -20,10 +20,10 @@ from heedful.rankers.registry import MODELS
 from ranking_worlds import chance_ndcg
 
 _FEW_STEPS = {
-    "mixed": {"steps": 60, "stage_windows": 1, "stage_users": 300},
-    "attention": {"steps": 60},
-    "averaging": {"steps": 60},
-    "weighted-sum": {"evaluations": 30},
+    "mixed": {"steps": 30, "stage_windows": 1, "stage_users": 100},
+    "attention": {"steps": 30},
+    "averaging": {"steps": 30},
+    "weighted-sum": {"evaluations": 10},
 }
 
 
@@ -42,8 +42,8 @@ def run(folder: Path) -> Experiment:
         {name: model(**_FEW_STEPS.get(name, {})) for name, model in MODELS.items()},
         folder / "report",
         workspace=workspace,
-        config=EvaluationConfig(cut=CUT, pool=200, catalogue_users=20, resamples=500),
-        skipgram=SkipGram(epochs=3, threads=1),
+        config=EvaluationConfig(cut=CUT, pool=200, catalogue_users=20, resamples=200),
+        skipgram=SkipGram(epochs=2, threads=1),
         overwrite=True,
     )
 

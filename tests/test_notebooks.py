@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+import forked
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 # A notebook, and what it prints.
@@ -34,9 +34,7 @@ def test_the_notebook_runs(name: str, tmp_path: Path) -> None:
     """Cell by cell in one process; plain Python, so it needs no kernel."""
     cells = cells_of(EXAMPLES / f"{name}.ipynb")
     (tmp_path / "cells.py").write_text("\n\n".join("".join(cell["source"]) for cell in cells))
-    done = subprocess.run(
-        [sys.executable, "cells.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
-    )
+    done = forked.script(tmp_path / "cells.py", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert [words for words in SHOWS[name] if words not in done.stdout] == []
 

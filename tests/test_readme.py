@@ -11,6 +11,8 @@ import duckdb
 import pytest
 
 import heedful
+from heedful.embeddings import skipgram
+from heedful.rankers import continuing
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -33,6 +35,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         """
     )
     monkeypatch.chdir(tmp_path)
+    # The defaults train no longer than this.
+    monkeypatch.setattr(continuing, "_FEWEST_STEPS", 20)
+    monkeypatch.setattr(skipgram, "_AUTO_EPOCHS", (1, 1))
     return tmp_path
 
 

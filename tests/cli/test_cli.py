@@ -509,9 +509,10 @@ def test_errors_end_with_1_and_one_line(world: Path, tmp_path: Path, run: Run) -
 
 def test_as_a_process(world: Path, tmp_path: Path) -> None:
     """The same through the interpreter: exit codes, no traceback, progress on standard error."""
-    outcome = heedful("embed", tmp_path / "none", "--out", tmp_path / "e")
+    outcome = heedful("embed", tmp_path / "none", "--out", tmp_path / "e", anew=True)
     assert outcome.returncode == 1 and outcome.stderr.startswith("heedful: ") and "Traceback" not in outcome.stderr
-    outcome = heedful("embed", world / "sequences", "--out", tmp_path / "e", "--epochs", 1, "--width", 4)
+    arguments = ("embed", world / "sequences", "--out", tmp_path / "e", "--epochs", 1, "--width", 4)
+    outcome = heedful(*arguments, anew=True)
     assert outcome.returncode == 0 and f"{tmp_path}/e: " in outcome.stdout
     assert "words/s" in outcome.stderr or "/s" in outcome.stderr
 

@@ -56,7 +56,7 @@ def of_both(first, second):
     return [row for row in sorted({*first, *second}) for _ in range(max(first.count(row), second.count(row)))]
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(first=rows_of_events, second=rows_of_events, block=st.sampled_from([1, 3, 2**20]))
 def test_an_appended_log_is_what_prepare_makes_of_all_events(tmp_path_factory, first, second, block):
     folder = tmp_path_factory.mktemp("append")
@@ -75,7 +75,7 @@ def test_an_appended_log_is_what_prepare_makes_of_all_events(tmp_path_factory, f
     assert all(grown.folder.manifest[name] == value for name, value in grown.facts().items())
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(first=rows_of_events, second=rows_of_events)
 def test_old_rows_stay_and_histories_are_in_order(tmp_path_factory, first, second):
     folder = tmp_path_factory.mktemp("append")

@@ -7,7 +7,6 @@ import json
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,15 +17,17 @@ from typing import Any
 import pyarrow as pa
 from fastapi.testclient import TestClient
 
+import forked
 from heedful.events.log import EventLog
 from heedful.rankers.base import Ranker
 from heedful.rankers.registry import MODELS
 from heedful.serving.app import create_app
 from heedful.serving.models import Choice, Serving
 from heedful.serving.options import ServeConfig
-from ranking_worlds import QUICK, quiet_environment, random_log, table_of
+from ranking_worlds import QUICK, random_log, started, table_of
 
 N = 60
+Process = subprocess.Popen[bytes] | forked.Forked
 PATIENCE = 120.0
 PATIENT: dict[str, Any] = {"body_seconds": PATIENCE, "request_seconds": PATIENCE}
 SLOTS = """
@@ -86,7 +87,7 @@ def error_of(answer: Any, status: int) -> dict[str, Any]:
 class Server:
     """`heedful serve` in a process of its own."""
 
-    process: subprocess.Popen[str]
+    process: Process
     port: int
     log: Path
 
@@ -109,14 +110,23 @@ class Server:
 
 
 @contextmanager
-def served(model: Path, folder: Path, *options: object) -> Iterator[Server]:
-    """`heedful serve` on a free port, killed at the end if it still runs."""
-    number = len(list(folder.glob("serve-*.log")))
-    log = folder / f"serve-{number}.log"
-    command = [sys.executable, "-m", "heedful", "serve", model, "--database", folder / "shop.sqlite", "--port", "0",
-               "--threads", "1", "--rate", "0", *options]  # fmt: skip
-    with log.open("w") as stream:
-        process = subprocess.Popen(list(map(str, command)), stderr=stream, stdout=stream, env=quiet_environment(), text=True)
+def served(model: Path, folder: Path, *options: object, anew: bool = False) -> Iterator[Server]:
+    """`heedful serve` on a free port, killed at the end if it still runs; `anew` as in `ranking_worlds.heedful`."""
+    log = folder / f"serve-{len(list(folder.glob('serve-*.log')))}.log"
+    command = [
+        "serve",
+        model,
+        "--database",
+        folder / "shop.sqlite",
+        "--port",
+        "0",
+        "--threads",
+        "1",
+        "--rate",
+        "0",
+        *options,
+    ]
+    process = started(*command, out=log, err=log, anew=anew)
     try:
         server = Server(process, _port(process, log), log)
         wait_for(lambda: _ready(server), "the server is not ready", process, log)
@@ -126,7 +136,7 @@ def served(model: Path, folder: Path, *options: object) -> Iterator[Server]:
         process.wait(PATIENCE)
 
 
-def wait_for(true: Any, what: str, process: subprocess.Popen[str] | None = None, log: Path | None = None) -> Any:
+def wait_for(true: Any, what: str, process: Process | None = None, log: Path | None = None) -> Any:
     """What `true` returns as soon as that is true."""
     until = time.monotonic() + PATIENCE
     while time.monotonic() < until:
@@ -134,11 +144,11 @@ def wait_for(true: Any, what: str, process: subprocess.Popen[str] | None = None,
             return found
         if process is not None and process.poll() is not None:
             break
-        time.sleep(0.05)
+        time.sleep(0.02)
     raise AssertionError(f"{what}: {log.read_text() if log is not None else ''}")
 
 
-def _port(process: subprocess.Popen[str], log: Path) -> int:
+def _port(process: Process, log: Path) -> int:
     found = wait_for(lambda: re.search(r'"address": "http://[^"]+:(\d+)"', log.read_text()), "no address", process, log)
     return int(found[1])
 

@@ -90,13 +90,17 @@ def some_clicks(browser: Browser, address: str) -> None:
 
 
 @pytest.mark.parametrize("width", [320, 390, 768, 1200])
-def test_nothing_is_cut_off_and_nothing_scrolls_sideways(browser: Browser, address: str, width: int) -> None:
-    with tab(browser, address, width=width, height=844, has_touch=width < 500) as context:
+def test_nothing_is_cut_off_nothing_scrolls_sideways_and_fingers_find_their_targets(
+    browser: Browser, address: str, width: int
+) -> None:
+    touched = width < 500
+    with tab(browser, address, width=width, height=844, has_touch=touched) as context:
         for view, opened in VIEWS.items():
             page = settled(context, opened)
             assert page.evaluate("document.documentElement.scrollWidth") <= width, view
             assert page.evaluate("probes.cutOff()") == [], view
             assert page.evaluate("probes.uneven()") == [], view
+            assert not touched or page.evaluate("probes.small()") == [], view
             page.close()
 
 
@@ -113,14 +117,6 @@ def test_a_tap_opens_the_explanation_as_a_sheet_on_a_phone(browser: Browser, add
         assert box is not None and (box["x"], box["width"], box["y"] + box["height"]) == (0, 390, 844)
         page.get_by_role("button", name="Close").tap()
         expect(page.locator("#why")).to_be_hidden()
-
-
-def test_fingers_find_their_targets(browser: Browser, address: str) -> None:
-    with tab(browser, address, width=390, height=844, has_touch=True) as context:
-        for view, opened in VIEWS.items():
-            page = settled(context, opened)
-            assert page.evaluate("probes.small()") == [], view
-            page.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -86,7 +86,8 @@ def stored(database: Path, query: str = "select event_id from heedful_events") -
 
 
 def test_from_the_command_to_an_answer(models: Path, tmp_path: Path, slots: Path) -> None:
-    with served(models / "first", tmp_path, "--slots", slots, "--histories", models / "sequences") as server:
+    options = ("--slots", slots, "--histories", models / "sequences")
+    with served(models / "first", tmp_path, *options, anew=True) as server:
         status, found = server.ask("GET", "/users?prefix=u1&limit=3")
         assert status == 200 and found["users"] and all(user["user_id"].startswith("u1") for user in found["users"])
         status, ranked = server.ask("POST", "/rank", {"user_id": "u1", "candidates": ITEMS, "k": 3})

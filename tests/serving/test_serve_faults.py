@@ -112,7 +112,7 @@ def test_what_is_left_of_killed_servers_is_removed(models: Path, tmp_path: Path)
 
 def test_no_temporary_folder_is_needed(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path / "nowhere"))
-    with served(models / "first", tmp_path, "--workers", 2) as server:
+    with served(models / "first", tmp_path, "--workers", 2, anew=True) as server:
         assert server.ask("POST", "/items", {"items": [{"item_id": "new"}]})[0] == 200
         assert server.ask("POST", "/model", {"path": "second"})[0] == 200
         assert "heedful_request_seconds_count" in server.ask("GET", "/metrics")[1]

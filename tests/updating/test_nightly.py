@@ -14,8 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from updating_worlds import DAY, START, config, day_of, days, feed_folder, settings_file
+from updating_worlds import DAY, START, config, day_of, days, feed_folder, settings_file, update_until
 
+from forked import Forked
 from heedful.errors import ConfigError, RefusedError
 from heedful.events.log import EventLog
 from heedful.folders import open_folder
@@ -24,7 +25,7 @@ from heedful.updating import nightly
 from heedful.updating.choosing import SERVED
 from heedful.updating.nightly import update
 from heedful.updating.shop import Shop, Version
-from ranking_worlds import heedful, python
+from ranking_worlds import heedful
 
 
 @pytest.fixture(scope="module")
@@ -211,24 +212,11 @@ def test_a_version_that_was_rolled_back_meanwhile_is_not_replaced(shop: Path, mo
 
 
 STEPS = ["feed", "sequences", "trial embeddings", "trial model", "comparison", "embeddings", "model", "everything"]
-UPDATE = """
-import os, signal, sys
-sys.path.insert(0, sys.argv[1])
-import pyarrow.parquet as pq
-from heedful.updating import nightly
-from updating_worlds import config
-folder, fatal, model = sys.argv[2:]
-def kill(step):
-    if step == fatal:
-        os.kill(os.getpid(), signal.SIGKILL)
-nightly.finished = kill
-nightly.update(f"{folder}/shop", pq.read_table(f"{folder}/new.parquet"), config=config(model=model),
-    settings=f"{folder}/settings.toml")
-"""
 
 
-def killed(folder: Path, step: str, *, model: str = "attention") -> int:
-    return python(UPDATE, Path(__file__).parent, folder, step, model).returncode
+def killed(folder: Path, step: str) -> int:
+    """The exit status of a night of `new.parquet`, in a process that is killed after a step."""
+    return Forked(update_until, str(folder), step).wait(120)
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from heedful.updating import nightly
 from heedful.updating.options import UpdateConfig
 
 DAY = 86_400
@@ -80,3 +83,15 @@ def settings_file(folder: Path) -> str:
 def config(**options: Any) -> UpdateConfig:
     """Bounds for a small shop."""
     return UpdateConfig(**{**QUICK, **options})
+
+
+def update_until(folder: str, fatal: str) -> None:
+    """The night of what is in `new.parquet`, which ends this process after a step."""
+
+    def kill(step: str) -> None:
+        if step == fatal:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    nightly.finished = kill
+    new = pq.read_table(f"{folder}/new.parquet")
+    nightly.update(f"{folder}/shop", new, config=config(), settings=f"{folder}/settings.toml")

@@ -381,7 +381,8 @@ class NeuralRanker(Ranker):
         self._mean = np.array(settings["mean"], np.float32)
         values = settings.get("features")
         codes = FeatureCodes.of(self.items.ids, self.attributes, values) if values else None
-        with torch.device("meta"):  # shapes alone: the weights that a new module starts with are not needed
+        # Shapes would do, but random numbers on the device "meta" import all of torch's compiler, which takes seconds.
+        with torch.random.fork_rng(devices=[]):
             self.model = self._new_model(settings["width"], codes)
         try:
             weights = safetensors.torch.load_file(folder.file("weights.safetensors"), device=str(device))

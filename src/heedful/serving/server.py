@@ -13,7 +13,6 @@ import sys
 from collections.abc import Awaitable, Callable
 
 import click
-import torch._dynamo  # noqa: F401  (what the first model that is loaded imports: here once for all workers)
 import uvicorn
 from fastapi import FastAPI
 

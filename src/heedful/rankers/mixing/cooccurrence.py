@@ -234,8 +234,8 @@ def _best_products(
                     sums[other] += user_weights[n] * weights[m]
         others = met[:count]
         strength = sums[others] / (lengths[item] * lengths[others])
-        chosen = _highest(strength, keep)
-        order = chosen[np.argsort(-strength[chosen], kind="mergesort")]
+        order = _highest(strength, keep)
+        _sort(order, strength)
         for k in range(len(order)):
             best[item, k] = others[order[k]]
             products[item, k] = strength[order[k]]
@@ -248,7 +248,7 @@ def _highest(values: Any, count: int) -> Any:
     n = len(values)
     if n <= count:
         return np.arange(n)
-    least = np.partition(values, n - count)[n - count]
+    least = _nth_highest(values.copy(), count - 1)
     equal = count - np.sum(values > least)
     places = np.empty(count, np.int64)
     found = 0
@@ -259,6 +259,41 @@ def _highest(values: Any, count: int) -> Any:
             places[found] = place
             found += 1
     return places
+
+
+# NumPy's own selection and sorting take numba ten seconds to compile.
+
+
+@numba.njit(nogil=True, cache=True)
+def _nth_highest(values: Any, n: int) -> Any:
+    """The value that n others are in front of; Hoare's selection, which moves the values."""
+    low, high = 0, len(values) - 1
+    while low < high:
+        pivot, left, right = values[(low + high) // 2], low, high
+        while left <= right:
+            while values[left] > pivot:
+                left += 1
+            while values[right] < pivot:
+                right -= 1
+            if left <= right:
+                values[left], values[right] = values[right], values[left]
+                left += 1
+                right -= 1
+        if right < n < left:
+            break
+        low, high = (low, right) if n <= right else (left, high)
+    return values[n]
+
+
+@numba.njit(nogil=True, cache=True)
+def _sort(places: Any, values: Any) -> None:
+    """Put a few places into descending order of their values, equal ones as they are."""
+    for n in range(1, len(places)):
+        place, m = places[n], n
+        while m > 0 and values[places[m - 1]] < values[place]:
+            places[m] = places[m - 1]
+            m -= 1
+        places[m] = place
 
 
 @numba.njit(nogil=True, cache=True)
