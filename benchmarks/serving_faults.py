@@ -108,6 +108,8 @@ def replaced(process: subprocess.Popen[bytes], port: int, times: int) -> None:
         before = children(process.pid)
         process.send_signal(signal.SIGHUP)
         while before & children(process.pid) or serving(port) < 2:
+            if process.poll() is not None:
+                raise SystemExit(f"the server has ended with {process.returncode}")
             time.sleep(0.05)
     print(f"{times} SIGHUPs in {time.monotonic() - began:.0f} s; answers: {load.end()}", flush=True)
 

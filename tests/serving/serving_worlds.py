@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,8 +110,13 @@ class Server:
 
 
 @contextmanager
-def served(model: Path, folder: Path, *options: object, anew: bool = False) -> Iterator[Server]:
-    """`heedful serve` on a free port, killed at the end if it still runs; `anew` as in `ranking_worlds.heedful`."""
+def served(
+    model: Path, folder: Path, *options: object, anew: bool = False, listening: Callable[[int], object] = lambda pid: None
+) -> Iterator[Server]:
+    """`heedful serve` on a free port, killed at the end if it still runs; `anew` as in `ranking_worlds.heedful`.
+
+    `listening` is called with the number of the process as soon as that has said where it listens.
+    """
     log = folder / f"serve-{len(list(folder.glob('serve-*.log')))}.log"
     command = [
         "serve",
@@ -129,6 +134,7 @@ def served(model: Path, folder: Path, *options: object, anew: bool = False) -> I
     process = started(*command, out=log, err=log, anew=anew)
     try:
         server = Server(process, _port(process, log), log)
+        listening(process.pid)
         wait_for(lambda: _ready(server), "the server is not ready", process, log)
         yield server
     finally:

@@ -74,6 +74,18 @@ def test_all_workers_are_replaced_under_load(models: Path, tmp_path: Path) -> No
     assert len(answered) > 90 and failures(answered[:-4]) == []
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_to_be_told_to_renew_workers_too_early_ends_nothing(models: Path, tmp_path: Path, workers: int) -> None:
+    def hang_up(process: int) -> None:
+        os.kill(process, signal.SIGHUP)
+
+    with served(models / "first", tmp_path, "--workers", workers, listening=hang_up) as server:
+        assert server.ask("POST", "/rank", DIRECT)[0] == 200
+        hang_up(server.process.pid)
+        wait_for(lambda: _serving_workers(server) == workers, "the workers do not serve")
+        assert server.process.poll() is None and server.ask("POST", "/rank", DIRECT)[0] == 200
+
+
 def test_what_a_server_was_told_survives_its_restart(models: Path, tmp_path: Path) -> None:
     def items(shop: TestClient, *names: str) -> None:
         answer = shop.post("/items", json={"items": [{"item_id": name, "attributes": {"title": name}} for name in names]})

@@ -36,7 +36,8 @@ _FILES = 1024  # that a worker has open besides its connections
 def serve(choice: Choice, config: ServeConfig, *, histories: str | None = None) -> None:
     """Check everything, then serve until told to stop by SIGINT or SIGTERM; requests under way are answered first.
 
-    With several workers SIGHUP starts one new worker after the other, each before its forerunner ends.
+    With several workers SIGHUP starts one new worker after the other, each before its forerunner ends. A single one sees
+    changes without being told.
 
     Args:
         choice: the model.
@@ -47,6 +48,8 @@ def serve(choice: Choice, config: ServeConfig, *, histories: str | None = None) 
         ConfigError: the address cannot be listened on.
         HeedfulError: model, slots, keys or database cannot be used.
     """
+    # Whoever asks for new workers before there are any must not end the server.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     state = state_folder(config, choice)
     _allow_files(config.connections + _FILES)
     if config.workers == 1:
@@ -59,7 +62,6 @@ def serve(choice: Choice, config: ServeConfig, *, histories: str | None = None) 
         host, port = listening.getsockname()[:2]
         telemetry.LOG.warning("listening", extra={"facts": {"address": f"http://{_in_address(host)}:{port}"}})
         if config.workers == 1:
-            signal.signal(signal.SIGHUP, lambda number, frame: None)  # changes are seen without being told
             # uvicorn sends itself the signal again when it has ended: what is open here is closed then.
             signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
             _answer(create_app(Serving(choice, config, state)), config, listening)
