@@ -143,4 +143,4 @@ def test_tune_another_model(sequences: Path, tmp_path: Path, capsys: pytest.Capt
     code, _, err = run(capsys, *common, "--model", "ease")
     assert code == 1 and "different: defaults, model, ranges" in err
     code, _, err = run(capsys, *common, "--model", "popularity")
-    assert code == 1 and "option 'model' is out of range; got: 'popularity'; expected: attention, averaging" in err
+    assert code == 1 and "option 'model' is out of range; got: 'popularity'; expected: attention, mixed, averaging" in err
