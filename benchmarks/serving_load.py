@@ -41,7 +41,8 @@ class Connection:
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def post(self, path: str, body: bytes) -> tuple[int, bytes]:
-        if self._streams is None:
+        # A server closes what has been idle for long, and any client opens another then.
+        if self._streams is None or self._streams[0].at_eof():
             self._streams = await asyncio.open_connection("127.0.0.1", self._port)
         reader, writer = self._streams
         writer.write(_HEAD.format(method="POST", path=path, length=len(body)).encode() + body)
