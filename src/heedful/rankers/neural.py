@@ -125,12 +125,12 @@ class NeuralRanker(Ranker):
     @property
     def popularity_now(self) -> np.ndarray:
         """Log of each item's share of all users as the model sees it at the end of the log, float32 [I]."""
-        known = self.log_shares[:]
-        return np.asarray(self.item_bias + self.gamma * known, np.float32) if self.at_time else known
+        return self.cold_start_scores()
 
     def cold_start_scores(self, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """What is popular now; see `Ranker.cold_start_scores`."""
-        return self.popularity_now[rows]
+        """`popularity_now` of some items; see `Ranker.cold_start_scores`."""
+        known, bias = self.log_shares[rows], sum(values[rows] for values in self.at_time.values())
+        return np.asarray(bias + self.gamma * known, np.float32) if self.at_time else known
 
     def input_vectors(self, rows: np.ndarray) -> np.ndarray:
         """The vectors x of items as the terms see them, float32 [..., D]."""

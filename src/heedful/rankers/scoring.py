@@ -48,8 +48,7 @@ class SharedCandidates:
     def of(cls, layer: InputLayer, rows: np.ndarray, at_time: Values) -> SharedCandidates:
         """Candidates in `rows`, int64 [C]."""
         with torch.inference_mode():
-            known = {name: torch.from_numpy(values[rows]).to(layer.device) for name, values in at_time.items()}
-            return cls(layer(rows)[None], known)
+            return cls(layer(rows)[None], _values_of(layer, rows, at_time))
 
     def __len__(self) -> int:
         return self.xq_1CD.shape[1]
@@ -57,8 +56,12 @@ class SharedCandidates:
 
 def inputs_of(layer: InputLayer, history: HistoryBatch, rows: np.ndarray, at_time: Values) -> Inputs:
     """Inputs of the candidates in `rows`, int64 [B, C] or [1, C]."""
-    known = {name: torch.from_numpy(values[rows]).to(layer.device) for name, values in at_time.items()}
+    known = _values_of(layer, rows, at_time)
     return Inputs(*layer.history(history), layer(rows), actions_BLA=layer.actions(history), at_time=known)
+
+
+def _values_of(layer: InputLayer, rows: np.ndarray, at_time: Values) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(values[rows]).to(layer.device) for name, values in at_time.items()}
 
 
 def list_logits(
@@ -110,7 +113,8 @@ def _encoded_groups(layer: InputLayer, history: HistoryBatch, candidates: int) -
     for users in _groups(history.lengths, np.full(len(history), candidates), elements):
         part = history.take(users)
         with torch.inference_mode():
-            yield users, (layer.history(part), layer.actions(part))
+            past = layer.history(part), layer.actions(part)
+        yield users, past  # outside, or the mode would hold for whoever takes it
 
 
 def _shared(model: ScoreModel, past: Past, candidates: SharedCandidates) -> np.ndarray:

@@ -252,7 +252,7 @@ class Retriever:
         return kept[:n]
 
     def _fit(self, pool_gamma: float | None) -> LinearFit:
-        """The same for every user, kept between calls."""
+        """The fit to the logit, which all users share; kept between calls."""
         weights = self._weights(pool_gamma)
         if weights not in self._fits:
             random = int(_ANCHORS * _RANDOM_PART)

@@ -20,11 +20,11 @@ from heedful.evaluation.pools import Pools
 from heedful.evaluation.significance import PairedTest, paired_tests
 from heedful.events.log import EventLog
 from heedful.rankers.base import Ranker
-from heedful.updating.options import UpdateConfig
+from heedful.updating.options import REFRESHED, UpdateConfig
 
 __all__ = ["NEW", "REFRESHED", "SERVED", "Choice", "Trial", "choose", "find_cut"]
 
-NEW, REFRESHED, SERVED = "new", "refreshed", "served"
+NEW, SERVED = "new", "served"
 _RESAMPLES = 2000
 _GAMMA = 0.0
 

@@ -93,11 +93,11 @@ def sessions(histories: Histories, length: int) -> Sessions:
 
 def _padded(histories: Histories, starts: np.ndarray, ends: np.ndarray, width: int) -> Sessions:
     """The actions `start:end` of the log, at the right of rows of this width."""
+    if not len(histories.items):
+        return Sessions(*np.zeros((2, len(ends), width), np.int64))
     places = np.arange(width) - width + ends[:, None]
     used = places >= starts[:, None]
-    nearest = np.minimum(np.maximum(places, starts[:, None]), max(len(histories.items) - 1, 0))
-    if not len(histories.items):
-        return Sessions(np.zeros(places.shape, np.int64), np.zeros(places.shape, np.int64))
+    nearest = np.minimum(np.maximum(places, starts[:, None]), len(histories.items) - 1)
     tokens = np.where(used, np.asarray(histories.items, np.int64)[nearest] + 1, 0)
     times = np.where((ends > starts)[:, None], np.asarray(histories.times, np.int64)[nearest], 0)
     return Sessions(tokens, times)
